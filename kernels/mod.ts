@@ -9,6 +9,7 @@ import reluText from "./shared/activation_relu.wgsl" with { type: "text" };
 import siluText from "./shared/activation_silu.wgsl" with { type: "text" };
 import addBiasText from "./shared/add_bias.wgsl" with { type: "text" };
 import adamwText from "./shared/adamw.wgsl" with { type: "text" };
+import agreementText from "./shared/agreement.wgsl" with { type: "text" };
 import bestOfRowPrelude from "./shared/best_of_row.wgsl" with { type: "text" };
 import cacheAppendText from "./buffer/cache_append.wgsl" with { type: "text" };
 import cacheFillText from "./texture/cache_fill.wgsl" with { type: "text" };
@@ -148,6 +149,11 @@ export const topLogits = kernel(
   reduce(256) + topLogitsText,
   "read read storage storage storage uniform",
 );
+/** A model and the dense one on a chunk: bindings targets, denseTargets, pairs, dense, logits, agreement, params. */
+export function agreementKernel(lanes: 8 | 256): KernelSource {
+  const text = reduce(lanes) + bestOfRowPrelude + agreementText;
+  return kernel(`agreement-${lanes}`, text, "read read read read read storage uniform");
+}
 /** Rows of the KV cache in buffers: bindings k, v, position, pages, kCache, vCache, params. */
 export const cacheAppend = kernel(
   "cache_append",

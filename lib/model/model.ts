@@ -13,7 +13,8 @@ import { type MaskKind, unpackMasks } from "../nn/mask_slots.ts";
 import { MATRIX_DTYPES, type MatrixDtype } from "../nn/products/matrix.ts";
 import type { Pass } from "../nn/context.ts";
 import { createPass, recordForward, recordGradients, shiftLabels } from "../nn/pass.ts";
-import type { DecoderSpec } from "../spec/decoder.ts";
+import { AGREEMENT_VALUES, type AgreementPass, createAgreementPass, type DenseSide } from "../nn/agreement.ts";
+import { type DecoderSpec, embeddingWidth } from "../spec/decoder.ts";
 import { IDLE_STATE, writeStepState } from "../nn/train/step_state.ts";
 import { createTopPass, type TopLogprobs, type TopPass } from "../nn/top_pass.ts";
 import { checkRoom, type TokenTree, writeTree } from "../nn/token_tree.ts";
@@ -75,6 +76,21 @@ interface CachedPass {
   layers: Plan | null;
   loss: Plan | null;
   top: TopPass | null;
+  agreement: AgreementPass | null;
+}
+
+/** What a model has in common with a dense one at the labels of some sequences, in their order. */
+export interface LabelAgreement {
+  /** KL divergence of the model's next tokens from the dense model's, in nats. */
+  readonly divergence: Float32Array<ArrayBuffer>;
+  /** 1 where both have the same first choice, else 0. */
+  readonly isSame: Float32Array<ArrayBuffer>;
+  /** Negative log-likelihood of the label, in nats. */
+  readonly loss: Float32Array<ArrayBuffer>;
+  /** The same by the dense model. */
+  readonly denseLoss: Float32Array<ArrayBuffer>;
+  /** The dense model's share for tokens that the model lacks. */
+  readonly dropped: Float32Array<ArrayBuffer>;
 }
 
 /**
@@ -198,17 +214,114 @@ export class Model implements Disposable {
       readonly signal?: AbortSignal | undefined;
     },
   ): Promise<Float32Array<ArrayBuffer>> {
-    const { batch, adapters = {} } = options, { vocab } = this.spec, seq = lengthOfRows(tokens, batch);
+    return (await this.#lossesAt(tokens, labels, { ...options, keepsStates: false })).losses;
+  }
+
+  /**
+   * The same losses, and what the output head reads at each label [labels, embeddingWidth], in their order: what
+   * {@link Model.agreement} takes of a dense model.
+   *
+   * @internal
+   *
+   * @throws as {@link Model.tokenLosses}.
+   */
+  async lossesAndStates(
+    tokens: ArrayLike<number>,
+    labels: ArrayLike<number>,
+    options: {
+      readonly batch: number;
+      readonly adapters?: Adapters | undefined;
+      readonly signal?: AbortSignal | undefined;
+    },
+  ): Promise<{ readonly losses: Float32Array<ArrayBuffer>; readonly states: Float32Array<ArrayBuffer> }> {
+    return await this.#lossesAt(tokens, labels, { ...options, keepsStates: true });
+  }
+
+  async #lossesAt(
+    tokens: ArrayLike<number>,
+    labels: ArrayLike<number>,
+    { batch, adapters = {}, signal, keepsStates }: {
+      readonly batch: number;
+      readonly adapters?: Adapters | undefined;
+      readonly signal?: AbortSignal | undefined;
+      readonly keepsStates: boolean;
+    },
+  ): Promise<{ readonly losses: Float32Array<ArrayBuffer>; readonly states: Float32Array<ArrayBuffer> }> {
+    const { ids, targets, seq } = this.#labelled(tokens, labels, { batch }), own = copyAdapters(adapters);
+    const width = embeddingWidth(this.spec), stride = strideOf(width);
+    return await this.#inTurn(async () => {
+      const { pass, loss } = this.#prepareLoss({ batch, seq }, own), { act } = pass;
+      this.device.write(act.tokens, ids);
+      writeTargets(pass, targets);
+      await loss.run({ signal });
+      const losses = lossByRow(await this.device.readFloats(act.loss, ids.length), targets);
+      if (!keepsStates) return { losses, states: new Float32Array() };
+      const all = await this.device.readFloats(act.final, ids.length * stride);
+      const states = new Float32Array(act.wanted.rows * width);
+      let at = 0;
+      targets.forEach((target, row) => {
+        if (target >= 0) states.set(all.subarray(row * stride, row * stride + width), width * at++);
+      });
+      return { losses, states };
+    });
+  }
+
+  /** Tokens and labels of `batch` sequences as the GPU takes them, checked. */
+  #labelled(
+    tokens: ArrayLike<number>,
+    labels: ArrayLike<number>,
+    { batch }: { readonly batch: number },
+  ): { readonly ids: Uint32Array<ArrayBuffer>; readonly targets: Int32Array<ArrayBuffer>; readonly seq: number } {
+    const { vocab } = this.spec, seq = lengthOfRows(tokens, batch);
     checkTokens(tokens, vocab);
     checkLength(seq, this.spec);
     checkLabels(tokens, labels, vocab);
-    const ids = Uint32Array.from(tokens), targets = shiftLabels(labels, { seq }), own = copyAdapters(adapters);
+    return { ids: Uint32Array.from(tokens), targets: shiftLabels(labels, { seq }), seq };
+  }
+
+  /**
+   * Compares the model with a dense one at every label, from one forward pass and the `states` that
+   * {@link Model.lossesAndStates} of the dense model gave for the same tokens. Only the head of the dense model is
+   * needed here, on the same device.
+   *
+   * @internal
+   *
+   * @throws as {@link Model.tokenLosses}.
+   */
+  async agreement(
+    tokens: ArrayLike<number>,
+    labels: ArrayLike<number>,
+    options: {
+      readonly batch: number;
+      readonly dense: DenseSide;
+      readonly states: Float32Array;
+      readonly adapters?: Adapters | undefined;
+      readonly signal?: AbortSignal | undefined;
+    },
+  ): Promise<LabelAgreement> {
+    const { batch, dense, states, adapters = {}, signal } = options, own = copyAdapters(adapters);
+    const { ids, targets, seq } = this.#labelled(tokens, labels, { batch });
     return await this.#inTurn(async () => {
-      const { pass, loss } = this.#prepareLoss({ batch, seq }, own);
-      this.device.write(pass.act.tokens, ids);
-      writeTargets(pass, targets);
-      await loss.run(stopOf(options));
-      return lossByRow(await this.device.readFloats(pass.act.loss, ids.length), targets);
+      const prepared = this.#prepare({ batch, seq }, own);
+      if (prepared.agreement?.dense !== dense) {
+        prepared.agreement?.[Symbol.dispose]();
+        prepared.agreement = null;
+        prepared.agreement = createAgreementPass(prepared.pass, dense);
+      }
+      this.device.write(prepared.pass.act.tokens, ids);
+      const values = await prepared.agreement.run({ targets, states, signal });
+      const column = (index: number): Float32Array<ArrayBuffer> =>
+        Float32Array.from(
+          { length: values.length / AGREEMENT_VALUES },
+          (_, row) => values[row * AGREEMENT_VALUES + index] ?? NaN,
+        );
+      return {
+        divergence: column(0),
+        isSame: column(1),
+        loss: column(2),
+        denseLoss: column(3),
+        dropped: column(4),
+      };
     });
   }
 
@@ -358,7 +471,7 @@ export class Model implements Disposable {
       this.#release();
       const pass = createPass(this.device, this.weights, { ...shape, lora: lora ?? null });
       writeStepState(this.device, pass.state, IDLE_STATE);
-      this.#cached = { key, pass, layers: null, loss: null, top: null };
+      this.#cached = { key, pass, layers: null, loss: null, top: null, agreement: null };
     }
     this.#applyAdapters(this.#cached.pass, adapters);
     return this.#cached;
@@ -382,6 +495,7 @@ export class Model implements Disposable {
   #release(): void {
     this.#cached?.loss?.[Symbol.dispose]();
     this.#cached?.top?.[Symbol.dispose]();
+    this.#cached?.agreement?.[Symbol.dispose]();
     this.#cached?.layers?.[Symbol.dispose]();
     this.#cached?.pass[Symbol.dispose]();
     this.#cached = null;

@@ -134,20 +134,27 @@ export function recordLogits(
   recordHead(context, { rows });
 }
 
-/** act.logits = head(act.chunk), with the model's soft cap. */
-function recordHead(context: DecoderContext, { rows }: { readonly rows: number }): void {
+/** act.logits = head(act.chunk), with the model's soft cap. `of` names the head in a plan that records several. */
+export function recordHead(context: DecoderContext, { rows, of }: RecordedHead): void {
   const { plan, weights: { spec }, act } = context, cap = spec.softCaps?.logits;
-  recordRawHead(context, { rows });
+  recordRawHead(context, { rows, of });
   if (cap !== undefined) recordSoftCap(plan, act.logits, { count: rows * strideOf(spec.vocab), cap });
 }
 
+/** Rows of a chunk, and the name of the head. */
+interface RecordedHead {
+  readonly rows: number;
+  /** Default "head". */
+  readonly of?: string | undefined;
+}
+
 /** act.logits = head(act.chunk) and its bias, without a soft cap. */
-function recordRawHead({ plan, weights, act, multiply }: DecoderContext, { rows }: { readonly rows: number }): void {
+function recordRawHead({ plan, weights, act, multiply }: DecoderContext, { rows, of = "head" }: RecordedHead): void {
   const width = embeddingWidth(weights.spec), stride = strideOf(width), { head, spec } = weights;
   if (multiply) multiply(head, { buffer: act.chunk, width }, act.logits);
   else {
     const target = { buffer: act.logits, stride: strideOf(spec.vocab) };
-    plan.repeat(`head of ${rows} rows`, () => {
+    plan.repeat(`${of} of ${rows} rows`, () => {
       const x = operand(plan, act.operands, act.chunk, { rows, stride });
       recordLinear(plan, x, head, target, { rows, direction: "forward" });
     });

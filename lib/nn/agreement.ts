@@ -1,0 +1,110 @@
+// How a model agrees with a dense one on the next token: a forward pass beside states that the dense one has left.
+import { agreementKernel } from "../../kernels/mod.ts";
+import { compileKernel, sourceOf } from "../gpu/kernel.ts";
+import { type Plan, u32 } from "../gpu/plan.ts";
+import { embeddingWidth } from "../spec/decoder.ts";
+import type { DecoderContext, Pass } from "./context.ts";
+import { recordFinalNorm, recordHead, writeTargets } from "./head.ts";
+import { recordCopyRows } from "./ops.ts";
+import { paddedRows, strideOf } from "./padding.ts";
+import { recordForward } from "./pass.ts";
+import type { Weights } from "./weights.ts";
+
+/** Values of a row in the output of the kernel. */
+export const AGREEMENT_VALUES = 5;
+
+/** The dense model's side of a comparison. */
+export interface DenseSide {
+  /** Its output head, which reads the states. */
+  readonly weights: Weights;
+  /** Its id of each token of the model [vocab], −1 for a token that it lacks; null if both have the same tokens. */
+  readonly ids: Int32Array<ArrayBuffer> | null;
+}
+
+/** A forward pass with a comparison. */
+export interface AgreementPass extends Disposable {
+  readonly dense: DenseSide;
+  /**
+   * Runs on act.tokens. `targets` [rows] are ids of the next tokens, −1 for rows that are left out, and `states`
+   * [rows with a target, embeddingWidth] what the dense model's head reads there.
+   * Gives {@link AGREEMENT_VALUES} values for each row with a target; see agreement.wgsl.
+   */
+  run(input: {
+    readonly targets: Int32Array;
+    readonly states: Float32Array;
+    readonly signal?: AbortSignal | undefined;
+  }): Promise<Float32Array<ArrayBuffer>>;
+}
+
+/** Records the plan and allocates what the dense side needs. */
+export function createAgreementPass(pass: Pass, dense: DenseSide): AgreementPass {
+  const { device, act } = pass, { rows, shape: { headRows } } = act, { spec } = dense.weights;
+  const width = embeddingWidth(spec), stride = strideOf(width);
+  using stack = new DisposableStack();
+  const states = stack.use(device.createBuffer("forward: dense states", 4 * paddedRows(rows) * stride));
+  const chunk = stack.use(device.createBuffer("head: dense input", 4 * paddedRows(headRows) * stride));
+  const logits = stack.use(device.createBuffer("head: dense logits", 4 * paddedRows(headRows) * strideOf(spec.vocab)));
+  const order = stack.use(
+    device.uploadBuffer("head: dense order", Uint32Array.from({ length: rows }, (_, row) => row)),
+  );
+  const targets = stack.use(device.createBuffer("head: dense targets", 4 * rows));
+  const agreement = stack.use(device.createBuffer("head: agreement", 4 * AGREEMENT_VALUES * rows));
+  const pairs = stack.use(device.uploadBuffer("head: token pairs", pairsOf(dense)));
+  const common = dense.ids ? pairs.bytes / 8 : 0;
+  const context = pass.plan(), plan: Plan = stack.use(context.plan);
+  recordForward(context);
+  recordFinalNorm(context);
+  plan.section("head");
+  const ofDense: DecoderContext = { ...context, weights: dense.weights, act: { ...act, chunk, logits } };
+  const own = strideOf(context.weights.spec.vocab);
+  for (let first = 0; first < rows; first += headRows) {
+    const count = Math.min(headRows, rows - first);
+    plan.optional(() => first < act.wanted.rows, () => {
+      const copied = { rows: count, first, direction: "gather" as const };
+      recordCopyRows(plan, { order, x: states, y: chunk }, { ...copied, width });
+      recordHead(ofDense, { rows: count, of: "dense head" });
+      recordCopyRows(plan, { order: act.order, x: act.final, y: act.chunk }, {
+        ...copied,
+        width: embeddingWidth(context.weights.spec),
+      });
+      recordHead(context, { rows: count });
+      const { vocab } = context.weights.spec, params = [own, vocab, strideOf(spec.vocab), spec.vocab];
+      plan.dispatch(
+        compileKernel(device, sourceOf(agreementKernel, device.facts.isCpu ? 8 : 256)),
+        [act.targets, targets, pairs, logits, act.logits, agreement, {
+          params: [...params, common, first].map(u32),
+        }],
+        { groups: [count], cost: 60 * count * (vocab + spec.vocab) },
+      );
+    });
+  }
+  plan.finish();
+  const owned = stack.move();
+  return {
+    dense,
+    async run({ targets: wanted, states: given, signal }): Promise<Float32Array<ArrayBuffer>> {
+      writeTargets(pass, wanted);
+      const count = act.wanted.rows;
+      if (count === 0) return new Float32Array();
+      const ids = new Int32Array(count), padded = new Float32Array(count * stride);
+      let at = 0;
+      wanted.forEach((target) => {
+        if (target >= 0) ids[at++] = dense.ids ? dense.ids[target] ?? -1 : target;
+      });
+      for (let row = 0; row < count; row++) {
+        padded.set(given.subarray(row * width, (row + 1) * width), row * stride);
+      }
+      device.write(targets, ids);
+      device.write(states, padded);
+      await plan.run({ signal });
+      return await device.readFloats(agreement, AGREEMENT_VALUES * count);
+    },
+    [Symbol.dispose]: () => owned.dispose(),
+  };
+}
+
+/** Columns of both vocabularies that stand for the same tokens, (own id, dense id), ascending by own id. */
+function pairsOf({ ids }: DenseSide): Uint32Array<ArrayBuffer> {
+  if (!ids) return new Uint32Array(2);
+  return Uint32Array.from([...ids].flatMap((id, own) => id < 0 ? [] : [own, id]));
+}

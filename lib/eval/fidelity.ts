@@ -142,7 +142,7 @@ const LEAST_WINDOW = 3;
  * @example
  * ```ts
  * import { loadModel, openDevice } from "compresso";
- * import { fidelity, readReference } from "compresso/eval";
+ * import { fidelity, readReference } from "compresso/evaluate";
  *
  * using device = await openDevice();
  * const text = "Small models can do one thing well. ".repeat(40);

@@ -37,6 +37,16 @@ export type { Sequence } from "../nn/token_tree.ts";
 export { type LikelyToken, type PlaceLogprobs, tokenLogprobs, type TokenLogprobsOptions } from "./logprobs.ts";
 
 // Two models.
+export type { Agreement } from "./agreement.ts";
+export {
+  type ComparedLoss,
+  fidelity,
+  type FidelityOptions,
+  type FidelityReference,
+  type FidelityResult,
+  readReference,
+  type ReferenceOptions,
+} from "./fidelity.ts";
 export {
   compareItems,
   comparePerplexity,

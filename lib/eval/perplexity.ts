@@ -6,6 +6,7 @@ import { IGNORED_LABEL } from "../data/prompts/encode.ts";
 import { noTokenizer } from "../text/no_tokenizer.ts";
 import type { Adapters, Model } from "../model/model.ts";
 import { digestOf } from "../core/digest.ts";
+import { labelBytes } from "./text_bytes.ts";
 
 /** Options of {@link perplexity}. */
 export interface PerplexityOptions {
@@ -65,6 +66,8 @@ export interface PerplexityResult {
   readonly perplexity: number;
   /** Mean negative log-likelihood of a predicted token, in nats. */
   readonly nll: number;
+  /** The same loss in bits for each byte in UTF-8 of the predicted tokens' text; null for a model without tokenizer and tokens without text. */
+  readonly bitsPerByte: number | null;
   /**
    * Tokens that were predicted: window − 1 of each window, fewer only with several leading ids; with a stride below it, all of what the windows
    * cover, but the first where no leading id is before it.
@@ -132,7 +135,27 @@ export async function perplexity(
   }
   const predicted = total(perWindow, "tokens"), nll = total(perWindow, "nll") / predicted;
   const digest = digestOf([Uint32Array.from(leading), Uint32Array.from(tokens).subarray(0, spans.at(-1)?.end)]);
-  return { perplexity: Math.exp(nll), nll, tokens: predicted, windows: spans.length, perWindow, digest };
+  const bytes = spans.reduce((sum, span) => sum + bytesOf(model, tokens, { span, leading }), 0);
+  return {
+    perplexity: Math.exp(nll),
+    nll,
+    bitsPerByte: bytes > 0 ? nll * predicted / bytes / Math.LN2 : null,
+    tokens: predicted,
+    windows: spans.length,
+    perWindow,
+    digest,
+  };
+}
+
+/** Bytes in UTF-8 of the text that a window's counted tokens stand for; 0 without a tokenizer. */
+function bytesOf(
+  { tokenizer }: Pick<Model, "tokenizer">,
+  tokens: ArrayLike<number>,
+  { span: { start, fresh, end }, leading }: { readonly span: WindowSpan; readonly leading: readonly number[] },
+): number {
+  if (!tokenizer) return 0;
+  const ids = [...leading, ...Array.from({ length: end - start }, (_, index) => tokens[start + index] ?? 0)];
+  return labelBytes(tokenizer, ids, Int32Array.from(ids).fill(IGNORED_LABEL, 0, leading.length + fresh - start));
 }
 
 /** Runs one batch. A last batch that is not full keeps the size: its missing windows hold token 0 and no label. */

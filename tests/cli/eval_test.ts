@@ -1,5 +1,6 @@
 // eval with tasks, several models and several windows, on the demo as a user drives it.
 import assert from "node:assert/strict";
+import { writeShortDemo } from "../demo.ts";
 import { assertNames, type Refusal } from "../refuses.ts";
 import type { ErrorCode } from "../../lib/core/errors.ts";
 import { cli, command, copyDemo, json, refused, TemporaryFolder } from "./helpers/cli.ts";
@@ -70,6 +71,27 @@ Deno.test("eval --text takes several windows and a stride, and compares models w
   const table = await cli(["eval", "demo", folder.at("same"), ...args]);
   assert.match(table.stdout, /^perplexity 16 +\d+\.\d+ +\d+\.\d+$/m);
   assert.match(table.stdout, /^perplexity 32 +× 1\.0000 \(1\.0000 … 1\.0000\)$/m);
+});
+
+Deno.test("eval --against tells KL and equal first choices of one model or several, over the second halves of windows", async () => {
+  using folder = new TemporaryFolder();
+  await Deno.writeTextFile(folder.at("text.txt"), "Sam met the bee. Tom went to Rome. Eva took the axe.\n".repeat(12));
+  const short = await writeShortDemo(folder.at("short")), on = ["--text", folder.at("text.txt"), "--no-tuning"];
+  const found = await json(["eval", short, "--against", "demo", ...on, "--window", "32"]), said = JSON.stringify(found);
+  const { kl, klError, klMedian, kl99, top1, dropped, nll, bitsPerByte, tokens, windows, against } = found;
+  assert.ok(klMedian < kl99 && klError > 0 && klError < kl && top1 > 0 && top1 < 1, said);
+  assert.deepEqual([dropped, tokens, against.model], [0, 15 * windows, "demo"]);
+  assert.ok(Math.abs(bitsPerByte / against.bitsPerByte - nll / against.nll) < 1e-9 && nll !== against.nll, said);
+  const plain = await json(["eval", "demo", ...on, "--window", "32"]);
+  assert.ok(plain.bitsPerByte > 0 && plain.bitsPerByte < plain.nll / Math.LN2, "a token has more than a byte");
+  const table = await cli(["eval", "demo", short, "--against", "demo", ...on, "--window", "16,32"]);
+  assert.match(table.stdout, /^first choice kept, windows of 16 +100\.0 % +\d+\.\d %$/m);
+  assert.match(table.stdout, /^mean KL, windows of 32 +0\.0000 ± 0\.0000 nats +\d+\.\d+ ± \d\.\d+ nats$/m);
+  for (const [flag, value] of [["--stride", "8"], ["--out", folder.at("kept.jsonl")]] as const) {
+    await refused(["eval", short, "--against", "demo", ...on, flag, value], "usage", { value: flag });
+  }
+  const tasks = ["--tasks", "piqa", "--task-data", "fixtures/tasks"];
+  await refused(["eval", short, "--against", "demo", ...tasks], "usage", { value: "--tasks", names: "--against" });
 });
 
 Deno.test("eval --text without windows has one for all models, which fits the shortest context", async () => {

@@ -129,7 +129,7 @@ Deno.test("each window begins with the leading ids, among its tokens and not cou
   const encode = (): number[] => tokens;
   using begun = await loadModelFrom(model.source, { device, tokenizer: { ...tokenizer, encode, leading: [3] } });
   assert.deepEqual(
-    await perplexity(begun, "any", { window: 10 }),
+    { ...await perplexity(begun, "any", { window: 10 }), bitsPerByte: null },
     await perplexity(model, tokens, { window: 10, leading: [3] }),
   );
 });
@@ -154,6 +154,29 @@ Deno.test("perplexity of the demo model takes the first characters of a text, wi
   assert.notDeepEqual(actual, await perplexity(model, text, { window: 16 }));
   const expected = await meanReference(model, tokens, { window: 16 });
   assert.ok(Math.abs(actual.nll - expected) <= NLL_TOLERANCE * expected, `${actual.nll}, expected ${expected}`);
+});
+
+Deno.test("bits per byte are over the text of the predicted tokens, with and without a stride and leading ids", async () => {
+  const { model, tokenizer } = await openDemo(await sharedDevice());
+  using _ = model;
+  const tokens = tokenizer.encode("Mia saw two red dogs, and Tom saw one. ".repeat(2));
+  const bytesOf = (ids: readonly number[]): number => new TextEncoder().encode(tokenizer.decode(ids)).length;
+  const window = 8, whole = Math.floor(tokens.length / window) * window;
+  const starts = Array.from({ length: whole / window }, (_, index) => index * window);
+  const firsts = starts.reduce((sum, at) => sum + bytesOf(tokens.slice(at, at + 1)), 0);
+  const bytes = [
+    [{ window }, bytesOf(tokens.slice(0, whole)) - firsts],
+    [{ window, stride: 3 }, bytesOf(tokens) - bytesOf(tokens.slice(0, 1))],
+    // One token of each window is the leading one, so each has a token less of the text, and predicts all of them.
+    [{ window: window + 1, leading: [1] }, bytesOf(tokens.slice(0, whole))],
+  ] as const;
+  for (const [options, expected] of bytes) {
+    const { nll, tokens: count, bitsPerByte } = await perplexity(model, tokens, options);
+    assert.ok(Math.abs((bitsPerByte ?? NaN) - nll * count / Math.LN2 / expected) < 1e-9, JSON.stringify(options));
+  }
+  const { model: mute } = await openGoldenModel("gqa_f16", { device: await sharedDevice() });
+  using __ = mute;
+  assert.equal((await perplexity(mute, someTokens(20, mute.spec.vocab), { window: 8 })).bitsPerByte, null);
 });
 
 Deno.test("limitChars counts code points", async () => {

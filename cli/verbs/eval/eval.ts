@@ -11,6 +11,7 @@ import type { MpiRanks } from "../../../lib/ranks/mpi.ts";
 import { withRanks } from "../../ranks.ts";
 import { MODEL_TEXT, verb } from "../../command.ts";
 import { fetchInputs } from "../../hub.ts";
+import { chooseFidelity } from "./fidelity.ts";
 import { checkEach } from "./models.ts";
 import { chooseRows } from "./rows.ts";
 import { differences, differenceTable, type Measured, measurementTable, valuesOf } from "./report.ts";
@@ -35,6 +36,12 @@ const FLAGS = {
     placeholder: "file",
     help:
       "measure the perplexity of a UTF-8 text, over whole windows, each read alone, after BOS where the tokenizer has one",
+  },
+  against: {
+    type: "value",
+    placeholder: "model",
+    help:
+      "compare each model with this dense one on the text: KL divergence of the next token and the share of equal first choices, as llama.cpp's --kl-divergence has them, over the second halves of the windows",
   },
   window: {
     type: "value",
@@ -109,6 +116,7 @@ export function evaluate(): CommandUnknownOpts {
     examples: [
       "eval path/to/model --text book.txt --window 128,512 --limit-chars 100000 --json",
       "eval path/to/model --text book.txt --window 512 --stride 256",
+      "eval runs/mine/model --against dense.gguf --text book.txt --max-windows 20",
       "eval demo --data fixtures/demo_data/heldout.jsonl --exact-match",
       "eval dense.gguf runs/mine/model --tasks arc_easy,piqa --task-data data --limit 200 --out scores.jsonl",
     ],
@@ -127,14 +135,20 @@ async function run(
 ): Promise<void> {
   if (ranks && options.out !== undefined) throw noFile(ranks.size);
   const { json = false } = options;
-  await fetchInputs({ model: paths, data: [options.data], adapter: [options.adapter] });
+  const { against } = options;
+  await fetchInputs({ model: [...paths, against], data: [options.data], adapter: [options.adapter] });
   if (ranks) {
     const { memoryLimit: _bytes, tuning: _kernels, ...facts }: typeof options & ModelSettings = options;
-    const weights = await Array.fromAsync(paths, async (path) => await modelDigest(await modelPath(path)));
+    const files = [...paths, ...(against === undefined ? [] : [against])];
+    const weights = await Array.fromAsync(files, async (path) => await modelDigest(await modelPath(path)));
     await checkAlike(ranks, { version: config.version, paths, weights, ...facts });
   }
   using work = await chooseWork(paths, options);
-  const measured: Measured[] = [];
+  const measured: Measured[] = [], { readDense } = work;
+  if (against !== undefined && readDense) {
+    const { adapter: _models, ...settings } = { ...options, ...work.interrupt, ranks };
+    await withModel(against, settings, (loaded) => readDense(loaded));
+  }
   for (const path of paths) {
     const result = await withModel(
       path,
@@ -150,6 +164,11 @@ async function run(
     else for (const line of measurementTable([first])) print(line);
     return;
   }
+  if (first.kind === "fidelity") {
+    if (json) printJson({ models: measured.map((one) => ({ model: one.model, ...valuesOf(one) })) });
+    else for (const line of measurementTable(measured)) print(line);
+    return;
+  }
   const gaps = others.map((other) => differences(first, other));
   if (json) {
     const models = measured.map((one) => ({ model: one.model, ...valuesOf(one) }));
@@ -157,6 +176,18 @@ async function run(
   }
   for (const line of measurementTable(measured)) print(line);
   for (const line of differenceTable(first, gaps)) print(line);
+}
+
+/** Options that a comparison with the dense model does not have. */
+function checkAgainst({ against, stride, out }: EvalSettings): void {
+  for (const [flag, value] of [["--stride", stride], ["--out", out]] as const) {
+    if (against === undefined || value === undefined) continue;
+    refuse("usage", "cannot use these options together", {
+      rule: `--against measures windows that do not overlap, and keeps nothing: it goes without ${flag}`,
+      value: `${flag} ${value}`,
+      fix: `leave ${flag} out`,
+    });
+  }
 }
 
 function noFile(ranks: number): CompressoError {
@@ -203,7 +234,11 @@ async function chooseWork(paths: readonly string[], options: EvalSettings): Prom
     });
   }
   checkOptions(given[0] ?? "", options);
+  checkAgainst(options);
   await checkModels(paths, options);
+  if (options.text !== undefined && options.against !== undefined) {
+    return await chooseFidelity(paths, options.text, { ...options, against: options.against });
+  }
   if (options.text !== undefined) return await chooseText(paths, options.text, options);
   if (options.tasks !== undefined) return await chooseTasks(paths, options.tasks, options);
   return await chooseRows(paths, data ?? "", options);
@@ -211,7 +246,7 @@ async function chooseWork(paths: readonly string[], options: EvalSettings): Prom
 
 /** Options of each kind of work; some belong to several. */
 const BELONGS: Readonly<Record<string, readonly (keyof EvalSettings)[]>> = {
-  "--text": ["window", "stride", "limitChars", "maxWindows", "out"],
+  "--text": ["against", "window", "stride", "limitChars", "maxWindows", "out"],
   "--data": ["limitRows", "exactMatch", "withPrompt", "prompt"],
   "--tasks": ["taskData", "limit", "refuseLong", "out", "withPrompt", "prompt"],
 };

@@ -8,6 +8,7 @@ import {
   type PairedDifference,
   type PerplexityRatio,
 } from "../../../lib/eval/compare.ts";
+import type { FidelityResult } from "../../../lib/eval/fidelity.ts";
 import { metricsOf } from "../../../lib/eval/metrics.ts";
 import type { Measurement } from "./work.ts";
 import { formatShare } from "../../terminal/output.ts";
@@ -35,14 +36,26 @@ export function valuesOf(measured: Measurement): object {
     case "tasks":
       return { tasks: measured.result.tasks };
     case "text": {
-      const windows = measured.windows.map(({ perplexity, tokens, nll, windows, window, stride }) => ({
-        ...{ perplexity, tokens, nll, windows, window },
+      return oneOrAll(measured.windows.map(({ perplexity, tokens, nll, bitsPerByte, windows, window, stride }) => ({
+        ...{ perplexity, tokens, nll, bitsPerByte, windows, window },
         ...(stride === null ? {} : { stride }),
-      }));
-      const [only, ...more] = windows;
-      return more.length === 0 && only ? only : { perplexities: windows };
+      })));
+    }
+    case "fidelity": {
+      return oneOrAll(
+        measured.windows.map(({ digest: _digest, dense, ...one }) => ({
+          ...one,
+          against: { model: measured.against, ...dense },
+        })),
+      );
     }
   }
+}
+
+/** What `--json` has of several sizes of windows; the values alone where there is one. */
+function oneOrAll(windows: readonly object[]): object {
+  const [only, ...more] = windows;
+  return more.length === 0 && only ? only : { perplexities: windows };
 }
 
 /** Lines about one model, or a table with a column for each. */
@@ -57,12 +70,13 @@ export function measurementTable(measured: readonly Measured[]): string[] {
     ];
   }
   if (measured.length === 1 && first.kind === "text") {
-    return first.windows.map(({ perplexity, tokens, windows, window, stride }) =>
+    return first.windows.map(({ perplexity, tokens, bitsPerByte, windows, window, stride }) =>
       `perplexity ${perplexity.toFixed(4)} over ${tokens} tokens (${windows} windows of ${window}${
         stride === null ? "" : `, each ${stride} further`
-      })`
+      })${bitsPerByte === null ? "" : `, ${bitsPerByte.toFixed(4)} bits per byte`}`
     );
   }
+  if (first.kind === "fidelity") return fidelityTable(measured);
   const columns = measured.map(cells), names = [...columns[0]?.keys() ?? []];
   const truncated = measured.flatMap(truncation);
   return [
@@ -137,7 +151,12 @@ function cells(measured: Measured): Map<string, string> {
           : []),
       ]);
     case "text":
-      return new Map(measured.windows.map((one) => [windowName(one), one.perplexity.toFixed(4)]));
+      return new Map(measured.windows.flatMap((one) => [
+        [windowName(one), one.perplexity.toFixed(4)] as const,
+        [windowName(one, "bits per byte"), bitsShown(one.bitsPerByte)] as const,
+      ]));
+    case "fidelity":
+      return new Map(measured.windows.flatMap((one) => fidelityCells(one, measured.windows.length > 1)));
     case "tasks":
       return new Map(
         Object.entries(measured.result.tasks).flatMap(([task, score]) =>
@@ -160,8 +179,11 @@ function truncation(measured: Measured): string[] {
   ) => `${measured.model}: ${truncated} of ${n} questions of ${name} did not fit the context and lost their beginning`);
 }
 
-function windowName({ window, stride }: { readonly window: number; readonly stride: number | null }): string {
-  return `perplexity ${window}${stride === null ? "" : `/${stride}`}`;
+function windowName(
+  { window, stride }: { readonly window: number; readonly stride: number | null },
+  what = "perplexity",
+): string {
+  return `${what} ${window}${stride === null ? "" : `/${stride}`}`;
 }
 
 /** A share and its standard error, such as 61.5 ± 1.1 %. */
@@ -177,6 +199,52 @@ function shares({ difference, low, high }: PairedDifference): string {
 function times({ ratio, low, high }: PerplexityRatio): string {
   const text = `× ${ratio.toFixed(4)}`;
   return Number.isNaN(low) ? text : `${text} (${low.toFixed(4)} … ${high.toFixed(4)})`;
+}
+
+/** A column for the dense model, and one for each of the others. */
+function fidelityTable(measured: readonly Measured[]): string[] {
+  const [first] = measured;
+  if (first?.kind !== "fidelity") return [];
+  const columns = measured.map(cells), isMany = first.windows.length > 1;
+  const dense = new Map(first.windows.flatMap(({ window, dense }) => [
+    [named("perplexity", { window, isMany }), dense.perplexity.toFixed(4)] as const,
+    [named("bits per byte", { window, isMany }), bitsShown(dense.bitsPerByte)] as const,
+  ]));
+  const names = [...new Set(columns.flatMap((column) => [...column.keys()]))];
+  return [
+    ...aligned([
+      ["", ...measured.map(({ model }) => model), `dense: ${first.against}`],
+      ...names.map((name) => [name, ...columns.map((column) => column.get(name) ?? ""), dense.get(name) ?? ""]),
+    ]),
+    ...first.windows.map(({ tokens, windows, window }) =>
+      `over ${tokens} tokens: the second half of each of ${windows} windows of ${window}`
+    ),
+  ];
+}
+
+function fidelityCells(
+  { window, kl, klError, klMedian, kl99, top1, dropped, ratio, perplexity, bitsPerByte }: FidelityResult,
+  isMany: boolean,
+): (readonly [string, string])[] {
+  const rows = [
+    ["first choice kept", `${(100 * top1).toFixed(1)} %`],
+    ["mean KL", `${kl.toFixed(4)}${Number.isNaN(klError) ? "" : ` ± ${klError.toFixed(4)}`} nats`],
+    ["median KL", klMedian.toFixed(4)],
+    ["99th percentile of KL", kl99.toFixed(4)],
+    ["perplexity", `${perplexity.toFixed(4)} ${times(ratio)}`],
+    ["bits per byte", bitsShown(bitsPerByte)],
+    ...(dropped > 0 ? [["dense share of cut tokens", `${(100 * dropped).toFixed(2)} %`] as const] : []),
+  ] as const;
+  return rows.map(([name, text]) => [named(name, { window, isMany }), text]);
+}
+
+/** Name of a line of the table, with the window where there are several. */
+function named(name: string, { window, isMany }: { readonly window: number; readonly isMany: boolean }): string {
+  return isMany ? `${name}, windows of ${window}` : name;
+}
+
+function bitsShown(bits: number | null): string {
+  return bits === null ? "" : bits.toFixed(4);
 }
 
 function aligned(rows: readonly (readonly string[])[]): string[] {

@@ -34,7 +34,7 @@ export async function chooseText(
   const text = await readText(textPath);
   if (namesJson(textPath)) note(`compresso: ${textPath} is measured as one plain text, keys and escapes included`);
   const { window, stride = null, limitChars = null, maxWindows = null } = options;
-  const sizes = window ?? [await defaultWindow(paths)], longest = Math.max(...sizes);
+  const sizes = await windowSizes(paths, options), longest = Math.max(...sizes);
   if (Math.min(text.length, limitChars ?? Infinity) < MOST_CHARS * longest) {
     await checkEach(paths, options, ({ tokenizer }) => {
       const own = { tokenizer: tokenizerOf({ tokenizer }) }, { length } = encodeText(own, text, options.limitChars);
@@ -49,11 +49,15 @@ export async function chooseText(
   });
 }
 
-/** One size for all models: perplexities over different windows cannot be compared. */
-async function defaultWindow(paths: readonly string[]): Promise<number> {
+/** The sizes that are measured; by default one for all models, as perplexities over different windows cannot be compared. */
+export async function windowSizes(
+  paths: readonly string[],
+  { window }: Pick<EvalSettings, "window">,
+): Promise<readonly number[]> {
+  if (window) return window;
   const contexts: number[] = [];
   for (const path of paths) contexts.push((await openWeights(disk, await modelPath(path))).spec.maxPosition);
-  return Math.min(DEFAULT_WINDOW, ...contexts);
+  return [Math.min(DEFAULT_WINDOW, ...contexts)];
 }
 
 async function measure(

@@ -1,5 +1,6 @@
 // Types that the parts of `compresso eval` share.
 import type { EvaluateResult } from "../../../lib/eval/evaluate.ts";
+import type { FidelityResult } from "../../../lib/eval/fidelity.ts";
 import type { PerplexityResult } from "../../../lib/eval/perplexity.ts";
 import type { PromptSetting } from "../../options/prompt.ts";
 import type { Loaded, ModelSettings } from "../../with_model.ts";
@@ -7,6 +8,7 @@ import type { Loaded, ModelSettings } from "../../with_model.ts";
 /** Options that choose and shape the work. */
 export interface EvalSettings {
   readonly text?: string | undefined;
+  readonly against?: string | undefined;
   readonly window?: readonly number[] | undefined;
   readonly stride?: number | undefined;
   readonly limitChars?: number | undefined;
@@ -44,12 +46,21 @@ export type Measurement =
     /** Null where no answers are generated. */
     readonly answers: { readonly exactMatch: number; readonly exact: readonly boolean[] } | null;
   }
-  | { readonly kind: "tasks"; readonly result: EvaluateResult };
+  | { readonly kind: "tasks"; readonly result: EvaluateResult }
+  | {
+    readonly kind: "fidelity";
+    /** The dense model. */
+    readonly against: string;
+    /** One for each size of windows. */
+    readonly windows: readonly FidelityResult[];
+  };
 
 /** Work that is ready for its models. Dispose it to close what it keeps open. */
 export interface EvalWork extends Disposable {
   /** What is said at Ctrl-C. */
   readonly interrupt: Pick<ModelSettings, "onInterrupt">;
+  /** Reads the dense model, before the first measure. */
+  readonly readDense?: (loaded: Loaded) => Promise<void>;
   measure(path: string, loaded: Loaded): Promise<Measurement>;
 }
 

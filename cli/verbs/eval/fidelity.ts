@@ -6,7 +6,7 @@ import { openModelFiles } from "../../../lib/local/open_model.ts";
 import type { Tokenizer } from "../../../lib/text/tokenizer.ts";
 import { checkEach } from "./models.ts";
 import { windowSizes } from "./text.ts";
-import { BATCH_TOKENS, type EvalSettings, type EvalWork } from "./work.ts";
+import { BATCH_TOKENS, type EvalSettings, type EvalWork, type Measurement } from "./work.ts";
 import { note } from "../../terminal/output.ts";
 import { readText } from "../../terminal/read_text.ts";
 import { type Loaded, tokenizerOf } from "../../with_model.ts";
@@ -45,7 +45,7 @@ export async function chooseFidelity(
         }
       }
     },
-    async measure(path, { model, adapters, ranks, signal, progress, tune }) {
+    async measure(path, { model, adapters, ranks, signal, progress, tune }): Promise<Measurement> {
       const own = references.get(vocabularies.get(path)?.key ?? "") ?? [], windows: FidelityResult[] = [];
       await tune({
         rows: BATCH_TOKENS,

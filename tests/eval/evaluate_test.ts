@@ -329,7 +329,15 @@ Deno.test("the ratio of perplexities comes from the same windows, weighted by th
   const result = (nlls: readonly number[], tokens: readonly number[], digest = "same") => {
     const total = tokens.reduce((a, b) => a + b, 0), nll = nlls.reduce((a, b) => a + b, 0) / total;
     const perWindow = nlls.map((nll, index) => ({ nll, tokens: tokens[index] ?? 0 }));
-    return { nll, perplexity: Math.exp(nll), tokens: total, windows: nlls.length, perWindow, digest };
+    return {
+      nll,
+      perplexity: Math.exp(nll),
+      bitsPerByte: null,
+      tokens: total,
+      windows: nlls.length,
+      perWindow,
+      digest,
+    };
   };
   const first = result([10, 20, 31], [5, 10, 15]);
   const same = comparePerplexity(first, result([15, 30, 46], [5, 10, 15]));

@@ -150,42 +150,58 @@ export function previewCharts({ finetune, points, postfinetune, steps, endsBefor
   ];
 }
 
-/**
- * What a run would refuse or raise an alarm for: a stage without steps that the schedule steers, targets of all layers that do not add up to the
- * whole's (for layers of equal size), a clamp of log α that is too narrow, and a final sparsity that is not the run's. Null for none.
- */
-export function shortfall({ finetune, points, postfinetune, endsBefore, sparsity, steps }: Preview): string | null {
+/** What a run would refuse, or raise an alarm for. */
+export type Shortfall =
+  /** A stage that the schedule steers has no steps. */
+  | { readonly of: "stage"; readonly stage: "finetune" | "postfinetune"; readonly run: "refuses" }
+  /** The clamp of log α gets narrower than masks that start from saliency take. */
+  | { readonly of: "logAlphaLimit"; readonly value: number; readonly wanted: number; readonly run: "refuses" }
+  /** The targets of all layers, of equal size, do not add up to the target of the whole at the last step. */
+  | { readonly of: "layers"; readonly value: number; readonly wanted: number; readonly run: "refuses" | "alarms" }
+  /** The last sparsity is not the run's. */
+  | { readonly of: "sparsity"; readonly value: number; readonly wanted: number; readonly run: "alarms" };
+
+/** The first thing that a run would refuse or raise an alarm for; null for none. */
+export function shortfall({ finetune, points, postfinetune, endsBefore, sparsity, steps }: Preview): Shortfall | null {
   const last = points.at(-1), idle = [finetune, postfinetune].find((stage) => stage?.steps === 0);
-  if (idle) {
-    return `the schedule steers ${
-      idle === finetune ? "finetune" : "postfinetune"
-    }, which has no steps: a run refuses that, except for the recovery of a one-shot method`;
-  }
+  if (idle) return { of: "stage", stage: idle === finetune ? "finetune" : "postfinetune", run: "refuses" };
   if (!last) return null;
   // Not Math.min: a call cannot take so many arguments.
   const lowest = points.reduce((least, { rates }) => Math.min(least, rates.logAlphaLimit ?? Infinity), Infinity),
     least = leastLimit(defaultRates(steps));
-  if (lowest < least) {
-    return `the limit of log α falls to ${lowest}: a run whose masks start from saliency, with the default spread, refuses less than ${
-      shownLimit(least)
-    }`;
-  }
+  if (lowest < least) return { of: "logAlphaLimit", value: lowest, wanted: least, run: "refuses" };
   if (endsBefore !== null) return null;
   const numbers = last.layers?.filter((value) => value !== null) ?? [];
   const isWhole = numbers.length > 0 && numbers.length === last.layers?.length;
   const mean = numbers.reduce((sum, value) => sum + value, 0) / numbers.length;
   const { threshold = Infinity } = resolveMonitors().constraint ?? {};
   if (isWhole && (mean < last.target - 0.005 || mean > last.target + threshold)) {
-    return `the targets of all layers add up to ${
-      formatShare(mean)
-    } at the last step, where the target of the whole is ${formatShare(last.target)}: a run ${
-      mean < last.target ? "refuses that" : "follows them, and raises an alarm"
-    }`;
+    return { of: "layers", value: mean, wanted: last.target, run: mean < last.target ? "refuses" : "alarms" };
   }
   if (last.sparsity === null || Math.abs(last.sparsity - sparsity) <= threshold) return null;
-  return `the schedule ends at ${formatShare(last.sparsity)}, where --sparsity is ${
-    formatShare(sparsity)
-  }: a run follows the schedule, and raises an alarm`;
+  return { of: "sparsity", value: last.sparsity, wanted: sparsity, run: "alarms" };
+}
+
+/** A shortfall in words. */
+export function shortfallLine(short: Shortfall): string {
+  switch (short.of) {
+    case "stage":
+      return `the schedule steers ${short.stage}, which has no steps: a run refuses that, except for the recovery of a one-shot method`;
+    case "logAlphaLimit":
+      return `the limit of log α falls to ${short.value}: a run whose masks start from saliency, with the default spread, refuses less than ${
+        shownLimit(short.wanted)
+      }`;
+    case "layers":
+      return `the targets of all layers add up to ${
+        formatShare(short.value)
+      } at the last step, where the target of the whole is ${formatShare(short.wanted)}: a run ${
+        short.run === "refuses" ? "refuses that" : "follows them, and raises an alarm"
+      }`;
+    case "sparsity":
+      return `the schedule ends at ${formatShare(short.value)}, where --sparsity is ${
+        formatShare(short.wanted)
+      }: a run follows the schedule, and raises an alarm`;
+  }
 }
 
 function nextLayer(

@@ -14,7 +14,14 @@ import { refuseInputs } from "../../refuse_inputs.ts";
 import { verb } from "../../command.ts";
 import { plotColumns, plotRows } from "../../terminal/plot.ts";
 import { formatShare, note, print, printJson } from "../../terminal/output.ts";
-import { type Preview, previewCharts, type PreviewPoint, previewSchedule, shortfall } from "./preview.ts";
+import {
+  type Preview,
+  previewCharts,
+  type PreviewPoint,
+  previewSchedule,
+  shortfall,
+  shortfallLine,
+} from "./preview.ts";
 import { previewSvg } from "./svg.ts";
 import { addFlags, type FlagTable, type FlagValues } from "../../options/flags.ts";
 
@@ -123,8 +130,8 @@ function previewVerb(): CommandUnknownOpts {
       note(`wrote ${svg}`);
     }
     const short = shortfall(preview);
-    if (short !== null) note(short);
-    if (json) printJson(preview);
+    if (short !== null) note(shortfallLine(short));
+    if (json) printJson({ ...preview, shortfall: short });
     else show(preview);
   });
 }
@@ -139,6 +146,7 @@ function checkWarmup({ name, parts }: OpenSchedule, warmup: number | undefined):
     value: name === "constant"
       ? "constant, which is at the target from the first step on"
       : `${name} sets ${own.replace("rates.", "")} itself`,
+    option: "rates.warmup",
   });
 }
 
@@ -148,7 +156,11 @@ function checkSeen(
   { option, value, what }: { readonly option: string; readonly value: number | undefined; readonly what: string },
 ): void {
   if (value === undefined || !isScheduleName(source)) return;
-  refuse("usage", `cannot use ${option}`, { rule: `only a script sees ${what}`, value: source });
+  refuse("usage", `cannot use ${option}`, {
+    rule: `only a script sees ${what}`,
+    value: source,
+    option: option.replace("--", ""),
+  });
 }
 
 /** Throws `CompressoError("usage")` for steps of the last stage where nothing steers them. */
@@ -157,6 +169,7 @@ function checkPostfinetune({ name, parts }: OpenSchedule, postfinetune: number |
   refuse("usage", "cannot use --postfinetune", {
     rule: "it is for scripts that steer the last stage (`postfinetune`)",
     value: name,
+    option: "postfinetune",
   });
 }
 

@@ -52,11 +52,11 @@ A run that is still running or was interrupted is shown up to its last step.`,
   return addFlags(command, FLAGS).action(async (named: readonly string[], flags: FlagValues<typeof FLAGS>) => {
     const { out, eval: evalFiles, title, json } = flags;
     const path = out ?? outOf(named), folders = (await Promise.all(named.map(runFolders))).flat();
-    const [runs, evaluations] = await Promise.all([
-      // A folder such as "." has its name from where it is.
-      Promise.all(folders.map(async (folder) => ({ ...await readRun(folder), name: basename(resolve(folder)) }))),
-      Promise.all(evalFiles.map(readEvaluation)),
-    ]);
+    // A folder such as "." has its name from where it is.
+    const runs = await Promise.all(
+      folders.map(async (folder) => ({ ...await readRun(folder), name: basename(resolve(folder)) })),
+    );
+    const evaluations = await Promise.all(evalFiles.map(readEvaluation));
     for (const why of runs.flatMap(({ unread }) => unread)) note(`compresso: left out of the report: ${why}`);
     const read = [...evalFiles, ...(await Promise.all(folders.map(runRecords))).flat()];
     await refuseInputs(path, read, { option: "--out" });

@@ -4,7 +4,7 @@ import { writePeftAdapter } from "../../lib/local/adapter.ts";
 import { openSpec } from "../../lib/local/open_model.ts";
 import { loraModules, type LoraWeights } from "../../lib/spec/lora.ts";
 import { normal } from "../../lib/core/random.ts";
-import { cli, TemporaryFolder } from "./helpers/cli.ts";
+import { cli, json, refused, TemporaryFolder } from "./helpers/cli.ts";
 
 const QUESTION =
   "Answer the question.\nStory: Sam met the bee. Tom went to Rome. Eva took the axe. Nina saw five stars. Where is Tom?\n";
@@ -34,10 +34,8 @@ Deno.test("eval and generate add an adapter, and export merges it into the same 
   ]);
   assert.equal(exported.code, 0, exported.stderr);
   const evaluate = async (model: string, ...more: string[]): Promise<number> => {
-    const options = ["--text", text, "--window", "32", "--base-dtype", "f32", "--json"];
-    const { code, stdout, stderr } = await cli(["eval", model, ...options, ...more]);
-    assert.equal(code, 0, stderr);
-    return JSON.parse(stdout).nll;
+    const options = ["--text", text, "--window", "32", "--base-dtype", "f32", "--no-tuning"];
+    return (await json(["eval", model, ...options, ...more])).nll;
   };
   const bare = await evaluate("demo"), merged = await evaluate(folder.at("out", "model"));
   const added = await evaluate("demo", "--adapter", `${adapter}/adapter_model.safetensors`);
@@ -58,7 +56,9 @@ Deno.test("eval and generate add an adapter, and export merges it into the same 
 Deno.test("prune saves its adapter with the rank, the scale and the modules that it was told", async () => {
   using folder = new TemporaryFolder();
   const lora = ["--rank", "2", "--alpha", "12", "--rslora", "--dropout", "0.25", "--lora-targets", "q,down"];
-  const run = ["--method", "magnitude", "--steps", "0", "--sparsity", "0.1", "--no-prompt", "--save-adapter"];
+  const run = ["--method", "magnitude", "--steps", "0", "--sparsity", "0.1", "--no-prompt", "--save-adapter"].concat([
+    ...["--limit-rows", "40", "--batch", "1", "--seq", "32", "--no-tuning"],
+  ]);
   const { code, stderr } = await cli(["prune", "demo", ...run, ...lora, "--out", folder.at("run")]);
   assert.equal(code, 0, stderr);
   const config = JSON.parse(await Deno.readTextFile(folder.at("run", "adapter", "adapter_config.json")));
@@ -75,22 +75,20 @@ Deno.test("an evaluation goes on with the same adapter alone: its file of weight
   args.push("--adapter", `${adapter}/adapter_model.safetensors`);
   for (const status of [0, 0]) assert.equal((await cli(args)).code, status);
   await Deno.writeTextFile(config, (await Deno.readTextFile(config)).replace(/"lora_alpha": *4/, '"lora_alpha": 8'));
-  const { code, stderr } = await cli(args);
-  assert.equal(code, 6, stderr);
-  assert.match(stderr, /adapter: .* then, .* now/);
+  await refused(args, "mismatch", { value: "adapter" });
 });
 
 Deno.test("an adapter that is missing or of another kind ends a verb before the model is loaded", async () => {
   using folder = new TemporaryFolder();
-  const missing = await cli(["generate", "demo", "--prompt", "Tom", "--adapter", folder.at("none")]);
-  assert.equal(missing.code, 3);
-  assert.match(missing.stderr, /cannot read .*none/);
+  await refused(["generate", "demo", "--prompt", "Tom", "--adapter", folder.at("none")], "input", {
+    names: folder.at("none"),
+  });
   await writeAdapter(folder.at("adapter"));
   const path = folder.at("adapter", "adapter_config.json");
   const config = JSON.parse(await Deno.readTextFile(path));
   await Deno.writeTextFile(path, JSON.stringify({ ...config, use_dora: true }));
-  const dora = await cli(["export", "demo", "--adapter", folder.at("adapter"), "--out", folder.at("out")]);
-  assert.equal(dora.code, 3);
-  assert.match(dora.stderr, /use_dora/);
+  await refused(["export", "demo", "--adapter", folder.at("adapter"), "--out", folder.at("out")], "input", {
+    names: "use_dora",
+  });
   assert.equal(folder.has("out"), false);
 });

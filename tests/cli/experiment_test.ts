@@ -1,6 +1,7 @@
 // `compresso experiment` as a user drives it: the list of runs, Ctrl-C and going on, wrong use.
 import assert from "node:assert/strict";
-import { cli, command, TemporaryFolder } from "./helpers/cli.ts";
+import { assertNames } from "../refuses.ts";
+import { cli, command, json, refused, TemporaryFolder } from "./helpers/cli.ts";
 
 const DEFINITION = {
   name: "small",
@@ -9,57 +10,43 @@ const DEFINITION = {
   grid: { rank: [2, 4] },
 };
 
+/** What keeps a run short. */
+const SMALL = { batch: 1, seq: 24 };
+
 Deno.test("experiment --dry-run lists runs, steps and tokens, and refuses names that are not there", async () => {
   using folder = new TemporaryFolder();
   const file = folder.at("small.json");
   await Deno.writeTextFile(file, JSON.stringify(DEFINITION));
-  const run = (...more: string[]): ReturnType<typeof cli> =>
-    cli(["experiment", file, "--out", folder.at("out"), ...more]);
-  const { code, stdout, stderr } = await run(
-    "--dry-run",
+  const run = ["experiment", file, "--out", folder.at("out"), "--dry-run"];
+  const { code, stdout, stderr } = await cli([
+    ...run,
     "--set",
     "steps=10",
     "--set",
     "rank=2,4,8",
     "--only",
     "rank=8,2",
-  );
+  ]);
   assert.equal(code, 0, stderr);
-  assert.match(stdout, /^rank=2 +12 +1,152 {2}new\nrank=8 +12 +1,152 {2}new\n\n2 runs, 2 to do: 24 steps/m);
+  assert.match(stdout, /^rank=2 +12 +1,152 {2}new\nrank=8 +12 +1,152 {2}new\n\n2 .* 2 .* 24 /m);
   assert.ok(!folder.has("out"));
-  const twice = await run(
-    "--dry-run",
-    "--set",
-    "rank=2,4,8",
-    "--only",
-    "rank=8",
-    "--only",
-    "rank=2",
-    "--only",
-    "rank=8",
-  );
-  assert.equal(twice.code, 0, twice.stderr);
-  assert.match(twice.stdout, /^rank=2 .*\nrank=8 .*\n\n2 runs, 2 to do/m, "values of one key are joined");
-  const short = await run("--dry-run", "--set", "rank=2,4,8", "--max-cells", "2", "--json");
-  const { cells, sitting } = JSON.parse(short.stdout);
+  const names = async (...more: string[]): Promise<string[]> =>
+    (await json([...run, ...more])).sitting.map(({ name }: { readonly name: string }) => name);
+  const twice = ["--only", "rank=8", "--only", "rank=2", "--only", "rank=8"];
+  assert.deepEqual(await names("--set", "rank=2,4,8", ...twice), ["rank=2", "rank=8"], "values of one key are joined");
+  const { cells, sitting } = await json([...run, "--set", "rank=2,4,8", "--max-cells", "2"]);
   assert.equal(cells.length, 3);
   assert.deepEqual(sitting, [2, 4].map((rank) => ({ name: `rank=${rank}`, steps: 8, tokens: 768, isStopped: false })));
-  assert.match((await run("--dry-run", "--evaluate-only")).stdout, /^2 runs, 0 to do: 0 steps/m);
-  const ends = await run("--dry-run", "--set", "protect=0,1,-1");
-  assert.match(ends.stdout, /^2 runs, 2 to do/m, `layers are one value, as prune has them: ${ends.stderr}`);
+  assert.deepEqual(await names("--evaluate-only"), []);
+  assert.equal((await names("--set", "protect=0,1,-1")).length, 2, "layers are one value, as prune has them");
   for (
-    const [more, message] of [
-      [["--only", "rank=3"], /cannot choose cells by rank\n.*one of 2, 4/],
-      [["--set", "rnak=3"], /the option 'rnak' in the base/],
-      [["--set", "rank"], /--set is KEY=VALUE/],
-      [["--file", "x=y"], /cannot use --file x=y/],
+    const [more, refusal] of [
+      [["--only", "rank=3"], { value: 3, names: [2, 4] }],
+      [["--set", "rnak=3"], { names: "'rnak'" }],
+      [["--set", "rank"], { option: "--set", value: "rank" }],
+      [["--file", "x=y"], { option: "--file", value: "x=y" }],
     ] as const
-  ) {
-    const refused = await run("--dry-run", ...more);
-    assert.equal(refused.code, 2, refused.stderr);
-    assert.match(refused.stderr, message);
-    assert.equal(refused.stdout, "");
-  }
+  ) await refused([...run, ...more], "usage", refusal);
 });
 
 Deno.test("data may be called as a number is, in --set as in --only", async () => {
@@ -109,57 +96,54 @@ Deno.test("settings of alarms with commas between are one value, in --set and in
   ]);
   assert.deepEqual(await names("--set", "onAlarm=nan=stop,memory=warn"), ["saliencyDecay=0.9", "saliencyDecay=0.8"]);
   for (
-    const [more, message] of [
-      [
-        ["--only", "onAlarm=dead-layer=stop,memory=off"],
-        /it is one of .*dead-layer=stop.*\n.*dead-layer=stop\+memory=off/,
-      ],
-      [["--only", "onAlarm=nan=stop,nan=rollback"], /nan is set more than once\n.*give --only for each value/],
-      [["--set", "onAlarm=nan=stop,nan=rollback"], /nan is set more than once\n.*in the definition's grid/],
+    const [more, names] of [
+      [["--only", "onAlarm=dead-layer=stop,memory=off"], ["dead-layer=stop", "dead-layer=stop+memory=off"]],
+      [["--only", "onAlarm=nan=stop,nan=rollback"], ["nan", "--only"]],
+      [["--set", "onAlarm=nan=stop,nan=rollback"], ["nan", "grid"]],
     ] as const
   ) {
-    const refused = await run(...more);
-    assert.equal(refused.code, 2, refused.stderr);
-    assert.match(refused.stderr, message);
+    await refused(["experiment", file, "--out", folder.at("out"), "--dry-run", ...more], "usage", { names });
   }
 });
 
 Deno.test("Ctrl-C leaves a checkpoint of the run and tables, and the same command goes on", async () => {
   using folder = new TemporaryFolder();
   const file = folder.at("small.json"), out = folder.at("out");
-  await Deno.writeTextFile(file, JSON.stringify({ ...DEFINITION, base: { ...DEFINITION.base, steps: 10 } }));
+  await Deno.writeTextFile(file, JSON.stringify({ ...DEFINITION, base: { ...DEFINITION.base, ...SMALL, steps: 10 } }));
   const args = ["experiment", file, "--out", out, "--no-tuning"];
-  const child = command(args).spawn();
+  const child = command([...args, "--json"]).spawn();
   const output = Promise.all([new Response(child.stdout).text(), new Response(child.stderr).text()]);
   while ((await Deno.readTextFile(`${out}/cells/rank=2/records.jsonl`).catch(() => "")).split("\n").length <= 3) {
-    await new Promise((resolve) => setTimeout(resolve, 20));
+    await new Promise((resolve) => setTimeout(resolve, 5));
   }
   child.kill("SIGINT");
   const { code } = await child.status, [stdout, stderr] = await output;
-  assert.equal(code, 130, stderr);
-  assert.equal(stdout, "");
-  assert.match(stderr, /stopped by Ctrl-C\n {2}fix: +the same command continues from there/);
+  assert.deepEqual([code, stdout], [130, ""], stderr);
+  assert.equal(JSON.parse(stderr.trimEnd().split("\n").at(-1) ?? "").error.code, "aborted");
   assert.ok(folder.has("out", "cells", "rank=2", "checkpoint.safetensors"));
   assert.match(await Deno.readTextFile(`${out}/report.md`), /- rank=2: stopped\n- rank=4: new/);
-  const again = await cli([...args, "--only", "rank=2", "--json"]);
-  assert.equal(again.code, 0, again.stderr);
-  assert.match(again.stderr, /run 1 of 1: rank=2 \(stopped, continues, 12 steps\)/);
-  const { cells, failed, left } = JSON.parse(again.stdout);
+  const { sitting } = await json([...args, "--only", "rank=2", "--dry-run"]);
+  assert.deepEqual(sitting.map(({ isStopped }: { isStopped: boolean }) => isStopped), [true]);
+  const { cells, failed, left } = await json([...args, "--only", "rank=2"]);
   assert.deepEqual([cells.length, failed, left], [1, [], 0]);
+  const { resumedAfter } = JSON.parse(await Deno.readTextFile(`${out}/cells/rank=2/run.json`));
+  assert.ok(resumedAfter >= 3, `${resumedAfter}`);
 });
 
 Deno.test("alarms of a run are told as they come, and a failed run advises what an experiment can do", async () => {
   using folder = new TemporaryFolder();
   const file = folder.at("small.json"), out = folder.at("out");
-  const base = { ...DEFINITION.base, prefinetune: 6, steps: 2, loraRate: 1 };
+  const base = { ...DEFINITION.base, ...SMALL, prefinetune: 6, steps: 2, loraRate: 1 };
   await Deno.writeTextFile(file, JSON.stringify({ ...DEFINITION, base, grid: { seed: [0] } }));
   const args = ["experiment", file, "--out", out, "--no-tuning"];
+  const alarms = (stderr: string): (string | undefined)[] =>
+    [...stderr.matchAll(/^alarm at step \d+, ([\w-]+): /gm)].map(([, monitor]) => monitor);
   const stopped = await cli([...args, "--set", "onAlarm=divergence=stop"]);
   assert.equal(stopped.code, 6, stopped.stderr);
-  assert.match(stopped.stderr, /^alarm at step \d, divergence: the loss runs away.*; stopping; to fix it: lower/m);
-  assert.match(stopped.stderr, /only failed: .*set onAlarm=divergence=warn\), and redo/);
+  assert.ok(alarms(stopped.stderr).includes("divergence"), stopped.stderr);
+  assertNames(stopped.stderr, ["only", "onAlarm=divergence=warn"]);
   const warned = await cli([...args, "--set", "onAlarm=divergence=warn", "--redo"]);
   assert.equal(warned.code, 0, warned.stderr);
-  assert.match(warned.stderr, /^alarm at step \d, divergence: /m);
-  assert.match(await Deno.readTextFile(`${out}/report.md`), /\| only \| \d \| divergence \| warned \|/);
+  assert.ok(alarms(warned.stderr).includes("divergence"), warned.stderr);
+  assert.match(await Deno.readTextFile(`${out}/report.md`), /\| only \| \d \| divergence \| \w+ \|/);
 });

@@ -1,4 +1,5 @@
 // What a report says of a vocabulary that is cut.
+import { keepsLayers as keepsUnits } from "../units/kinds/all.ts";
 import type { VocabularySummary } from "../run/vocabulary.ts";
 import { ABSENT, grouped, percent } from "./numbers.ts";
 import { short } from "./svg.ts";
@@ -24,7 +25,7 @@ export function keepsLayers(
   { options }: { readonly options: Readonly<Record<string, unknown>> | null },
 ): boolean {
   const units = options?.["units"];
-  return Array.isArray(units) && units.length === 1 && units[0] === "vocab";
+  return Array.isArray(units) && keepsUnits(units);
 }
 
 /** What is read of a finished run. */

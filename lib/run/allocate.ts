@@ -6,7 +6,7 @@ import { checkMemory } from "./memory/advice.ts";
 import type { Model } from "../model/model.ts";
 import { withCompensation } from "./methods/one_shot_scores.ts";
 import type { MemoryOptions, PruneOptions, ResolvedOptions } from "./options/options.ts";
-import { keepsLayers, memoryOptionsOf } from "./options/resolve.ts";
+import { memoryOptionsOf } from "./options/resolve.ts";
 import type { RunData } from "./data.ts";
 import { hardenAt, type SizeGoal } from "./size_goal.ts";
 import { openSteerer, type Steerer } from "./steering.ts";
@@ -14,7 +14,7 @@ import type { SharedWork } from "./shared_work.ts";
 import type { ScriptOpener } from "../schedule/open.ts";
 import { optionNumbers } from "./schedule_parts.ts";
 import { Trainer } from "./trainer.ts";
-import { keepingSelector, type SelectorParts, type UnitSelector } from "./methods/selector.ts";
+import { type SelectorParts, type UnitSelector } from "./methods/selector.ts";
 import { compensates, methodOf } from "./methods/all.ts";
 import { learnedSelector } from "./methods/learned_selector.ts";
 import { gradualSelector } from "./methods/gradual_selector.ts";
@@ -121,7 +121,6 @@ export function selectorOf(
     maskGradients: (data) => trainer.maskGradients(data, at()),
     weightTerms: (data) => trainer.weightTerms(data, at()),
   };
-  if (keepsLayers(options)) return keepingSelector(parts);
   const method = methodOf(options.method);
   if (method.kind === "one-shot") return oneShotSelector(parts, method);
   return method.kind === "gradual" ? gradualSelector(parts) : learnedSelector(parts);

@@ -8,7 +8,8 @@ import { metricsOf, type TaskScore } from "../eval/metrics.ts";
 import type { ResolvedOptions } from "./options/options.ts";
 import type { VocabularySummary } from "./vocabulary.ts";
 import type { PruneResult, SlicedModel } from "./result.ts";
-import { cutsVocabularyAlone, keepsLayers } from "./options/resolve.ts";
+import { keepsLayers } from "../units/kinds/all.ts";
+import { cutsVocabularyAlone } from "./options/resolve.ts";
 import { sparsityBase } from "./size_goal.ts";
 
 /** The card's facts, from the options and the outcome of a run. */
@@ -27,7 +28,7 @@ export function runCard(
   const { units, method, layout, batch, seq, seed, lora } = options, { before, after } = sliced.parameters;
   const base = sparsityBase(units) === "model" ? "the whole model" : "the layers' linear weights";
   const stages = stagesOf(options).filter(({ steps }) => steps > 0).map(({ stage, steps }) => `${stage} ${steps}`);
-  const isWhole = keepsLayers(options), tokens = vocabulary ? ["tokens of the vocabulary"] : [];
+  const isWhole = keepsLayers(units), tokens = vocabulary ? ["tokens of the vocabulary"] : [];
   const data = nameOf("data"), calibration = nameOf("calibration");
   return {
     base: nameOf("model"),

@@ -21,7 +21,7 @@ import type { RunPosition, WantedSize } from "./contract.ts";
 import type { ExportOptions } from "../slice/export_options.ts";
 import type { Model } from "../model/model.ts";
 import type { ResolvedOptions } from "./options/options.ts";
-import { keepsLayers } from "./options/resolve.ts";
+import { keepsLayers } from "../units/kinds/all.ts";
 
 /** Default name of the model within a GGUF. */
 export const GGUF_NAME = "pruned by Compresso";
@@ -64,7 +64,7 @@ export function aimRun(
   asked: ResolvedOptions,
 ): { readonly options: ResolvedOptions; readonly table: UnitTable; readonly goal: SizeGoal | null } {
   // The vocabulary was already cut to the size.
-  if (keepsLayers(asked)) return { options: asked, table: tableOf(model.spec, asked), goal: null };
+  if (keepsLayers(asked.units)) return { options: asked, table: tableOf(model.spec, asked), goal: null };
   if (asked.size) {
     const goal = sizeGoal(model, asked, asked.size);
     return { options: { ...asked, sparsity: goal.sparsity }, table: goal.table, goal };

@@ -3,7 +3,7 @@ import { refuse } from "../core/errors.ts";
 import { existing } from "../core/guards.ts";
 import { type MaskValues, type SlotLayout, slotLayout, unpackMasks } from "../nn/mask_slots.ts";
 import { type DecoderSpec, ffnMatrices, type LayerSpec } from "../spec/decoder.ts";
-import { checkKinds, recordOf, type UnitKind } from "./kinds/all.ts";
+import { checkKinds, keepsLayers, placeOfKind, recordOf, type UnitKind } from "./kinds/all.ts";
 import { checkAnyUnits } from "./kinds/checks.ts";
 import { cannotCut, type KindRecord, type Place, PLACES } from "./kinds/kind.ts";
 import { leastFfn, livingLayers, nextNarrower, type ResolvedRules, resolveRules, type UnitRules } from "./rules.ts";
@@ -119,7 +119,10 @@ interface Row {
  * they leave nothing of a kind to cut.
  */
 export function unitTable(spec: DecoderSpec, kinds: readonly UnitKind[], rules: UnitRules = {}): UnitTable {
-  const set = maskedKinds(kinds), resolved = resolveRules(spec, rules);
+  // A run that keeps all layers has the masks of FFN columns, which stay open.
+  const resolved = resolveRules(spec, rules);
+  // A run that keeps all layers has the masks of FFN columns, which stay open.
+  const set = new Set([...checkKinds(keepsLayers(kinds) ? ["ffn"] : kinds)].filter((kind) => placeOfKind(kind)));
   const byPlace = new Map<Place | null, UnitKind>();
   for (const kind of set) {
     const { misfit, place } = recordOf(kind);
@@ -352,10 +355,4 @@ function ffnPart(width: number, { layer, rows, slot, isCut, spec, resolved: { pr
     minimum: stays,
     least: matrices * stays,
   };
-}
-
-/** The kinds that have masks. A run that cuts the vocabulary alone has those of FFN columns, and keeps all of them. */
-function maskedKinds(kinds: readonly UnitKind[]): ReadonlySet<UnitKind> {
-  const masked = new Set([...checkKinds(kinds)].filter((kind) => recordOf(kind).place !== null));
-  return masked.size > 0 ? masked : new Set(["ffn"]);
 }

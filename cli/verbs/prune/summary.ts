@@ -1,7 +1,8 @@
 // Prints the summary of a finished run.
 import { lastPart } from "../../../lib/files/path.ts";
 import { grownFiles, modelInput } from "../../../lib/report/sizes.ts";
-import { cutsVocabularyAlone, keepsLayers } from "../../../lib/run/options/resolve.ts";
+import { keepsLayers } from "../../../lib/units/kinds/all.ts";
+import { cutsVocabularyAlone } from "../../../lib/run/options/resolve.ts";
 import type { RunSummary } from "../../../lib/run/result.ts";
 import type { VocabularySummary } from "../../../lib/run/vocabulary.ts";
 import { programAsRun, shellWord } from "../../command.ts";
@@ -27,7 +28,7 @@ export function showSummary(
     const values = layers.map((layer) => layer[key]), least = Math.min(...values), most = Math.max(...values);
     return least === most ? String(least) : `${least} to ${most}`;
   };
-  if (!keepsLayers(summary.options)) {
+  if (!keepsLayers(summary.options.units)) {
     print(
       `sparsity    ${formatShare(sparsity.hard)} of the ${
         size?.sparsityOf === "model" ? "whole model" : "layers' linear weights"

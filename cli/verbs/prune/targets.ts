@@ -1,6 +1,6 @@
 // The target of a run from its flags: a sparsity, parameters, bytes of a file, or the last target of a schedule.
 import { option, refuse } from "../../../lib/core/errors.ts";
-import { keepsLayers } from "../../../lib/run/options/resolve.ts";
+import { keepsLayers } from "../../../lib/units/kinds/all.ts";
 import { OPTION_TABLE } from "../../../lib/run/options/table.ts";
 import { checkTogether } from "../../../lib/run/options/check.ts";
 import { lookAt, openSpec } from "../../../lib/local/open_model.ts";
@@ -70,7 +70,7 @@ export function targetOf(
   checkTogether(pruneOptionsOf(flags), { paths: ["sparsity", "size.parameters", "size.bytes", "size.file.format"] });
   if (sparsity !== undefined) return { sparsity };
   if (targetParams === undefined && targetBytes === undefined) {
-    if (keepsLayers(flags)) return { units: ["vocab"] };
+    if (keepsLayers(flags.units)) return { units: ["vocab"] };
     refuse("usage", `cannot start without ${option("sparsity")}`, {
       rule: `${option("sparsity")}, ${option("size.parameters")}, ${
         option("size.bytes")

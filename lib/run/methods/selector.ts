@@ -161,12 +161,3 @@ export function chooseHard(
   trainer.setMasks(masks);
   return sparsityOf(table, masks);
 }
-
-/** The selector of a run that cuts nothing of the layers. */
-export function keepingSelector({ table, options, trainer, harden }: SelectorParts): UnitSelector {
-  return {
-    ...NOTHING,
-    end: () =>
-      Promise.resolve(chooseHard(table, new Float64Array(table.count), { target: 0, options, trainer, harden })),
-  };
-}

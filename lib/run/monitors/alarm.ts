@@ -1,6 +1,18 @@
 // Monitors of a run: their names, actions, options and defaults, and what an alarm says.
 import { type CompressoError, type NamedOption, refusal } from "../../core/errors.ts";
 
+/** What an alarm does: report only; stop the run; or roll back to the last good state and continue with halved rates. */
+export const ALARM_ACTIONS = ["warn", "stop", "rollback"] as const satisfies readonly AlarmAction[];
+/** Name of an action. */
+export type AlarmAction = "warn" | "stop" | "rollback";
+
+/** A monitor: the actions that it may have, the first by default, and the default threshold. */
+interface MonitorEntry {
+  readonly actions: readonly AlarmAction[];
+  /** null for none: such a monitor cannot be off either. */
+  readonly threshold: number | null;
+}
+
 /**
  * What is monitored during a run:
  *
@@ -12,22 +24,20 @@ import { type CompressoError, type NamedOption, refusal } from "../../core/error
  * - `constraint`: a sparsity target that is not met.
  * - `memory`: GPU memory that runs out.
  */
-export const MONITOR_NAMES = [
-  "collapse",
-  "dead-layer",
-  "oscillation",
-  "divergence",
-  "nan",
-  "constraint",
-  "memory",
-] as const satisfies readonly MonitorName[];
-/** Name of a monitor. */
-export type MonitorName = "collapse" | "dead-layer" | "oscillation" | "divergence" | "nan" | "constraint" | "memory";
+const MONITORS = {
+  collapse: { actions: ["rollback", "warn", "stop"], threshold: 0.95 },
+  "dead-layer": { actions: ["warn", "stop", "rollback"], threshold: 0.98 },
+  oscillation: { actions: ["rollback", "warn", "stop"], threshold: 0.25 },
+  divergence: { actions: ["rollback", "warn", "stop"], threshold: 0.5 },
+  nan: { actions: ["rollback", "stop"], threshold: null },
+  constraint: { actions: ["warn", "stop", "rollback"], threshold: 0.01 },
+  memory: { actions: ["warn", "stop"], threshold: 0.95 },
+} as const satisfies Readonly<Record<string, MonitorEntry>>;
 
-/** What an alarm does: report only; stop the run; or roll back to the last good state and continue with halved rates. */
-export const ALARM_ACTIONS = ["warn", "stop", "rollback"] as const satisfies readonly AlarmAction[];
-/** Name of an action. */
-export type AlarmAction = "warn" | "stop" | "rollback";
+/** Name of a monitor. */
+export type MonitorName = keyof typeof MONITORS;
+/** The monitors. */
+export const MONITOR_NAMES: readonly MonitorName[] = Object.keys(MONITORS).filter(isMonitorName);
 
 /** What a monitor has seen. */
 export interface Alarm {
@@ -124,26 +134,6 @@ export type ResolvedMonitors =
   & { readonly [name in MonitorName]: ResolvedMonitor | null }
   & { readonly rollbacks: number };
 
-/** Actions that a monitor may have; the first is its default. */
-const MONITOR_ACTIONS: Readonly<Record<MonitorName, readonly AlarmAction[]>> = {
-  collapse: ["rollback", "warn", "stop"],
-  "dead-layer": ["warn", "stop", "rollback"],
-  oscillation: ["rollback", "warn", "stop"],
-  divergence: ["rollback", "warn", "stop"],
-  nan: ["rollback", "stop"],
-  constraint: ["warn", "stop", "rollback"],
-  memory: ["warn", "stop"],
-};
-
-const THRESHOLDS: Readonly<Record<MonitorName, number>> = {
-  collapse: 0.95,
-  "dead-layer": 0.98,
-  oscillation: 0.25,
-  divergence: 0.5,
-  nan: 0,
-  constraint: 0.01,
-  memory: 0.95,
-};
 const ROLLBACKS = 3;
 
 /**
@@ -152,41 +142,35 @@ const ROLLBACKS = 3;
  * @throws CompressoError("usage") for unknown monitors and actions, and thresholds outside (0, 1].
  */
 export function resolveMonitors(options: MonitorOptions = {}): ResolvedMonitors {
-  const stranger = Object.keys(options).find((key) =>
-    key !== "rollbacks" && !MONITOR_NAMES.some((name) => name === key)
-  );
+  const { rollbacks = ROLLBACKS, ...settings } = options;
+  const stranger = Object.keys(settings).find((key) => !isMonitorName(key));
   if (stranger !== undefined) throw misset(stranger, `monitors are ${MONITOR_NAMES.join(", ")}`, stranger);
-  const { rollbacks = ROLLBACKS } = options;
   if (!Number.isInteger(rollbacks) || rollbacks < 0) {
     throw misset("rollbacks", "their number is whole, 0 or more", String(rollbacks));
   }
-  const resolved = (name: MonitorName): ResolvedMonitor | null => {
-    const { action = MONITOR_ACTIONS[name][0] ?? "warn", threshold = THRESHOLDS[name] } = options[name] ?? {};
-    if (action === "off" && name !== "nan") {
-      if (options[name]?.threshold === undefined) return null;
-      throw misset(name, "a monitor that is off has no threshold", String(threshold));
-    }
-    const allowed = MONITOR_ACTIONS[name], found = allowed.find((one) => one === action);
-    const others = name === "nan" ? "" : " or off";
-    if (!found) throw misset(name, `its action is ${allowed.join(" or ")}${others}`, String(action));
-    if (name === "nan" && threshold !== THRESHOLDS.nan) {
-      throw misset(name, "it has no threshold", String(threshold));
-    }
-    if (name !== "nan" && !(threshold > 0 && threshold <= 1)) {
-      throw misset(name, "its threshold lies in (0, 1]", String(threshold));
-    }
-    return { action: found, threshold };
-  };
-  return {
-    collapse: resolved("collapse"),
-    "dead-layer": resolved("dead-layer"),
-    oscillation: resolved("oscillation"),
-    divergence: resolved("divergence"),
-    nan: resolved("nan"),
-    constraint: resolved("constraint"),
-    memory: resolved("memory"),
-    rollbacks,
-  };
+  const resolved = MONITOR_NAMES.map((name) => [name, resolvedMonitor(name, settings[name])] as const);
+  return { ...Object.fromEntries(resolved) as { [name in MonitorName]: ResolvedMonitor | null }, rollbacks };
+}
+
+function resolvedMonitor(name: MonitorName, setting: MonitorSetting = {}): ResolvedMonitor | null {
+  const { actions, threshold: own }: MonitorEntry = MONITORS[name];
+  const { action = actions[0] ?? "warn", threshold = own ?? 0 } = setting;
+  if (action === "off" && own !== null) {
+    if (setting.threshold === undefined) return null;
+    throw misset(name, "a monitor that is off has no threshold", String(threshold));
+  }
+  const found = actions.find((one) => one === action), others = own === null ? "" : " or off";
+  if (!found) throw misset(name, `its action is ${actions.join(" or ")}${others}`, String(action));
+  if (own === null && threshold !== 0) throw misset(name, "it has no threshold", String(threshold));
+  if (own !== null && !(threshold > 0 && threshold <= 1)) {
+    throw misset(name, "its threshold lies in (0, 1]", String(threshold));
+  }
+  return { action: found, threshold };
+}
+
+/** Whether a text names a monitor. */
+export function isMonitorName(text: string): text is MonitorName {
+  return Object.hasOwn(MONITORS, text);
 }
 
 function misset(name: string, rule: string, value: string): CompressoError {

@@ -2,6 +2,7 @@
 import { refuse } from "../../core/errors.ts";
 import {
   ALARM_ACTIONS,
+  isMonitorName,
   MONITOR_NAMES,
   type MonitorName,
   type MonitorOptions,
@@ -45,19 +46,19 @@ export function alarmText(settings: MonitorOptions): string {
 
 /** The monitor that a text sets; null if the text does not have the expected form. */
 export function monitorOf(text: string): MonitorName | null {
-  const [, name, action] = /^([\w-]+)=([a-z]+)(?![\w-])/i.exec(text) ?? [];
-  return SETTING_ACTIONS.some((one) => one === action) ? MONITOR_NAMES.find((one) => one === name) ?? null : null;
+  const [, name = "", action] = /^([\w-]+)=([a-z]+)(?![\w-])/i.exec(text) ?? [];
+  return SETTING_ACTIONS.some((one) => one === action) && isMonitorName(name) ? name : null;
 }
 
 function oneSetting(text: string, option: string): readonly [MonitorName, MonitorSetting] {
-  const [, name, action, number] = /^([\w-]+)=([a-z]+)(?::([\d.e+-]+))?$/i.exec(text) ?? [];
-  const monitor = MONITOR_NAMES.find((one) => one === name), found = SETTING_ACTIONS.find((one) => one === action);
-  if (!monitor || !found || number !== undefined && !Number.isFinite(Number(number))) {
+  const [, name = "", action, number] = /^([\w-]+)=([a-z]+)(?::([\d.e+-]+))?$/i.exec(text) ?? [];
+  const found = SETTING_ACTIONS.find((one) => one === action);
+  if (!isMonitorName(name) || !found || number !== undefined && !Number.isFinite(Number(number))) {
     refuse("usage", `cannot use ${option} ${text}`, {
       rule: `${option} is ${ALARM_SETTING_FORM}`,
       value: text,
       fix: "try divergence=stop",
     });
   }
-  return [monitor, { action: found, ...(number === undefined ? {} : { threshold: Number(number) }) }];
+  return [name, { action: found, ...(number === undefined ? {} : { threshold: Number(number) }) }];
 }

@@ -9,7 +9,7 @@ import type { DecoderSpec } from "../../spec/decoder.ts";
 import { checkKept } from "../../masks/harden.ts";
 import type { Layout } from "../../units/layout.ts";
 import { leastLimit, shownLimit } from "../../masks/saliency.ts";
-import { checkKinds, type UnitKind } from "../../units/kinds/all.ts";
+import { checkKinds, keepsLayers, type UnitKind } from "../../units/kinds/all.ts";
 import { checkTakenRules } from "../../units/kinds/checks.ts";
 import type { WeightSource } from "../../spec/source.ts";
 import type { GgufWriteType } from "../../formats/gguf/mixes.ts";
@@ -18,6 +18,7 @@ import { checkResuming } from "../identity.ts";
 import { checkFocus } from "../focus.ts";
 import { checkObjective, resolveObjective } from "./objective.ts";
 import { kindOfMethod, type MethodChoice, methodOf } from "../methods/all.ts";
+import { keep } from "../methods/keep.ts";
 import { learnsBesideCalibration } from "../methods/stages.ts";
 import { resolveMonitors } from "../monitors/alarm.ts";
 import { atPaths, checkOptions, checkTogether, presetOptions, PRUNE_PATHS, ruleOf, valueAt, valueOf } from "./check.ts";
@@ -58,19 +59,18 @@ export function resolveOptions(
   written: Written = {},
 ): ResolvedOptions {
   checkOptions(options, PRUNE_PATHS, { whose: "prune" });
-  const isAlone = cutsVocabularyAlone(options), recovers = !isAlone && keepsLayers(options);
-  if (isAlone || recovers) checkIdle(options, { isAlone });
+  const isAlone = cutsVocabularyAlone(options), keeps = keepsLayers(options.units);
+  if (keeps) checkIdle(options, { isAlone });
   else checkGoal(options);
   if (options.size !== undefined) checkSize(options.size);
-  // A method whose steps are all recovery.
-  const { method = recovers ? RECOVERY_METHOD : OPTION_TABLE.method.default, steps } = options;
+  const { method = keeps ? keep : OPTION_TABLE.method.default, steps } = options;
   if (!isAlone) checkSteps(steps, method);
   checkTogether(options, { paths: PRUNE_PATHS });
   const preset = options.preset === undefined ? {} : presetOptions(options.preset, steps);
-  const asked = { ...options, method }, isSingle = isAlone || recovers;
+  const asked = { ...options, method };
   const shape = resolveMemory(asked), size = options.size ? knownSize(options.size, written.source) : null;
   const stage = (name: "prefinetune" | "postfinetune"): number =>
-    isSingle ? options[name] ?? 0 : Number(valueOf(options, name, steps));
+    keeps ? options[name] ?? 0 : Number(valueOf(options, name, steps));
   const postfinetune = stage("postfinetune");
   const resolved: ResolvedOptions = {
     ...defaulted(asked),
@@ -208,20 +208,12 @@ function checkSteps(steps: number, method: MethodChoice): void {
   });
 }
 
-/** Whether nothing of the layers is cut, but the vocabulary is. */
-export function keepsLayers({ units }: { readonly units?: readonly UnitKind[] | undefined }): boolean {
-  return units !== undefined && units.length === 1 && units.includes("vocab");
-}
-
 /** Whether nothing but the vocabulary is cut, and nothing is trained. */
 export function cutsVocabularyAlone(
   { units, steps = 0 }: { readonly units?: readonly UnitKind[] | undefined; readonly steps?: number | undefined },
 ): boolean {
-  return keepsLayers({ units }) && steps === 0;
+  return keepsLayers(units) && steps === 0;
 }
-
-/** The method of a run that trains after the vocabulary alone is cut. */
-const RECOVERY_METHOD = "magnitude";
 
 /**
  * Refuses options for choosing or training, other than their default, in a run that cuts only the vocabulary and does no

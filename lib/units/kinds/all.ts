@@ -29,6 +29,14 @@ export function placeOfKind(kind: UnitKind): Place | null {
   return KINDS[kind].place;
 }
 
+/** Kinds without masks: their units are cut before a run. */
+const MASKLESS: readonly string[] = UNIT_KINDS.filter((kind) => placeOfKind(kind) === null);
+
+/** Whether units of these kinds alone are cut before a run, which keeps all layers whole. */
+export function keepsLayers(kinds: readonly string[] = []): boolean {
+  return kinds.length > 0 && kinds.every((kind) => MASKLESS.includes(kind));
+}
+
 /** Whether some of the kinds lie at a place. */
 export function cutsAt(place: Place, kinds: Iterable<UnitKind>): boolean {
   return [...kinds].some((kind) => KINDS[kind].place === place);

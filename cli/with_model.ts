@@ -27,13 +27,13 @@ export interface ModelSettings {
   /** Where tuned kernels are kept. Default: the user's cache. */
   readonly tuning?: TuningSetting | undefined;
   /** Processes that share the work. */
-  readonly ranks?: MpiRanks | null;
+  readonly ranks?: MpiRanks | null | undefined;
   /** Called before any weight is read; if it throws, nothing is loaded. */
-  readonly onShape?: (spec: DecoderSpec, device: Device) => Promise<unknown>;
+  readonly onShape?: ((spec: DecoderSpec, device: Device) => Promise<unknown>) | undefined;
   /** The message at the first Ctrl-C. */
-  readonly onInterrupt?: string;
+  readonly onInterrupt?: string | undefined;
   /** Whether the work itself calls `listen`; until then Ctrl-C ends the process at once. Default false. */
-  readonly listensLater?: boolean;
+  readonly listensLater?: boolean | undefined;
 }
 
 /** What {@link withModel} lends. */

@@ -55,7 +55,7 @@ export function planVerb(): CommandUnknownOpts {
           ? undefined
           : { limits: adapter.limits, isCpu: adapter.facts.isCpu, subgroupSize: adapter.subgroupSize },
       });
-      const budget = memoryLimit === undefined ? {} : { memoryLimit };
+      const budget = { memoryLimit };
       const plan = await planMemory(spec, options);
       const isEnough = fits(plan, budget);
       const advice = isEnough ? [] : await adviseMemory(spec, options, budget);
@@ -71,7 +71,7 @@ export function planVerb(): CommandUnknownOpts {
           adapter,
           options: shown,
           ...budget,
-          ...(target ? { target } : {}),
+          target,
           fits: isEnough,
           ...plan,
           advice: advice.map((one) => ({ ...one, change: spelled(changeWords(one.options), spellFlag) })),

@@ -71,7 +71,7 @@ export async function pruneCell(
     identity: { weights: cell.model.weights },
     // The folder alone is measured; a GGUF would hold the same weights.
     export: { formats: ["hf"], replace: true, origin },
-    ...(events.signal ? { signal: events.signal } : {}),
+    signal: events.signal,
     onStart: (_, doneBefore) => shown.know(earlier, doneBefore),
     async onRecord(record): Promise<void> {
       await events.onRecord?.(record);
@@ -125,7 +125,7 @@ export async function measureCell(
     device: base.device,
     tokenizer: cell.prune.units?.includes("vocab") ? tokenizer : base.tokenizer,
     baseDtype: cell.model.baseDtype,
-    ...(events.signal ? { signal: events.signal } : {}),
+    signal: events.signal,
   });
   await takeMeasures(pruned, missing, { dir, store, events });
 }

@@ -80,7 +80,7 @@ export async function measuresOf(evaluate: EvaluateDefinition, cache: RowCache):
             seq,
             prompt,
             skipBroken: file.skipBroken ?? false,
-            ...(control.signal ? { signal: control.signal } : {}),
+            signal: control.signal,
             onProgress: (done, all) => control.onProgress?.(done / all),
           });
           const { rows, truncated, skipped, broken } = counts, named = `${name}${label}`;
@@ -92,7 +92,7 @@ export async function measuresOf(evaluate: EvaluateDefinition, cache: RowCache):
     }
   }
   for (const { name, file, limit, exactMatch = false } of evaluate.choices ?? []) {
-    const set = await cache.read({ file, ...(limit === undefined ? {} : { limit }) }, "fix or remove it");
+    const set = await cache.read({ file, limit }, "fix or remove it");
     for (const { label, prompt } of prompts) {
       measures.push({
         id: `choices ${name}${label}`,
@@ -100,16 +100,16 @@ export async function measuresOf(evaluate: EvaluateDefinition, cache: RowCache):
           limit,
           prompt: promptName(prompt),
           file: await cache.digest(file),
-          ...(exactMatch ? { exactMatch } : {}),
+          exactMatch,
         }),
         named: nameAs([`${name}${label}`, ...(exactMatch ? [`${name} exact match${label}`] : [])]),
         take: async (model, control) => {
           const rows = encodeChoices(set.rows, {
             tokenizer: tokenizerOf(model),
             prompt,
-            ...(limit === undefined ? {} : { limit }),
+            limit,
           });
-          const stop = control.signal ? { signal: control.signal } : {};
+          const stop = { signal: control.signal };
           const { accuracy, n } = await scoreChoices(model, rows, {
             ...stop,
             onProgress: (done, all) => control.onProgress?.(done / all),
@@ -130,7 +130,7 @@ export async function measuresOf(evaluate: EvaluateDefinition, cache: RowCache):
       named: nameAs(metricNames(task).map((metric) => `${name} ${metric}${label}`), of),
       take: async (model, control) => {
         const scored = await scoreTask(model, task, {
-          ...(control.signal ? { signal: control.signal } : {}),
+          signal: control.signal,
           onProgress: (done, total) => control.onProgress?.(done / total),
         });
         const score = taskScore(scored), { n, truncated } = score;
@@ -185,7 +185,7 @@ async function tasksOf(
   if (!tasks) return [];
   const { names, data, limit } = tasks, loaded: { task: LoadedTask; label: string }[] = [];
   for (const { label, prompt } of prompts) {
-    const own = await loadTasks({ tasks: names, taskData: data, prompt, ...(limit === undefined ? {} : { limit }) })
+    const own = await loadTasks({ tasks: names, taskData: data, prompt, limit })
       .catch((error) => {
         if (!(error instanceof CompressoError)) throw error;
         throw new CompressoError(error.code, ofMeasure(error), { cause: error });
@@ -213,9 +213,9 @@ async function takePerplexity(
 ): Promise<Value[]> {
   const { perplexity: value, tokens: n, digest: tokens } = await perplexity(model, text, {
     window,
-    ...(maxWindows === undefined ? {} : { maxWindows }),
-    ...(limitChars === undefined ? {} : { limitChars }),
-    ...(signal ? { signal } : {}),
+    maxWindows,
+    limitChars,
+    signal,
     onProgress: (done, all) => onProgress?.(done / all),
   });
   return [{ name, kind: "perplexity", value, stderr: null, n, tokens }];

@@ -145,11 +145,11 @@ async function write(source: SelfWrittenData, writer: Writer): Promise<string> {
     path,
     count,
     tokens,
-    ...(temperature === undefined ? {} : { temperature }),
-    ...(seed === undefined ? {} : { seed }),
+    temperature,
+    seed,
     resume: await exists(partPath(path)),
     identity: { weights, baseDtype: model.weights.baseDtype },
-    ...(signal ? { signal } : {}),
+    signal,
     onProgress,
   });
   await writeFileAtomically(mark, await fileDigest(path));

@@ -372,7 +372,7 @@ class ModelSlot implements Disposable {
     const model = await loadModel(path, {
       device: this.#device,
       baseDtype,
-      ...(signal ? { signal } : {}),
+      signal,
       onProgress: (share) => onPhase?.("loading the model", share),
     });
     this.#model = model;

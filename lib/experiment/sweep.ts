@@ -1,7 +1,6 @@
 // A sweep: one run that passes through several sparsities, and what the model is worth at each.
 import { aimRun } from "../run/size_goal.ts";
 import { CompressoError, option, refusal, refuse } from "../core/errors.ts";
-import { withoutUndefined } from "../core/check_options.ts";
 import { digestOf } from "../core/digest.ts";
 import { isObject } from "../core/guards.ts";
 import { differencesOf, type Json, type RunIdentity } from "../core/identity.ts";
@@ -39,11 +38,11 @@ export interface SweepOptions extends
   /** Sparsities, in (0, 1), in ascending order. */
   readonly sparsities: readonly number[];
   /** Whether the model is fine-tuned at each sparsity, for `postfinetune` steps. Default false: as pruning left it. */
-  readonly recover?: boolean;
+  readonly recover?: boolean | undefined;
   /** Whether the model of each sparsity is written. Default false: each has records and run.json alone. */
-  readonly writesModels?: boolean;
+  readonly writesModels?: boolean | undefined;
   /** Whether to resume the sweep in `out`. */
-  readonly resume?: boolean;
+  readonly resume?: boolean | undefined;
   /** Called before each sparsity, with its place from 0, and whether it was measured before. */
   readonly onPoint?: (sparsity: number, place: { readonly index: number; readonly isDone: boolean }) => void;
 }
@@ -92,7 +91,7 @@ export async function sweep(model: Model, options: SweepOptions): Promise<SweepR
   await makeFolder(out);
   await lock.take();
   if (!resume) await clearSweep(out);
-  const types = withoutUndefined({ ggufDtype: options.export?.ggufDtype });
+  const types = { ggufDtype: options.export?.ggufDtype };
   const work: SharedWork = { scores: null, dense: null, sequences: measuredSequences(plan.asked) },
     points: SweepPoint[] = [];
   for (const [index, sparsity] of sparsities.entries()) {
@@ -139,7 +138,7 @@ function planSweep(model: Model, options: SweepOptions): SweepPlan {
   const isStepwise = kindOfMethod(method) !== "one-shot", most = sparsities.at(-1) ?? 0;
   const asked = resolveOptions({ ...plainOptions(options), sparsity: most }, model.spec, {
     source: model.source,
-    ...withoutUndefined({ ggufDtype: options.export?.ggufDtype, dtype: options.export?.dtype }),
+    ...options.export,
   });
   aimRun(model, asked);
   const ends: number[] = [];
@@ -166,9 +165,7 @@ function plainOptions(
     ...run,
     ...(recover ? {} : { postfinetune: 0 }),
     ...(isBare ? { prefinetune: 0, steps: 0 } : {}),
-    ...(calibration === undefined || calibration === "none"
-      ? {}
-      : { calibration: calibration === "own" ? [] : calibration }),
+    calibration: calibration === "none" ? undefined : calibration === "own" ? [] : calibration,
   };
 }
 
@@ -199,20 +196,23 @@ async function runPoint(
     schedule: sweepSchedule(sparsities, { ends, warmup: asked.rates.warmup }),
     ...learned,
   };
-  const { identity, checkpointEvery } = options;
-  const shared = { export: { ...files, replace: true }, ...withoutUndefined({ identity, onPhase }) };
+  const { identity, checkpointEvery, layout } = options,
+    shared = { export: { ...files, replace: true }, identity, onPhase };
   const place: FolderSinkOptions = {
     ...shared,
-    ...withoutUndefined({ checkpointEvery, layout: options.layout }),
+    checkpointEvery,
+    layout,
     out: folder,
     resume: isBegun || goesOn,
-    ...(goesOn ? { mayDiffer: ["sparsity", "steps"] } : {}),
+    mayDiffer: goesOn ? ["sparsity", "steps"] : undefined,
   };
   const run: RunIntoOptions = {
     ...plain,
     ...(isStepwise ? stepwise : {}),
     ...await calibrationOf(options, { index, asked }),
-    ...withoutUndefined({ onStart, onRecord, onCalibration }),
+    onStart,
+    onRecord,
+    onCalibration,
     ...shared,
     sparsity,
   };
@@ -220,7 +220,7 @@ async function runPoint(
   const ofMany: RunOfMany = {
     work,
     writesModel: writesModels,
-    ...(isStepwise && !isLast ? { keptState: `${folder}/${STATE_FILE}` } : {}),
+    keptState: isStepwise && !isLast ? `${folder}/${STATE_FILE}` : undefined,
   };
   await makeFolder(folder);
   using sink = await folderSink(model, place);
@@ -235,7 +235,7 @@ async function calibrationOf(
   const path = `${folderOf(out, sparsities[0] ?? 0)}/${CALIBRATION_FILE}`;
   const isOwn = calibration === "own" && !learnsBesideCalibration(asked);
   if (isOwn && index > 0 && await exists(path)) return { calibration: (await readRows(path)).rows };
-  return withoutUndefined({ calibration });
+  return { calibration };
 }
 
 /** Puts the state at the end of a sparsity's pruning, its records and calibration texts into the folder of the next. */

@@ -56,7 +56,7 @@ export interface SweepResult {
 export function sweepPoint(
   model: Model,
   { sparsity, parameters, layers, hidden, heldoutLoss, evaluation, options }: RunSummary,
-  { folder, ggufDtype }: { readonly folder: string; readonly ggufDtype?: GgufDtype },
+  { folder, ggufDtype }: { readonly folder: string; readonly ggufDtype?: GgufDtype | undefined },
 ): SweepPoint {
   const base = compensates(options.method) ? outputBiasSpec(model.spec) : model.spec;
   return {
@@ -75,7 +75,7 @@ export function sweepPoint(
 export function sweepResult(
   model: Model,
   points: readonly SweepPoint[],
-  { method, ggufDtype }: { readonly method: string; readonly ggufDtype?: GgufDtype },
+  { method, ggufDtype }: { readonly method: string; readonly ggufDtype?: GgufDtype | undefined },
 ): SweepResult {
   const index = kneeOf(points.map((point) => ({ cut: point.hard, ...lossOf(point) })));
   return {

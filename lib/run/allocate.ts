@@ -44,7 +44,7 @@ export interface RunSetup extends RunData {
   /** The options as the caller has them, without defaults. */
   readonly original: PruneOptions;
   /** Work shared with other runs; absent if the run is alone. */
-  readonly work?: SharedWork;
+  readonly work?: SharedWork | undefined;
 }
 
 /** Current state of a run, read when needed. */

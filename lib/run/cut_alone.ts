@@ -1,5 +1,4 @@
 // The end of a run that cuts the vocabulary and trains nothing: compares the logits of kept tokens, measures, and writes.
-import { withoutUndefined } from "../core/check_options.ts";
 import { refuse } from "../core/errors.ts";
 import type { VerifyResult } from "../slice/verify.ts";
 import { sequencesToMeasure } from "./calibration.ts";
@@ -31,7 +30,7 @@ export function cutAlone(
     const maskedVsSliced = await compareKept(cut, data.heldout[0] ?? [], signal), { source } = model;
     const measures = await qualityData(model, { heldout: [], heldoutLabels: [] }, {
       seq: resolved.seq,
-      evaluation: withoutUndefined({ ...evaluate, text: undefined }),
+      evaluation: { ...evaluate, text: undefined },
       loadTasks,
       signal,
     });

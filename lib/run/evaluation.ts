@@ -2,11 +2,15 @@
 import type { EvaluateOptions } from "../eval/evaluate.ts";
 
 /** A text and tasks on which the model is measured before and after pruning, in addition to held-out rows. */
-export interface Evaluation extends Partial<Pick<EvaluateOptions, "tasks" | "taskData">> {
+export interface Evaluation {
+  /** As of `evaluate`. */
+  readonly tasks?: EvaluateOptions["tasks"] | undefined;
+  /** As of `evaluate`. */
+  readonly taskData?: EvaluateOptions["taskData"] | undefined;
   /** A text. The first 40 windows of 512 tokens of its first 200,000 characters are measured, each read alone. */
-  readonly text?: string;
+  readonly text?: string | undefined;
   /** Questions of each task, or of each of its subsets, at most; default 100. */
-  readonly questions?: number;
+  readonly questions?: number | undefined;
 }
 
 /** Tokens of a window of the text, or the model's context where that is less. */

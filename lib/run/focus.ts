@@ -121,7 +121,7 @@ export function createFocus(
   const owned = stack.move();
   return {
     async run(batch, { state, share, signal }): Promise<void> {
-      const stop = signal ? { signal } : {};
+      const stop = { signal };
       const targets = shiftLabels(batch.labels, { seq: act.shape.seq });
       const lossesOf = async (plan: Plan): Promise<Float32Array> => {
         await plan.run(stop);

@@ -26,21 +26,21 @@ export interface FolderOptions {
    * Steps between two checkpoints, an integer; default 57. 0 disables periodic checkpoints, but see {@link
    * CheckpointOptions} for when a run saves itself anyway.
    */
-  readonly checkpointEvery?: number;
+  readonly checkpointEvery?: number | undefined;
   /** Whether to resume from the folder's checkpoint. "auto" resumes if there is one: a restarted program continues. */
-  readonly resume?: boolean | "auto";
+  readonly resume?: boolean | "auto" | undefined;
   /**
    * Names of options of a resumed run that may differ from those of its checkpoint, such as "schedule" or "rates"; see
    * {@link CheckpointOptions.mayDiffer}.
    */
-  readonly mayDiffer?: CheckpointOptions["mayDiffer"];
+  readonly mayDiffer?: CheckpointOptions["mayDiffer"] | undefined;
   /**
    * Dtypes and names of the files. A resumed run replaces the files of its folder, unless `replace` is false. Files
    * that this run does not write, such as the adapter of an earlier run, stay.
    */
-  readonly export?: SessionExportOptions;
+  readonly export?: SessionExportOptions | undefined;
   /** Called when all checks have passed, before anything is written. */
-  readonly onReady?: () => Promise<void>;
+  readonly onReady?: (() => Promise<void>) | undefined;
 }
 
 /**

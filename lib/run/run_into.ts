@@ -1,5 +1,5 @@
 // Runs all of a prune run into a sink: calibration texts, the cut of the vocabulary, the steps, and the end.
-import { checkWord, withoutUndefined } from "../core/check_options.ts";
+import { checkWord } from "../core/check_options.ts";
 import { type CompressoError, option, refusal } from "../core/errors.ts";
 import type { Row } from "../data/rows.ts";
 import { type SelfDataOptions, SilenceError } from "../generate/self_data.ts";
@@ -36,22 +36,22 @@ export interface SinkOptions {
    *
    * A resumed run uses the texts that its model wrote, if any.
    */
-  readonly calibration?: PruneOptions["calibration"] | "own" | "none";
+  readonly calibration?: PruneOptions["calibration"] | "own" | "none" | undefined;
   /** Called while the model writes calibration texts, with the share that is written, 0 to 1. */
-  readonly onCalibration?: (share: number) => void;
+  readonly onCalibration?: ((share: number) => void) | undefined;
   /**
    * Further facts that must be equal on resuming. `weights`, which identifies the model, is by default a digest of some
    * weights.
    */
-  readonly identity?: CheckpointOptions["identity"];
+  readonly identity?: CheckpointOptions["identity"] | undefined;
   /** Dtypes and names of the files. */
-  readonly export?: SessionExportOptions;
+  readonly export?: SessionExportOptions | undefined;
   /** Called when the run is ready, before the first step, with the steps that a resumed run had done. */
-  readonly onStart?: (session: PruneSession, doneBefore: number) => void | Promise<void>;
+  readonly onStart?: ((session: PruneSession, doneBefore: number) => unknown) | undefined;
   /** Called for every step; the next step waits for it. See {@link StepRecord.step} for rollbacks. */
-  readonly onRecord?: (record: StepRecord) => void | Promise<void>;
+  readonly onRecord?: ((record: StepRecord) => unknown) | undefined;
   /** Called before and during each {@link RunPhase}, with the share that is done, 0 to 1. */
-  readonly onPhase?: (phase: RunPhase, share: number) => void;
+  readonly onPhase?: ((phase: RunPhase, share: number) => void) | undefined;
 }
 
 /** Options of a run into a sink. */
@@ -83,8 +83,8 @@ export async function runInto<Result>(
   const facts = { ...identity, weights, ...(vocabulary ? { vocabulary: vocabulary.digest } : {}) };
   using session = new PruneSession(model, {
     ...run,
-    ...(rows ? { calibration: rows } : {}),
-    ...(sink.checkpoint ? { checkpoint: { ...sink.checkpoint, identity: facts } } : {}),
+    calibration: rows,
+    checkpoint: sink.checkpoint ? { ...sink.checkpoint, identity: facts } : undefined,
   }, {
     ...sink.platform,
     resolved,
@@ -151,7 +151,9 @@ async function calibrationOf(
   const named = asked === undefined || asked === "none" ? {} : { calibration: asked === "own" ? [] : asked };
   const resolved = resolveOptions({ ...run, ...named }, model.spec, {
     source: model.source,
-    ...withoutUndefined({ ggufDtype, dtype, formats }),
+    ggufDtype,
+    dtype,
+    formats,
   });
   const how = { resume: sink.checkpoint?.resume ?? false, areThere: sink.hasTexts };
   const choice = asked ?? (cutsVocabularyAlone(resolved) ? "none" : calibrationDefault(resolved, how));

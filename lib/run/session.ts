@@ -90,7 +90,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     if (resolved.vocab && !vocabulary) throw vocabularyLeft();
     const aim = aimRun(model, resolved), data = encodeRun(model, aim.options, original);
     const life = new Lifetime("session", original.signal), signal = life.signal;
-    const setup = { ...aim, ...data, original: { ...original, signal }, ...(work ? { work } : {}) };
+    const setup = { ...aim, ...data, original: { ...original, signal }, work };
     this.#model = model;
     this.#parts = parts;
     this.#life = life;

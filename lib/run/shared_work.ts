@@ -25,7 +25,7 @@ export interface RunOfMany {
   /** What they share. Default: nothing. */
   readonly work?: SharedWork;
   /** File that keeps the state at the end of the pruning stage, before masks become hard: the next run continues there. */
-  readonly keptState?: string;
+  readonly keptState?: string | undefined;
   /** Whether model files are written; default true. Records and run.json always are. */
   readonly writesModel?: boolean;
 }

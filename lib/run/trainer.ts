@@ -99,7 +99,7 @@ export class Trainer implements Disposable {
     batch: Batch,
     { state, signal, focus = 1 }: At & { readonly focus?: number },
   ): Promise<void> {
-    const { first, others, update } = this.#plans.of(kind), stop = signal ? { signal } : {};
+    const { first, others, update } = this.#plans.of(kind), stop = { signal };
     if (focus < 1) return await this.#focusedStep(kind, batch, { state, focus, ...stop });
     let hasBegun = false;
     try {
@@ -148,7 +148,7 @@ export class Trainer implements Disposable {
   async maskGradients(batch: Batch, { state, signal }: At): Promise<SlotGradients> {
     const { probe } = this.#plans, { masks } = this.pass, { count } = masks.layout;
     this.#loadOne(batch, state);
-    await probe.run(signal ? { signal } : {});
+    await probe.run({ signal });
     const both = await this.#device.readFloats(masks.dz, 2 * count);
     return { dz: both.subarray(0, count), squares: both.subarray(count) };
   }
@@ -157,7 +157,7 @@ export class Trainer implements Disposable {
   async weightTerms(batch: Batch, { state, signal }: At): Promise<LayerTerms[]> {
     const { probe, plan } = this.#plans.terms;
     this.#loadOne(batch, state);
-    await plan.run(signal ? { signal } : {});
+    await plan.run({ signal });
     return await probe.read();
   }
 

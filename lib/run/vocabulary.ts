@@ -251,7 +251,7 @@ async function bitsOf(
     const tokens = new Uint32Array(seq), labels = new Int32Array(seq).fill(IGNORED_LABEL);
     tokens.set(row.tokens);
     labels.set(row.labels);
-    const losses = await model.tokenLosses(tokens, labels, { batch: 1, adapters, ...(signal ? { signal } : {}) });
+    const losses = await model.tokenLosses(tokens, labels, { batch: 1, adapters, signal });
     for (const loss of losses) nats += loss;
     onRow?.();
   }

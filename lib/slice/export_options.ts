@@ -59,7 +59,7 @@ export interface OriginFile {
   /** Size in bytes; for a model folder, the size of its weights. */
   readonly bytes: number;
   /** For a file in that cache, the name with its commit: `hf:owner/name@commit[:file]`. */
-  readonly source?: string;
+  readonly source?: string | undefined;
 }
 
 /** Options of {@link PruneSession.export}. The default layout is that of the run. */
@@ -68,29 +68,29 @@ export type SessionExportOptions =
     Pick<ExportOptions, "dtype" | "ggufDtype" | "name" | "generation" | "formats" | "replace" | "signal" | "onProgress">
   >
   & {
-    readonly layout?: Layout;
+    readonly layout?: Layout | undefined;
     /**
      * Whether to quantise the GGUF with an importance matrix: the mean square of each column's input, on up to 32
      * sequences of the calibration texts and as many of the rows. Default false: only the weights decide.
      */
-    readonly ggufImatrix?: boolean;
+    readonly ggufImatrix?: boolean | undefined;
     /** Inputs of the run by name, such as digests of files; for run.json. Default: none. */
-    readonly inputs?: Readonly<Record<string, string>>;
+    readonly inputs?: Readonly<Record<string, string>> | undefined;
     /** Names and sizes of the input files of the run; for run.json. Default: none. */
-    readonly origin?: readonly OriginFile[];
+    readonly origin?: readonly OriginFile[] | undefined;
     /**
      * Start of the work according to `performance.now()`; `wallSeconds` in run.json counts from it. Default: creation
      * of the session.
      */
-    readonly startedAt?: number;
+    readonly startedAt?: number | undefined;
     /** The command line that started the run, for the model card. Default: none, for runs started by a program. */
-    readonly command?: string;
+    readonly command?: string | undefined;
     /**
      * Whether to also save LoRA in PEFT's format: `dir/adapter/`, which applies to `dir/unmerged/`, the sliced model
      * without LoRA. Default false. The LoRA as trained, for the unpruned model with its masks, is in `result().lora`;
      * see `writePeftAdapter`.
      */
-    readonly saveAdapter?: boolean;
+    readonly saveAdapter?: boolean | undefined;
   };
 
 /** Default formats of an export. */

@@ -190,7 +190,7 @@ async function drive(experiment: Experiment, { settings, out, overrides }: {
   using interrupt = watchInterrupt("stopping after a checkpoint; press Ctrl-C again to end at once");
   interrupt.start();
   using progress = stderrProgress();
-  using device = await openDeviceHere(memoryLimit === undefined ? {} : { memoryLimit });
+  using device = await openDeviceHere({ memoryLimit });
   const { signal } = interrupt;
   const options: RunExperimentOptions = {
     ...overrides,

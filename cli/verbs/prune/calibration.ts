@@ -48,7 +48,7 @@ export async function calibrationOf(settings: RunFlags): Promise<CalibrationOpti
 
 /** Rows of a file whose texts are in the field of --text-field or, if no row has it, in the usual one. */
 async function read(path: string, { textField, skipBroken }: RunFlags): Promise<DataSet> {
-  const how = { fewerFix: "give --calibration a file with fewer rows", ...(skipBroken ? { skipBroken } : {}) };
+  const how = { fewerFix: "give --calibration a file with fewer rows", skipBroken };
   if (textField === undefined) return await readRows(path, how);
   try {
     return await readRows(path, { ...how, textField });

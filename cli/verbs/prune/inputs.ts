@@ -1,5 +1,4 @@
 // Reads the inputs of a run other than its model: rows, texts of a vocabulary and of measures. Their digests show if a resumed run has the same inputs.
-import { withoutUndefined } from "../../../lib/core/check_options.ts";
 import { refuse } from "../../../lib/core/errors.ts";
 import type { Row } from "../../../lib/data/rows.ts";
 import { DEMO, demoData, modelPath } from "../../../lib/local/open_model.ts";
@@ -19,8 +18,7 @@ export async function evaluationOf(
   { evalText, evalTasks, taskData, evalLimit }: TableFlags,
 ): Promise<Pick<PruneOptions, "evaluate">> {
   const text = evalText === undefined ? undefined : await readText(evalText);
-  const evaluate = withoutUndefined({ text, tasks: evalTasks, taskData, questions: evalLimit });
-  return Object.keys(evaluate).length > 0 ? { evaluate } : {};
+  return { evaluate: { text, tasks: evalTasks, taskData, questions: evalLimit } };
 }
 
 /** Digests and names of the inputs of a run. */
@@ -33,7 +31,7 @@ export async function vocabularyRows(
   { vocabData, textField, skipBroken }: RunFlags,
 ): Promise<readonly Row[] | undefined> {
   if (vocabData === undefined) return undefined;
-  return (await readRows(vocabData, withoutUndefined({ textField, skipBroken }))).rows;
+  return (await readRows(vocabData, { textField, skipBroken })).rows;
 }
 
 /** The data of a run: the demo has its own. */

@@ -1,5 +1,4 @@
 // Runs `prune`: decides how the run begins, starts it, and prints the summary.
-import { withoutUndefined } from "../../../lib/core/check_options.ts";
 import { isHubName } from "../../../lib/hub/name.ts";
 import { modelPath, openModelFiles } from "../../../lib/local/open_model.ts";
 import { checkResumable } from "../../../lib/run/folder.ts";
@@ -58,7 +57,7 @@ async function pruneOn(ranks: MpiRanks | null, path: string, typed: TypedFlags):
   // Default widths follow from the model.
   const now = async (): Promise<ResolvedOptions> => {
     const { source } = await openModelFiles(path), { ggufDtype, dtype } = flags;
-    const known = resolveOptions(calibrated, source.spec, { source, ...withoutUndefined({ ggufDtype, dtype }) });
+    const known = resolveOptions(calibrated, source.spec, { source, ggufDtype, dtype });
     return { ...known, calibration: flags.calibration !== NONE };
   };
   const earlier = resume ? await finishedRun(out, { now, inputs: () => inputsOf(path, flags) }) : null;

@@ -1,6 +1,5 @@
 // What a run shows while it works: progress and notes on stderr, and the dashboard.
 import { basename, resolve } from "node:path";
-import { withoutUndefined } from "../../../lib/core/check_options.ts";
 import type { EncodeReport } from "../../../lib/data/encode_report.ts";
 import { haveEnds } from "../../../lib/data/prompts/encode.ts";
 import type { Row } from "../../../lib/data/rows.ts";
@@ -97,12 +96,8 @@ export function showRun(
       }
       progress.phase(text, share);
     },
-    ...withoutUndefined({
-      onDealt: ranks ? (counts: readonly number[]) => progress.note(dealtLine(counts)) : undefined,
-      onMasks: dashboard
-        ? ((step, masks) => dashboard.tell({ kind: "masks", step, masks })) satisfies Shown["onMasks"]
-        : undefined,
-    }),
+    onDealt: ranks ? (counts) => progress.note(dealtLine(counts)) : undefined,
+    onMasks: dashboard ? (step, masks) => dashboard.tell({ kind: "masks", step, masks }) : undefined,
   };
 }
 

@@ -1,7 +1,6 @@
 // Starts a run of `prune` or `sweep`: reads its data and model, and runs it with progress and Ctrl-C.
 import { basename, join, resolve } from "node:path";
 import { CompressoError, option } from "../../../lib/core/errors.ts";
-import { withoutUndefined } from "../../../lib/core/check_options.ts";
 import { checkFolder } from "../../../lib/files/atomic.ts";
 import { type DataReport, type Row } from "../../../lib/data/rows.ts";
 import { readRows } from "../../../lib/local/rows.ts";
@@ -62,7 +61,7 @@ export async function startRun<T>(path: string, driven: Driven<T>): Promise<T | 
   await modelInfo(disk, await modelPath(path));
   if (!driven.ranks || driven.ranks.rank === 0) await checkFolder(out);
   const { textField, limitRows, skipBroken } = flags;
-  const how = withoutUndefined({ textField, limit: limitRows, skipBroken });
+  const how = { textField, limit: limitRows, skipBroken };
   using progress = stderrProgress();
   progress.phase("reading the data");
   const { rows, report: reading } = await readRows(dataPathOf(path, flags), how);
@@ -77,14 +76,16 @@ export async function startRun<T>(path: string, driven: Driven<T>): Promise<T | 
   }
   try {
     return await withModel(path, {
-      ...withoutUndefined({ baseDtype, memoryLimit, tuning }),
+      baseDtype,
+      memoryLimit,
+      tuning,
       onInterrupt: "stopping after a checkpoint; press Ctrl-C again to end at once",
       listensLater: true,
       onShape: async (spec, device) =>
         cutsVocabularyAlone(resolved) ? null : await checkMemory(
           spec,
           memoryOptionsOf(resolved, { adapter: adapterOf(device), baseDtype }),
-          memoryLimit === undefined ? {} : { memoryLimit },
+          { memoryLimit },
         ),
     }, async (loaded) => {
       const origin = await originOf({
@@ -141,15 +142,17 @@ async function drive<T>(
     ...asked,
     rows,
     reading,
-    ...(needed ? { vocab: { ...asked.vocab, rows: needed } } : {}),
+    vocab: needed ? { ...asked.vocab, rows: needed } : asked.vocab,
     ...beside,
-    ...withoutUndefined({ mayDiffer: flags.mayDiffer, checkpointEvery: flags.checkpointEvery }),
+    mayDiffer: flags.mayDiffer,
+    checkpointEvery: flags.checkpointEvery,
     signal: ranks ? ranks.signal : signal,
     out,
     resume,
     identity: { weights: inputs.model },
     export: {
-      ...withoutUndefined({ dtype, ggufDtype }),
+      dtype,
+      ggufDtype,
       name: nameOf(path),
       // Files of a run that was killed while moving them into place are its own.
       replace: resume || (flags.overwrite ?? false),

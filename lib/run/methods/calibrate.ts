@@ -42,7 +42,7 @@ export async function calibrate(model: Model, options: CalibrateOptions): Promis
     device.write(pass.act.tokens, tokens);
     statistics.clear();
     statistics.choose(Uint32Array.from(shiftLabels(labels, { seq }), (label) => label >= 0 ? 1 : 0));
-    await plan.run(signal ? { signal } : {});
+    await plan.run({ signal });
     return { count: statistics.count, moments: await statistics.read() };
   };
   const merged = (await statistics.read()).map(({ layer, of, mean, squares }) => ({

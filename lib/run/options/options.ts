@@ -67,12 +67,6 @@ export type Target =
 /** Options of `prune`: a {@link Target}, and how to reach it. */
 export type PruneOptions = RunOptions & Target;
 
-/** Options of a run with an optional target: a run that cuts only the vocabulary needs no target. */
-export type AskedOptions = RunOptions & {
-  readonly sparsity?: number | undefined;
-  readonly size?: WantedSize | undefined;
-};
-
 /** Options of a run without its target. */
 export interface RunOptions {
   /** Rows to train on; they are encoded when `prune` is called. */

@@ -30,9 +30,9 @@ import type { Ranking } from "../../masks/baselines.ts";
 import type { WantedSize } from "../contract.ts";
 import { fittingWidths } from "../../units/fitting_widths.ts";
 import type {
-  AskedOptions,
   DefaultedOptions,
   MemoryOptions,
+  PruneOptions,
   ResolvedMemory,
   ResolvedOptions,
   RunOptions,
@@ -54,7 +54,7 @@ export interface Written extends Pick<ExportOptions, "ggufDtype" | "dtype" | "fo
  * @throws CompressoError("usage") for options that do not exist, values out of range and options that do not go together.
  */
 export function resolveOptions(
-  options: AskedOptions,
+  options: PruneOptions,
   spec: KnownShape = { maxPosition: Infinity },
   written: Written = {},
 ): ResolvedOptions {
@@ -236,7 +236,7 @@ export function checkIdle(
   });
 }
 
-function checkGoal({ sparsity, size }: AskedOptions): void {
+function checkGoal({ sparsity, size }: PruneOptions): void {
   const targets = `${option("sparsity")}, ${option("size.parameters")} and ${option("size.bytes")}`;
   if ((sparsity === undefined) === (size === undefined)) {
     refuse("usage", "cannot prune without exactly one target", {

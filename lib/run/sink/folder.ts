@@ -63,7 +63,7 @@ export async function folderSink(model: Model, options: FolderSinkOptions): Prom
   const { path, resume, mayDiffer } = await resumingOf(options);
   const files = { startedAt, ...wanted, ...(resume && wanted.replace === undefined ? { replace: true } : {}) };
   checkFiles(files, { size, layout: files.layout ?? options.layout ?? OPTION_TABLE.layout.default, model });
-  checkResuming({ mayDiffer, resume, ...(identity ? { identity } : {}) });
+  checkResuming({ mayDiffer, resume, identity });
   const refusesEarlier = !resume && !files.replace;
   using stack = new DisposableStack();
   const lock = stack.use(new FolderLock(out));

@@ -9,7 +9,7 @@ export interface MemorySinkOptions {
   /** Folder within the file system. */
   readonly out: string;
   /** Dtypes and names of the files. */
-  readonly export?: SessionExportOptions;
+  readonly export?: SessionExportOptions | undefined;
 }
 
 /** A sink that writes all files after the last step. The run saves no checkpoint. Scripts and tasks are refused. */

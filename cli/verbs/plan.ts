@@ -3,7 +3,8 @@ import type { CommandUnknownOpts } from "../packages.ts";
 import { CompressoError, spelled } from "../../lib/core/errors.ts";
 import { spellFlag } from "../options/spelling.ts";
 import { type AdapterOffer, describeAdapter } from "../../lib/gpu/adapter.ts";
-import { openSpec } from "../../lib/local/open_model.ts";
+import { modelKind, readSpec } from "../../lib/formats/open.ts";
+import { lookAt } from "../../lib/local/open_model.ts";
 import { type DecoderSpec, hasProjection, parameterCount } from "../../lib/spec/decoder.ts";
 import type { MatrixDtype } from "../../lib/nn/products/matrix.ts";
 import { type MemoryPlan, planMemory } from "../../lib/run/memory/plan.ts";
@@ -12,6 +13,7 @@ import { MEMORY_PARTS, type MemoryPart } from "../../lib/gpu/memory_parts.ts";
 import { checkTogether } from "../../lib/run/options/check.ts";
 import type { ResolvedMemory } from "../../lib/run/options/options.ts";
 import { memoryOptionsOf, resolveMemory, withFittingWidths } from "../../lib/run/options/resolve.ts";
+import { choiceLines } from "../../lib/run/options/fitting.ts";
 import { pathsIn } from "../../lib/run/options/table.ts";
 import { sizeGoal, sparsityBase } from "../../lib/run/size_goal.ts";
 import { verb } from "../command.ts";
@@ -45,9 +47,12 @@ export function planVerb(): CommandUnknownOpts {
     .option("--json", "print one JSON object")
     .action(async (model: string, flags: TableFlags & { readonly json?: true }) => {
       const { json, memoryLimit, targetParams, baseDtype = "f16" } = flags;
-      const given = pruneOptionsOf(flags), asked = resolveMemory(given);
+      const given = pruneOptionsOf(flags);
+      resolveMemory(given);
       checkTogether(given, { paths: ["vocab.size"] });
-      const spec = await openSpec(model), adapter = await adapterHere();
+      const { files, path } = await lookAt(model, { use: "shape" }), kind = await modelKind(files, path);
+      const spec = await readSpec(files, path), adapter = await adapterHere();
+      const asked = resolveMemory(given, spec, kind === "gguf" ? { formats: ["gguf"] } : {});
       const run = { ...asked, rules: withFittingWidths(asked, spec, null) };
       const options = memoryOptionsOf(run, {
         baseDtype,
@@ -76,7 +81,10 @@ export function planVerb(): CommandUnknownOpts {
           ...plan,
           advice: advice.map((one) => ({ ...one, change: spelled(changeWords(one.options), spellFlag) })),
         });
-      } else show(model, { spec, adapter, run: { ...run, baseDtype }, memoryLimit, target, plan });
+      } else {
+        const choices = choiceLines(spec, given, run);
+        show(model, { spec, adapter, run: { ...run, baseDtype }, choices, memoryLimit, target, plan });
+      }
       if (!isEnough) throw overMemory({ ...plan, otherBytes: 0 }, { ...budget, advice });
     });
 }
@@ -103,10 +111,11 @@ async function adapterHere(): Promise<AdapterOffer | null> {
   }
 }
 
-function show(model: string, { spec, adapter, run, memoryLimit, target, plan }: {
+function show(model: string, { spec, adapter, run, choices, memoryLimit, target, plan }: {
   readonly spec: DecoderSpec;
   readonly adapter: AdapterOffer | null;
   readonly run: ResolvedMemory & { readonly baseDtype: MatrixDtype };
+  readonly choices: readonly string[];
   readonly memoryLimit: number | undefined;
   readonly target: Target | null;
   readonly plan: MemoryPlan;
@@ -129,6 +138,7 @@ function show(model: string, { spec, adapter, run, memoryLimit, target, plan }: 
       recompute ? "" : ", no recomputation"
     }`,
   );
+  for (const line of choices) print(`chosen    ${line}`);
   if (target) {
     const whole = target.sparsityOf === "model" ? "model" : "layers' linear weights";
     print(

@@ -2,7 +2,7 @@
 import type { CommandUnknownOpts } from "../packages.ts";
 import { join } from "node:path";
 import { CompressoError, refuse } from "../../lib/core/errors.ts";
-import { withoutUndefined } from "../../lib/core/check_options.ts";
+import { flagNamed } from "../options/spelling.ts";
 import { exists } from "../../lib/files/exists.ts";
 import { isHubName } from "../../lib/hub/name.ts";
 import { sweep, SWEEP_FILE } from "../../lib/experiment/sweep.ts";
@@ -95,7 +95,6 @@ async function runSweep(path: string, typed: SweepFlags): Promise<void> {
     const result = await startRun(path, {
       flags: { ...flags, calibration },
       options,
-      resolved,
       dashboard: null,
       ranks: null,
       go: (model, run) => {
@@ -123,10 +122,10 @@ async function runSweep(path: string, typed: SweepFlags): Promise<void> {
 }
 
 /** Refuses options of files that are not written. */
-function checkExported({ export: isWritten, dtype, saveAdapter }: SweepFlags): void {
-  const idle = Object.entries(withoutUndefined({ "--dtype": dtype, "--save-adapter": saveAdapter }))[0]?.[0];
+function checkExported({ export: isWritten, ...files }: SweepFlags): void {
+  const idle = (["dtype", "formats", "saveAdapter"] as const).find((name) => files[name] !== undefined);
   if (isWritten || idle === undefined) return;
-  refuse("usage", `cannot use ${idle}`, {
+  refuse("usage", `cannot use ${flagNamed(idle)}`, {
     rule: "it is of the models that --export writes",
     value: "no --export",
   });

@@ -196,12 +196,13 @@ async function runPoint(
     schedule: sweepSchedule(sparsities, { ends, warmup: asked.rates.warmup }),
     ...learned,
   };
-  const { identity, checkpointEvery, layout } = options,
+  const { identity, checkpointEvery, layout, units } = options,
     shared = { export: { ...files, replace: true }, identity, onPhase };
   const place: FolderSinkOptions = {
     ...shared,
     checkpointEvery,
     layout,
+    units,
     out: folder,
     resume: isBegun || goesOn,
     mayDiffer: goesOn ? ["sparsity", "steps"] : undefined,

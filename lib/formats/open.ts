@@ -83,7 +83,7 @@ interface OtherFile {
 }
 
 /** What kind of model is at a path. Throws `CompressoError("input")` where nothing is, and for a folder without config.json. */
-async function modelKind(files: FileSystem, path: string): Promise<"folder" | "gguf" | OtherFile> {
+export async function modelKind(files: FileSystem, path: string): Promise<"folder" | "gguf" | OtherFile> {
   const { isFolder } = await modelInfo(files, path);
   if (isFolder) {
     if (await isThere(files, `${path}/config.json`)) return "folder";

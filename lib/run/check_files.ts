@@ -1,11 +1,12 @@
 // Checks before a run that its files can be written.
-import { refuseUnlike } from "../formats/gguf/architecture.ts";
+import { ggufArch, refuseUnlike } from "../formats/gguf/architecture.ts";
 import { ggufTokenizerMetadata } from "../formats/gguf/tokenizer_export.ts";
 import { ropeConfig } from "../formats/hf/rope_export.ts";
 import { refusePacked } from "../formats/peft/adapter.ts";
 import type { Model } from "../model/model.ts";
 import { checkSessionExport, FORMATS, type SessionExportOptions } from "../slice/export_options.ts";
-import type { Layout } from "../units/layout.ts";
+import { expectedPrograms } from "../slice/programs.ts";
+import { ggufFix, type Shape, writesGguf } from "./options/fitting.ts";
 import type { PruneOptions } from "./options/options.ts";
 import { checkExportSize } from "./size_goal.ts";
 
@@ -15,9 +16,9 @@ import { checkExportSize } from "./size_goal.ts";
  */
 export function checkFiles(
   files: SessionExportOptions,
-  { size, layout, model: { spec, tokenizer } }: {
+  { size, shape, model: { spec, tokenizer } }: {
     readonly size: PruneOptions["size"] | undefined;
-    readonly layout: Layout;
+    readonly shape: Shape;
     readonly model: Model;
   },
 ): void {
@@ -27,8 +28,11 @@ export function checkFiles(
   const isSized = size && "file" in size && size.file.format === "hf";
   if (saveAdapter || isSized || (isAlone && formats.includes("hf"))) ropeConfig(spec);
   // Layers that differ have classes of their own, with a module for each projection.
-  if (saveAdapter && layout !== "compact") refusePacked(spec);
-  if (!isAlone || !formats.includes("gguf")) return;
-  if (layout === "compact") refuseUnlike(spec);
+  if (saveAdapter && shape.layout !== "compact") refusePacked(spec);
+  if (!files.formats?.includes("gguf")) return;
+  if (!writesGguf(spec, shape)) {
+    if (expectedPrograms(spec, shape).differ) refuseUnlike(spec, ggufFix(spec, shape));
+    ggufArch(spec);
+  }
   if (tokenizer) ggufTokenizerMetadata(tokenizer, { vocab: spec.vocab });
 }

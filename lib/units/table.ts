@@ -3,7 +3,7 @@ import { refuse } from "../core/errors.ts";
 import { existing } from "../core/guards.ts";
 import { type MaskValues, type SlotLayout, slotLayout, unpackMasks } from "../nn/mask_slots.ts";
 import { type DecoderSpec, ffnMatrices, type LayerSpec } from "../spec/decoder.ts";
-import { checkKinds, keepsLayers, placeOfKind, recordOf, type UnitKind } from "./kinds/all.ts";
+import { checkKinds, placeOfKind, recordOf, type UnitKind } from "./kinds/all.ts";
 import { checkAnyUnits } from "./kinds/checks.ts";
 import { cannotCut, type KindRecord, type Place, PLACES } from "./kinds/kind.ts";
 import { leastFfn, livingLayers, nextNarrower, type ResolvedRules, resolveRules, type UnitRules } from "./rules.ts";
@@ -122,7 +122,8 @@ export function unitTable(spec: DecoderSpec, kinds: readonly UnitKind[], rules: 
   // A run that keeps all layers has the masks of FFN columns, which stay open.
   const resolved = resolveRules(spec, rules);
   // A run that keeps all layers has the masks of FFN columns, which stay open.
-  const set = new Set([...checkKinds(keepsLayers(kinds) ? ["ffn"] : kinds)].filter((kind) => placeOfKind(kind)));
+  const masked = [...checkKinds(kinds)].filter((kind) => placeOfKind(kind) !== null);
+  const set = new Set(masked.length > 0 ? masked : (["ffn"] as const));
   const byPlace = new Map<Place | null, UnitKind>();
   for (const kind of set) {
     const { misfit, place } = recordOf(kind);

@@ -1,11 +1,11 @@
 // The uniform layout: all layers are cut to the same counts.
-import { type CompressoError, refusal, refuse } from "../core/errors.ts";
+import { type CompressoError, refusal } from "../core/errors.ts";
 import { type DecoderSpec, ffnMatrices } from "../spec/decoder.ts";
-import { fixedHeads } from "../families/all.ts";
+import { checkFitting } from "./fitting_kinds.ts";
 import type { Layout } from "./layout.ts";
 import { type Block, byScore, type Queue, sorted } from "./blocks.ts";
 import { choose, hardSparsity, leastSize, mostSparsity, selectedSpec, type SelectOptions } from "./selection.ts";
-import { cutsAt, placeOfKind, recordOf, type UnitKind } from "./kinds/all.ts";
+import { cutsAt, recordOf, type UnitKind } from "./kinds/all.ts";
 import { NothingToCutError } from "./kinds/checks.ts";
 import type { UnitRules } from "./rules.ts";
 import { type Selection, unitParameters, type UnitTable, unitTable } from "./table.ts";
@@ -81,14 +81,7 @@ export function tableOf(
     readonly layout: Layout;
   },
 ): UnitTable {
-  const heads = fixedHeads(spec), kind = units.find((unit) => placeOfKind(unit) === "attention");
-  if (layout === "uniform" && heads !== null && kind) {
-    refuse("usage", `cannot prune ${kind} of this model with the layout uniform`, {
-      rule: `layers keep hidden / head_dim = ${heads} heads, as the classes of its family do`,
-      value: [...units].join(", "),
-      fix: `take ${kind} out of the units, or take the layout "compact" or "padded"`,
-    });
-  }
+  checkFitting(units, spec, layout);
   if (!fallsByGroup(spec, { units, layout })) return unitTable(spec, units, rules);
   try {
     return unitTable(spec, units.map((kind) => kind === "heads" ? "kv" : kind), rules);

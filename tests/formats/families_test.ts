@@ -214,7 +214,7 @@ for (const { name, type, arch, changes } of CASES) {
       else assert.equal(ggufArch(changed).arch, file, shown(change));
     }
     if (isLike) return;
-    refuses(() => refuseUnlike(spec), "input");
+    refuses(() => refuseUnlike(spec, ""), "input");
     refuses(() => ggufArch(spec, "llama"), "usage", { names: "llama" });
     if (arch) refuses(() => ggufArch(SPEC, arch), "usage", { names: arch });
   });

@@ -101,7 +101,7 @@ Deno.test("a phi3 is written as its own class and architecture, and else as one 
     if (arch) assert.equal(ggufArch(spec).arch, arch);
     else refuses(() => ggufArch(spec), "input", { names: "arch" });
   }
-  refuses(() => refuseUnlike(PHI3), "input", { names: "GGUF" });
+  refuses(() => refuseUnlike(PHI3, ""), "input", { names: "GGUF" });
   const { rope_scaling, rope_parameters, partial_rotary_factor } = hfConfig(PHI3, { dtype: "f32" });
   assert.deepEqual(rope_scaling, SCALING); // three keys, or transformers 4 refuses it
   assert.deepEqual(rope_parameters, {

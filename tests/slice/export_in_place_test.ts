@@ -192,7 +192,8 @@ Deno.test("an adapter, a folder alone, or one of a wanted size, of a model that 
       randomSource({ ...(await openSource("qwen3")).spec, tied: false }),
       { device },
     );
-    const alone = { ...options, sparsity, export: { formats: ["gguf"] }, out: `${out}/run`, onRecord } as const;
+    const files = { layout: "compact", export: { formats: ["gguf"] } } as const;
+    const alone = { ...options, ...files, sparsity, out: `${out}/run`, onRecord };
     await rejects(pruneToFolder(qwen3, alone), "input", { names: ["GGUF", "openelm"] });
     assert.deepEqual(await names(out), []);
     // Nor one where its tokenizer has no form there.

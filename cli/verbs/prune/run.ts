@@ -1,6 +1,6 @@
 // Runs `prune`: decides how the run begins, starts it, and prints the summary.
 import { isHubName } from "../../../lib/hub/name.ts";
-import { modelPath, openModelFiles } from "../../../lib/local/open_model.ts";
+import { modelPath } from "../../../lib/local/open_model.ts";
 import { checkResumable } from "../../../lib/run/folder.ts";
 import { atPaths, checkTogether } from "../../../lib/run/options/check.ts";
 import type { PruneOptions, ResolvedOptions } from "../../../lib/run/options/options.ts";
@@ -18,7 +18,7 @@ import { withRanks } from "../../ranks.ts";
 import { dataPathOf, evaluationOf, inputsOf } from "./inputs.ts";
 import type { RunFlags, TypedFlags } from "./flags.ts";
 import { checkRunFolder, finishedRun, holdsRun } from "./run_folder.ts";
-import { nameOf, startRun } from "./start.ts";
+import { nameOf, resolvedFor, startRun } from "./start.ts";
 import { showSummary } from "./summary.ts";
 import { targetOf, withFileType, withScheduleTarget } from "./targets.ts";
 
@@ -54,12 +54,7 @@ async function pruneOn(ranks: MpiRanks | null, path: string, typed: TypedFlags):
     mayDiffer: resume ? whole.mayDiffer : undefined,
     calibration: isAlone ? NONE : await calibrationChoice({ ...whole, resume }, resolved),
   };
-  // Default widths follow from the model.
-  const now = async (): Promise<ResolvedOptions> => {
-    const { source } = await openModelFiles(path), { ggufDtype, dtype } = flags;
-    const known = resolveOptions(calibrated, source.spec, { source, ggufDtype, dtype });
-    return { ...known, calibration: flags.calibration !== NONE };
-  };
+  const now = (): Promise<ResolvedOptions> => resolvedFor(path, { options, flags });
   const earlier = resume ? await finishedRun(out, { now, inputs: () => inputsOf(path, flags) }) : null;
   if (earlier) note(`compresso: the run in ${out} is finished already`);
   else if (resume) await checkResumable(out);
@@ -68,7 +63,7 @@ async function pruneOn(ranks: MpiRanks | null, path: string, typed: TypedFlags):
   await using dashboard = earlier || port === null ? null : await openDashboard(port, { onTrouble: note });
   // The address is printed on a separate line, so that the user finds it.
   if (dashboard) writeError(`dashboard   ${dashboard.url}\n`);
-  const summary = earlier ?? await startRun(path, { flags, options, resolved, dashboard, ranks, go: pruneToFolder });
+  const summary = earlier ?? await startRun(path, { flags, options, dashboard, ranks, go: pruneToFolder });
   if (!summary) return;
   dashboard?.tell({ kind: "finished" });
   if (json) printJson(summary);

@@ -7,6 +7,7 @@ import type { StepRecord } from "../../../lib/run/contract.ts";
 import { stagesOf } from "../../../lib/run/methods/stages.ts";
 import type { Alarm } from "../../../lib/run/monitors/alarm.ts";
 import { ShownAlarms } from "../../../lib/run/monitors/shown_alarms.ts";
+import { type AskedShape, choiceLines } from "../../../lib/run/options/fitting.ts";
 import type { ResolvedOptions } from "../../../lib/run/options/options.ts";
 import type { PruneToFolderOptions } from "../../../lib/run/prune_to_folder.ts";
 import type { RunPhase } from "../../../lib/run/run_into.ts";
@@ -35,8 +36,10 @@ type Shown = Pick<
 /** Shows a run. `earlier` are the records of the run that is resumed. */
 export function showRun(
   { model, progress, listen }: Pick<Loaded, "model" | "progress" | "listen">,
-  { out, resolved, rows, origin, dashboard, ranks, earlier }: {
+  { out, asked, resolved, rows, origin, dashboard, ranks, earlier }: {
     readonly out: string;
+    /** The options that were given. */
+    readonly asked: AskedShape;
     readonly resolved: ResolvedOptions;
     readonly rows: readonly Row[];
     readonly origin: readonly OriginFile[];
@@ -61,7 +64,10 @@ export function showRun(
     progress.note(`${rowsLine}; ${steps} steps on ${places}${model.device.facts.description}`);
     if (data.calibration) progress.note(`calibration: ${dataLine(data.calibration, resolved)}`);
     const heads = headsLine(model.spec, options);
-    for (const line of [...heads === null ? [] : [heads], ...layoutLines(model.spec, options)]) progress.note(line);
+    const choices = choiceLines(model.spec, asked, options);
+    for (const line of [...choices, ...heads === null ? [] : [heads], ...layoutLines(model.spec, options)]) {
+      progress.note(line);
+    }
   };
   return {
     onCalibration(share): void {

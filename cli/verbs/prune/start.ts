@@ -6,7 +6,7 @@ import { type DataReport, type Row } from "../../../lib/data/rows.ts";
 import { readRows } from "../../../lib/local/rows.ts";
 import { isHubName } from "../../../lib/hub/name.ts";
 import { disk } from "../../../lib/files/disk.ts";
-import { modelInfo } from "../../../lib/formats/open.ts";
+import { openWeights } from "../../../lib/formats/open.ts";
 import { DEMO, modelPath } from "../../../lib/local/open_model.ts";
 import { checkMemory } from "../../../lib/run/memory/advice.ts";
 import { adapterOf } from "../../../lib/run/memory/plan.ts";
@@ -14,7 +14,7 @@ import { stagesOf } from "../../../lib/run/methods/stages.ts";
 import { recordsIn } from "../../../lib/run/record_file.ts";
 import { RECORDS_FILE } from "../../../lib/run/folder.ts";
 import type { PruneOptions, ResolvedOptions } from "../../../lib/run/options/options.ts";
-import { cutsVocabularyAlone, memoryOptionsOf } from "../../../lib/run/options/resolve.ts";
+import { cutsVocabularyAlone, memoryOptionsOf, resolveOptions } from "../../../lib/run/options/resolve.ts";
 import { type PruneToFolderOptions } from "../../../lib/run/prune_to_folder.ts";
 import type { Model } from "../../../lib/model/model.ts";
 import { promptForTexts } from "../../../lib/run/data.ts";
@@ -22,7 +22,7 @@ import type { OriginFile } from "../../../lib/slice/export_options.ts";
 import { originOf } from "../../../lib/run/origin.ts";
 import { calledWords, programAsRun, shellWord } from "../../command.ts";
 import { modelName, pinned } from "../../hub.ts";
-import { calibrationOf } from "./calibration.ts";
+import { calibrationOf, NONE } from "./calibration.ts";
 import { type Dashboard } from "./dashboard/dashboard.ts";
 import { stderrProgress } from "../../terminal/progress.ts";
 import { formatCount } from "../../terminal/output.ts";
@@ -44,8 +44,6 @@ export interface Driven<T> {
   readonly flags: RunFlags;
   /** The options as the flags give them, without rows and calibration. */
   readonly options: PruneOptions;
-  /** The options with defaults. */
-  readonly resolved: ResolvedOptions;
   readonly dashboard: Dashboard | null;
   readonly ranks: MpiRanks | null;
 }
@@ -55,10 +53,20 @@ export function nameOf(path: string): string {
   return `${modelName(path)} pruned by Compresso`;
 }
 
+/** The options of a run with the defaults that its model gives them. */
+export async function resolvedFor(
+  path: string,
+  { options, flags }: Pick<Driven<unknown>, "options" | "flags">,
+): Promise<ResolvedOptions> {
+  const source = await openWeights(disk, await modelPath(path)), { ggufDtype, dtype, formats } = flags;
+  const calibrated = flags.calibration === NONE ? options : { ...options, calibration: [] };
+  return resolveOptions(calibrated, source.spec, { source, ggufDtype, dtype, formats });
+}
+
 /** Reads data and model, and runs with progress on stderr; null on a rank that is not the first. */
 export async function startRun<T>(path: string, driven: Driven<T>): Promise<T | null> {
-  const { flags, resolved } = driven, { out, memoryLimit, baseDtype, tuning } = flags;
-  await modelInfo(disk, await modelPath(path));
+  const { flags } = driven, { out, memoryLimit, baseDtype, tuning } = flags;
+  const resolved = await resolvedFor(path, driven);
   if (!driven.ranks || driven.ranks.rank === 0) await checkFolder(out);
   const { textField, limitRows, skipBroken } = flags;
   const how = { textField, limit: limitRows, skipBroken };
@@ -97,6 +105,7 @@ export async function startRun<T>(path: string, driven: Driven<T>): Promise<T | 
       driven.dashboard?.tell({ kind: "named", name: basename(resolve(out)), origin });
       return await drive(path, loaded, {
         ...driven,
+        resolved,
         rows,
         reading,
         beside,
@@ -116,7 +125,8 @@ export async function startRun<T>(path: string, driven: Driven<T>): Promise<T | 
 async function drive<T>(
   path: string,
   loaded: Loaded,
-  { rows, reading, beside, needed, inputs, origin, ...driven }: Driven<T> & {
+  { resolved, rows, reading, beside, needed, inputs, origin, ...driven }: Driven<T> & {
+    readonly resolved: ResolvedOptions;
     readonly rows: readonly Row[];
     readonly reading: DataReport;
     readonly beside: Awaited<ReturnType<typeof calibrationOf>>;
@@ -126,8 +136,8 @@ async function drive<T>(
     readonly origin: readonly OriginFile[];
   },
 ): Promise<T | null> {
-  const { flags, options: { calibration: _none, checkpoint: _file, ...asked }, resolved, dashboard, ranks } = driven;
-  const { model, signal, progress, listen, tune } = loaded, { out, resume, dtype, ggufDtype } = flags;
+  const { flags, options: { calibration: _none, checkpoint: _file, ...asked }, dashboard, ranks } = driven;
+  const { model, signal, progress, listen, tune } = loaded, { out, resume, dtype, ggufDtype, formats } = flags;
   // One rank alone must not stop before the others do.
   if (ranks) signal.addEventListener("abort", () => ranks.stopAll(signal.reason));
   const tokens = resolved.batch * resolved.seq;
@@ -153,6 +163,7 @@ async function drive<T>(
     export: {
       dtype,
       ggufDtype,
+      formats,
       name: nameOf(path),
       // Files of a run that was killed while moving them into place are its own.
       replace: resume || (flags.overwrite ?? false),
@@ -170,7 +181,7 @@ async function drive<T>(
     },
     // The other ranks are silent.
     ...(isFirst
-      ? showRun(loaded, { out, resolved, rows, origin, dashboard, ranks, earlier })
+      ? showRun(loaded, { out, asked, resolved, rows, origin, dashboard, ranks, earlier })
       : { onStart: () => listen() }),
   });
 }

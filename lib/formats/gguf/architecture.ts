@@ -27,14 +27,14 @@ export function ggufArch(spec: DecoderSpec, wanted = "auto"): GgufArch {
 }
 
 /**
- * Refuses a model whose GGUF cannot have layers that differ, before it is known how they will.
+ * Refuses a model whose GGUF cannot have layers that differ, before it is known how they will. `fix` says what to do.
  *
  * @throws CompressoError("input") where no architecture with layers that differ holds the model.
  */
-export function refuseUnlike(spec: DecoderSpec): void {
+export function refuseUnlike(spec: DecoderSpec, fix: string): void {
   const uneven = GGUF_ARCHS.filter((arch) => arch.uneven);
   if (uneven.some((arch) => fits(spec, arch))) return;
-  throw unwritable(spec, uneven, "export with the layout padded, or prune with the layout uniform");
+  throw unwritable(spec, uneven, fix);
 }
 
 /** The error for a model that no architecture can hold: it names what the nearest architecture lacks. */

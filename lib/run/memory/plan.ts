@@ -116,7 +116,7 @@ function adapterFor({ adapter = { limits: DEFAULT_LIMITS, isCpu: false } }: Memo
 
 /** The options that memory depends on, out of all options of a run. */
 function resolved(spec: DecoderSpec, options: MemoryOptions): ResolvedMemory {
-  const shape = resolveMemory(options);
+  const shape = resolveMemory(options, spec);
   checkLora(shape.lora);
   checkTakenRules(shape.units, shape.rules);
   checkContext(shape.seq, spec);

@@ -22,6 +22,7 @@ import { keep } from "../methods/keep.ts";
 import { learnsBesideCalibration } from "../methods/stages.ts";
 import { resolveMonitors } from "../monitors/alarm.ts";
 import { atPaths, checkOptions, checkTogether, presetOptions, PRUNE_PATHS, ruleOf, valueAt, valueOf } from "./check.ts";
+import { type Files, fittingShape } from "./fitting.ts";
 import { checkLoraRates, resolveRates } from "./rates.ts";
 import { DECIDING_PATHS, entryOf, OPTION_TABLE, type OptionPath, pathsIn } from "./table.ts";
 import { isScheduleName } from "../../schedule/builtin.ts";
@@ -38,18 +39,18 @@ import type {
   RunOptions,
 } from "./options.ts";
 
-/** What options are checked against: a model's context and widths. */
-export type KnownShape = Pick<DecoderSpec, "maxPosition"> & Partial<Pick<DecoderSpec, "layers" | "hidden" | "headDim">>;
+/** What options are checked against: a model's shape, or its context alone. */
+export type KnownShape = DecoderSpec | Pick<DecoderSpec, "maxPosition">;
 
 /** The weights of a model, and how it is to be written. */
 export interface Written extends Pick<ExportOptions, "ggufDtype" | "dtype" | "formats"> {
-  /** Without it a GGUF of the type `auto` counts as f16. */
-  readonly source?: WeightSource;
+  /** Without it a GGUF of the type `auto` counts as f16, and the model does not count as one. */
+  readonly source?: WeightSource | undefined;
 }
 
 /**
  * Fills in defaults. Sparsity is 0 where a size is given: `sizeGoal` finds it. Without `spec` the length of the model's
- * context is not checked, and widths are not aligned by default.
+ * context is not checked, widths are not aligned by default, and layout and units are the usual ones.
  *
  * @throws CompressoError("usage") for options that do not exist, values out of range and options that do not go together.
  */
@@ -68,7 +69,8 @@ export function resolveOptions(
   checkTogether(options, { paths: PRUNE_PATHS });
   const preset = options.preset === undefined ? {} : presetOptions(options.preset, steps);
   const asked = { ...options, method };
-  const shape = resolveMemory(asked), size = options.size ? knownSize(options.size, written.source) : null;
+  const shape = resolveMemory(asked, spec, written),
+    size = options.size ? knownSize(options.size, written.source) : null;
   const stage = (name: "prefinetune" | "postfinetune"): number =>
     keeps ? options[name] ?? 0 : Number(valueOf(options, name, steps));
   const postfinetune = stage("postfinetune");
@@ -112,11 +114,11 @@ export function resolveOptions(
 /** The rules with the default multiples of widths, unless they have their own. */
 export function withFittingWidths(
   { rules, units }: Pick<ResolvedOptions, "rules" | "units">,
-  { layers, hidden, headDim }: Partial<Pick<DecoderSpec, "layers" | "hidden" | "headDim">>,
+  spec: KnownShape,
   ggufDtype: GgufWriteType | null,
 ): ResolvedOptions["rules"] {
-  if (rules.align !== undefined || !layers || !hidden || !headDim) return rules;
-  return { ...rules, ...fittingWidths({ layers, hidden, headDim }, units, ggufDtype) };
+  if (rules.align !== undefined || !("layers" in spec)) return rules;
+  return { ...rules, ...fittingWidths(spec, units, ggufDtype) };
 }
 
 /** The type of the GGUF that a run writes; null for none. */
@@ -164,15 +166,22 @@ function defaulted(options: object): DefaultedOptions {
 }
 
 /** Fills in the defaults of what memory depends on, of a run with a last stage. Checks the kinds of units alone. */
-export function resolveMemory(options: MemoryOptions & Pick<RunOptions, "preset">): ResolvedMemory {
+export function resolveMemory(
+  options: MemoryOptions & Pick<RunOptions, "preset">,
+  spec: KnownShape = { maxPosition: Infinity },
+  files: Files = {},
+): ResolvedMemory {
   const preset = options.preset === undefined ? {} : presetOptions(options.preset, 0);
   const { method, focus } = OPTION_TABLE, { method: chosen = method.default } = options;
-  const kinds = checkKinds(options.units ?? preset.units ?? OPTION_TABLE.units.default);
+  const given = options.units ?? preset.units, units = given && [...checkKinds(given)];
+  const usual = { layout: OPTION_TABLE.layout.default, units: units ?? OPTION_TABLE.units.default };
+  const shape = "layers" in spec ? fittingShape(spec, { layout: options.layout, units }, files) : usual;
   return {
     ...defaulted(options),
-    units: [...kinds],
+    layout: options.layout ?? shape.layout,
+    units: shape.units,
     objective: resolveObjective(options.objective),
-    vocab: kinds.has("vocab") ? { size: options.vocab?.size ?? null } : null,
+    vocab: shape.units.includes("vocab") ? { size: options.vocab?.size ?? null } : null,
     lora: { ...LORA_DEFAULTS, ...preset.lora, ...withoutUndefined(options.lora ?? {}) },
     rules: withoutUndefined(options.rules ?? {}),
     focus: options.focus ?? preset.focus ?? (kindOfMethod(chosen) === "learned" ? focus.default : 1),

@@ -23,6 +23,7 @@ import {
   refuseEarlierRun,
   RUN_FILES,
 } from "../folder.ts";
+import { fittingShape } from "../options/fitting.ts";
 import { checkResuming } from "../identity.ts";
 import { OPTION_TABLE } from "../options/table.ts";
 import { ON_DISK } from "../prune.ts";
@@ -36,7 +37,7 @@ import type { RunSink } from "./sink.ts";
 export type FolderSinkOptions =
   & FolderOptions
   & Pick<SinkOptions, "identity" | "onPhase">
-  & Pick<PruneToFolderOptions, "size" | "layout">;
+  & Pick<PruneToFolderOptions, "size" | "layout" | "units">;
 
 /** How a folder's run is resumed. */
 export async function resumingOf(
@@ -62,7 +63,8 @@ export async function folderSink(model: Model, options: FolderSinkOptions): Prom
   const { checkpointEvery = OPTION_TABLE.checkpointEvery.default, export: wanted = {} } = options;
   const { path, resume, mayDiffer } = await resumingOf(options);
   const files = { startedAt, ...wanted, ...(resume && wanted.replace === undefined ? { replace: true } : {}) };
-  checkFiles(files, { size, layout: files.layout ?? options.layout ?? OPTION_TABLE.layout.default, model });
+  const { spec, source } = model, shape = fittingShape(spec, options, { source, formats: files.formats });
+  checkFiles(files, { size, shape: { ...shape, layout: files.layout ?? shape.layout }, model });
   checkResuming({ mayDiffer, resume, identity });
   const refusesEarlier = !resume && !files.replace;
   using stack = new DisposableStack();

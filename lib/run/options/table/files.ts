@@ -1,6 +1,6 @@
 // Options of pruning: what a run writes.
 import { option } from "../../../core/errors.ts";
-import { DTYPES, GGUF_DTYPES } from "../../../slice/export_options.ts";
+import { DTYPES, FORMATS, GGUF_DTYPES } from "../../../slice/export_options.ts";
 import { LAYOUTS } from "../../../units/layout.ts";
 import { GIVEN, type OptionTable, PLANNED } from "./entry.ts";
 
@@ -18,7 +18,16 @@ export const FILES_OPTIONS = {
     words: LAYOUTS,
     default: "compact",
     scope: PLANNED,
+    defaultText: "compact; uniform for a GGUF whose family has no GGUF with layers that differ",
     help: "compact: layers differ; padded: zeros to the widest layer; uniform: all layers alike",
+  },
+  "export.formats": {
+    type: "words",
+    words: FORMATS,
+    default: FORMATS,
+    of: "pruneToFolder",
+    name: "formats",
+    help: "which files: hf, the folder model/; gguf, model.gguf; or hf,gguf",
   },
   "export.dtype": {
     type: "word",

@@ -24,6 +24,7 @@ export const METHOD_OPTIONS = {
     words: UNIT_KINDS,
     everyday: true,
     default: ["kv", "ffn"],
+    defaultText: "kv,ffn, without a kind that the model or the layout cannot lose",
     paper: ["heads", "ffn", "hidden"],
     scope: PLANNED,
     help: `what is cut: ${Object.values(KINDS).map(({ name, help }) => help ? `${name} (${help})` : name).join(", ")}`,

@@ -75,7 +75,6 @@ export const PROGRAM_OPTIONS = {
     of: "pruneToFolder",
     help: "generation_config.json of the folder",
   },
-  "export.formats": { name: null, type: "value", of: "pruneToFolder", help: "files to write: hf, gguf" },
   "export.signal": { name: null, type: "value", of: "pruneToFolder", help: "stops the export" },
   "export.onProgress": {
     name: null,

@@ -18,7 +18,7 @@ export interface DenseSide {
   /** Its output head, which reads the states. */
   readonly weights: Weights;
   /** Its id of each token of the model [vocab], −1 for a token that it lacks; null if both have the same tokens. */
-  readonly ids: Int32Array<ArrayBuffer> | null;
+  readonly ids: Int32Array | null;
 }
 
 /** A forward pass with a comparison. */

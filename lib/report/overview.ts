@@ -2,6 +2,7 @@
 import { lastPart } from "../files/path.ts";
 import { gapsOf, type PairedDifference } from "../eval/compare.ts";
 import { metricsOf } from "../eval/metrics.ts";
+import { fidelityText } from "../run/fidelity_text.ts";
 import type { LossChange, TaskChange } from "../run/quality.ts";
 import type { LayerSpec } from "../spec/decoder.ts";
 import type { Evaluation, Score } from "./evaluation.ts";
@@ -25,6 +26,7 @@ function lossRows(
   const change = ({ before, after }: { readonly before: number; readonly after: number }): string =>
     `${short(after)}; before pruning ${short(before)}`;
   return [
+    [`fidelity on ${of}`, cell(({ agreement }) => agreement && fidelityText(agreement))],
     [`loss on ${of}`, cell((loss) => `${change(loss)}${rangeOf(loss.difference)}`)],
     [`perplexity on ${of}`, cell(({ perplexity }) => change(perplexity))],
     [`bits per byte of ${of}`, cell(({ bitsPerByte }) => bitsPerByte && change(bitsPerByte))],

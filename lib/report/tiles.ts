@@ -1,4 +1,5 @@
 // The main numbers of one run, which stand out at the head of its report.
+import type { RunSummary } from "../run/result.ts";
 import { namesOneShot } from "../run/methods/all.ts";
 import { lastPruned, lossEnds, ofModel, secondsLeft, stepSeconds } from "./derived.ts";
 import { ABSENT, duration, grouped, percent } from "./numbers.ts";
@@ -32,6 +33,7 @@ export function tilesOf(run: ReportRun, { isLive }: { readonly isLive: boolean }
         }`,
       }]
       : []),
+    ...(summary ? fidelityTiles(summary) : []),
     ...(isTrained ? [trainingTile(run)] : []),
     ...(isTrained || !keepsLayers(run) ? [stepTile(run)] : []),
     ...timeTiles(run, { isLive }),
@@ -44,6 +46,16 @@ export function tilesOf(run: ReportRun, { isLive }: { readonly isLive: boolean }
       }]
       : []),
   ];
+}
+
+/** On the text where there is one, as it has more tokens. */
+function fidelityTiles({ heldoutLoss, evaluation: { text } }: RunSummary): Tile[] {
+  const found = text?.agreement ?? heldoutLoss?.agreement, of = text?.agreement ? "the text" : "held-out rows";
+  if (!found) return [];
+  const note = `first choice of the dense model kept; mean KL ${short(found.kl)}; ${
+    grouped(found.tokens)
+  } tokens of ${of}`;
+  return [{ label: "Fidelity", value: percent(found.top1), note }];
 }
 
 function sparsityTile(run: ReportRun): Tile {

@@ -102,7 +102,10 @@ async function measure(
   // FLAP's compensation is in biases, which the given model may not have.
   using compensated = base === model.source ? null : await withCompensation(model);
   if (compensated) await writeBiases(model.device, compensated.weights, base);
-  const after = await measureQuality(compensated ?? model, data, { adapters, signal, onProgress: half(0.5) });
+  // The layers are those of the model as it was given, and so are the states; its head has the whole vocabulary.
+  const side = { weights: (vocabulary?.dense ?? model).weights, ids: vocabulary?.kept ?? null };
+  const dense = { states: before.states, side };
+  const after = await measureQuality(compensated ?? model, data, { adapters, dense, signal, onProgress: half(0.5) });
   // Task scores do not depend on the vocabulary: take those of the model before its vocabulary was cut.
   return compareQuality(data, { ...before, tasks: vocabulary?.tasks ?? before.tasks }, after);
 }

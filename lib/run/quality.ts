@@ -4,11 +4,13 @@ import { type EncodedTask, encodeTask, scoreTask } from "../eval/score_task.ts";
 import type { EvaluateOptions } from "../eval/evaluate.ts";
 import { CompressoError, option, refusal } from "../core/errors.ts";
 import { type ItemScore, type TaskScore, taskScore } from "../eval/metrics.ts";
-import { checkLength, encodeText, leadingIds, perplexity, type WindowLoss } from "../eval/perplexity.ts";
+import { type Agreement, agreementOf } from "../eval/agreement.ts";
+import { checkLength, encodeText, leadingIds, type WindowLoss } from "../eval/perplexity.ts";
 import type { LoadedTask } from "../eval/task_data.ts";
 import { labelBytes } from "../eval/text_bytes.ts";
 import { countLabels, IGNORED_LABEL } from "../data/prompts/encode.ts";
-import type { Adapters, Model } from "../model/model.ts";
+import type { Adapters, LabelAgreement, Model } from "../model/model.ts";
+import type { DenseSide } from "../nn/agreement.ts";
 import type { RunData } from "./data.ts";
 import { stagesOf, type StageSteps } from "./methods/stages.ts";
 import type { ResolvedOptions } from "./options/options.ts";
@@ -26,6 +28,11 @@ export interface LossChange {
   readonly bitsPerByte: { readonly before: number; readonly after: number } | null;
   /** after − before with its 95 % confidence interval, sequences taken as independent. NaN (null in files) for one sequence. */
   readonly difference: PairedDifference;
+  /**
+   * How the pruned model agrees with the dense one, which has its whole vocabulary: on rows at every label, on a text at the tokens of the
+   * second half of each window, as `fidelity` has it. Null in runs of versions that did not measure it.
+   */
+  readonly agreement: Agreement | null;
   /** Labels: tokens of the responses, or all of a text. */
   readonly labels: number;
   /** Bytes of their text. */
@@ -95,6 +102,24 @@ export interface Measured {
   readonly text: readonly WindowLoss[];
   /** By name of the task. */
   readonly tasks: Readonly<Record<string, readonly ItemScore[]>>;
+  /** Of the dense model, what its head reads at the labels of each sequence: held-out ones, then windows. Otherwise empty. */
+  readonly states: readonly Float32Array<ArrayBuffer>[];
+  /** Of another model, how it agrees with the dense one at these labels. Otherwise empty. */
+  readonly agreement: readonly LabelAgreement[];
+}
+
+/** The dense model, for the measures of another one. */
+export interface MeasuredDense {
+  readonly states: Measured["states"];
+  readonly side: DenseSide;
+}
+
+/** A sequence that is read alone. */
+interface MeasuredRow {
+  readonly tokens: readonly number[];
+  readonly labels: readonly number[];
+  /** Tokens to which it is padded. */
+  readonly seq: number;
 }
 
 /**
@@ -137,57 +162,74 @@ export async function qualityData(
   };
 }
 
-/** Measures a model with masks and LoRA, or without. Sequences run one by one, which takes little memory. */
+/**
+ * Measures a model with masks and LoRA, or without. Sequences run one by one, which takes little memory.
+ *
+ * @throws CompressoError("numeric") where a loss on the text is not finite.
+ */
 export async function measureQuality(
   model: Model,
   { heldout: { heldout, heldoutLabels, seq }, text, tasks }: QualityData,
-  { adapters, signal, onProgress }: {
+  { adapters, dense = null, signal, onProgress }: {
     readonly adapters: Adapters;
+    /** The dense model that this one is compared with. Default: this is the dense one. */
+    readonly dense?: MeasuredDense | null;
     readonly signal: AbortSignal;
     /** Called with the share that is done, from 0 to 1. */
     readonly onProgress?: (share: number) => void;
   },
 ): Promise<Measured> {
-  const windows = text ? windowCount(text.tokens.length, text) : 0;
-  const questions = tasks.reduce((sum, { task }) => sum + task.questions.length, 0);
-  const whole = heldout.length + windows + questions, losses: WindowLoss[] = [];
-  for (const [row, ids] of heldout.entries()) {
-    const own = heldoutLabels[row] ?? [], tokens = new Uint32Array(seq);
-    const labels = new Int32Array(seq).fill(IGNORED_LABEL);
-    tokens.set(ids);
-    labels.set(own);
+  const rows = heldout.map((tokens, row): MeasuredRow => ({ tokens, labels: heldoutLabels[row] ?? [], seq }));
+  const windows = text ? windowRows(text) : [], sequences = [...rows, ...windows];
+  const whole = sequences.length + tasks.reduce((sum, { task }) => sum + task.questions.length, 0);
+  const losses: WindowLoss[] = [], states: Float32Array<ArrayBuffer>[] = [], agreement: LabelAgreement[] = [];
+  for (const [index, row] of sequences.entries()) {
+    const tokens = new Uint32Array(row.seq), labels = new Int32Array(row.seq).fill(IGNORED_LABEL);
+    tokens.set(row.tokens);
+    labels.set(row.labels);
+    const how = { batch: 1, adapters, signal };
     let nll = 0;
-    for (const loss of await model.tokenLosses(tokens, labels, { batch: 1, adapters, signal })) nll += loss;
-    losses.push({ nll, tokens: countLabels(own) });
+    if (dense) {
+      const kept = dense.states[index] ?? new Float32Array();
+      const found = await model.agreement(tokens, labels, { ...how, dense: dense.side, states: kept });
+      for (const loss of found.loss) nll += loss;
+      agreement.push(found);
+    } else {
+      const found = await model.lossesAndStates(tokens, labels, how);
+      for (const loss of found.losses) nll += loss;
+      states.push(found.states);
+    }
+    if (index >= rows.length && !Number.isFinite(nll)) throw notFinite(index - rows.length, nll);
+    losses.push({ nll, tokens: countLabels(row.labels) });
     onProgress?.(losses.length / whole);
   }
-  const { perWindow = [] } = text && windows > 0
-    ? await perplexity(model, text.tokens, {
-      window: text.window,
-      leading: text.leading,
-      maxWindows: windows,
-      batch: 1,
-      adapters,
-      signal,
-      onProgress: (done) => onProgress?.((heldout.length + done) / whole),
-    })
-    : {};
   const items: Record<string, readonly ItemScore[]> = {};
-  let before = heldout.length + windows;
+  let before = sequences.length;
   for (const { task, encoded } of tasks) {
     const onScored = (done: number): void => onProgress?.((before + done) / whole);
     items[task.name] = await scoreTask(model, task, { encoded, adapters, signal, onProgress: onScored });
     before += task.questions.length;
   }
   await model.release();
-  return { heldout: losses, text: perWindow, tasks: items };
+  return { heldout: losses.slice(0, rows.length), text: losses.slice(rows.length), tasks: items, states, agreement };
+}
+
+function notFinite(window: number, nll: number): CompressoError {
+  return refusal("numeric", "cannot measure perplexity", {
+    rule: "the loss of every token is finite",
+    value: `the sum of window ${window + 1} is ${nll}`,
+    fix: "check the model's weights, masks and LoRA",
+  });
 }
 
 /** Compares what was measured before and after pruning. */
 export function compareQuality(data: QualityData, before: Measured, after: Measured): QualityChange {
+  const rows = before.heldout.length, { text } = data;
+  const ofRows = agreementIn(after.agreement.slice(0, rows), 0);
+  const ofText = text && agreementIn(after.agreement.slice(rows), firstHalf(text));
   return {
-    heldout: lossChange(before.heldout, after.heldout, data.heldout.bytes),
-    text: data.text && lossChange(before.text, after.text, data.text.bytes),
+    heldout: lossChange(before.heldout, after.heldout, { bytes: data.heldout.bytes, agreement: ofRows }),
+    text: text && lossChange(before.text, after.text, { bytes: text.bytes, agreement: ofText }),
     tasks: Object.fromEntries(
       Object.entries(before.tasks).map(([name, items]) => {
         const other = after.tasks[name] ?? [];
@@ -197,11 +239,23 @@ export function compareQuality(data: QualityData, before: Measured, after: Measu
   };
 }
 
+/** The statistics of some sequences, without the first labels of each; null where nothing was compared. */
+function agreementIn(sequences: readonly LabelAgreement[], skipped: number): Agreement | null {
+  const column = (of: "divergence" | "isSame" | "dropped"): number[] =>
+    sequences.flatMap((one) => [...one[of].subarray(skipped)]);
+  return agreementOf({ divergence: column("divergence"), isSame: column("isSame"), dropped: column("dropped") });
+}
+
+/** Labels of a window up to the first token of its second half, which `fidelity` does not compare. */
+function firstHalf({ window, leading }: TextWindows): number {
+  return Math.floor(window / 2) + 1 - Math.max(1, leading.length);
+}
+
 /** Null where nothing was measured. */
 function lossChange(
   before: readonly WindowLoss[],
   after: readonly WindowLoss[],
-  bytes: number,
+  { bytes, agreement }: Pick<LossChange, "bytes" | "agreement">,
 ): LossChange | null {
   const labels = before.reduce((sum, { tokens }) => sum + tokens, 0);
   if (labels === 0) return null;
@@ -213,6 +267,7 @@ function lossChange(
     perplexity: { before: Math.exp(own), after: Math.exp(other) },
     bitsPerByte: bytes > 0 ? { before: bits(own), after: bits(other) } : null,
     difference: compareLosses(before, after),
+    agreement,
     labels,
     bytes,
     sequences: before.length,
@@ -232,7 +287,9 @@ function textData(model: Model, text: string): QualityData["text"] {
   const leading = leadingIds(model);
   checkLength(tokens.length, { window, stride: undefined, leading });
   const used = tokens.slice(0, (window - leading.length) * windowCount(tokens.length, { window, leading }));
-  return { tokens: used, window, leading, bytes: windowBytes(model, used, { window, leading }) };
+  const rows = windowRows({ tokens: used, window, leading }), { tokenizer } = model;
+  const bytes = tokenizer ? rows.reduce((sum, row) => sum + labelBytes(tokenizer, row.tokens, row.labels), 0) : 0;
+  return { tokens: used, window, leading, bytes };
 }
 
 /** Whole windows of so many tokens that are measured. */
@@ -240,16 +297,12 @@ function windowCount(tokens: number, { window, leading }: TextWindows): number {
   return Math.min(MOST_WINDOWS, Math.floor(tokens / (window - leading.length)));
 }
 
-function windowBytes(
-  { tokenizer }: Pick<Model, "tokenizer">,
-  tokens: readonly number[],
-  { window, leading }: TextWindows,
-): number {
-  let bytes = 0;
-  const own = window - leading.length, none = leading.map(() => IGNORED_LABEL);
-  for (let first = 0; tokenizer && first < tokens.length; first += own) {
-    const ids = tokens.slice(first, first + own);
-    bytes += labelBytes(tokenizer, [...leading, ...ids], [...none, ...ids]);
+/** Each window with its leading ids, which are not predicted; nor is a first token that nothing is before. */
+function windowRows({ tokens, window, leading }: TextWindows & { readonly tokens: readonly number[] }): MeasuredRow[] {
+  const own = window - leading.length, rows: MeasuredRow[] = [];
+  for (let first = 0; first < tokens.length; first += own) {
+    const ids = [...leading, ...tokens.slice(first, first + own)], unseen = Math.max(1, leading.length);
+    rows.push({ tokens: ids, labels: ids.map((id, at) => at < unseen ? IGNORED_LABEL : id), seq: window });
   }
-  return bytes;
+  return rows;
 }

@@ -4,6 +4,7 @@ import type { OriginFile } from "../slice/export_options.ts";
 import type { RunCard } from "../slice/model_card.ts";
 import type { LossChange, QualityChange } from "./quality.ts";
 import { stagesOf } from "./methods/stages.ts";
+import { fidelityText } from "./fidelity_text.ts";
 import { metricsOf, type TaskScore } from "../eval/metrics.ts";
 import type { ResolvedOptions } from "./options/options.ts";
 import type { VocabularySummary } from "./vocabulary.ts";
@@ -58,18 +59,21 @@ export function runCard(
   };
 }
 
-/** Loss, perplexity and bits per byte in words; nothing where none was measured. */
+/** Fidelity, loss, perplexity and bits per byte in words; nothing where none was measured. */
 function lossFacts(of: string, loss: LossChange | null): (readonly [string, string])[] {
   if (!loss) return [];
-  const { before, after, perplexity, bitsPerByte: bits, labels } = loss;
+  const { before, after, perplexity, bitsPerByte: bits, labels, agreement } = loss;
   const facts = [
     [`loss on ${of}`, after, before, ` (${shown(labels)} tokens)`, 3],
     [`perplexity on ${of}`, perplexity.after, perplexity.before, "", 2],
     ...(bits ? [[`bits per byte of ${of}`, bits.after, bits.before, "", 3] as const] : []),
   ] as const;
-  return facts.map(([name, now, then, of, digits]) =>
-    [name, `${now.toFixed(digits)}, before pruning ${then.toFixed(digits)}${of}`] as const
-  );
+  return [
+    ...(agreement ? [[`fidelity on ${of}`, fidelityText(agreement)] as const] : []),
+    ...facts.map(([name, now, then, of, digits]) =>
+      [name, `${now.toFixed(digits)}, before pruning ${then.toFixed(digits)}${of}`] as const
+    ),
+  ];
 }
 
 /** Name and value of the first number of a task. */

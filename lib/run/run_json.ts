@@ -60,12 +60,17 @@ const change = z.object({ before: number, after: number });
 const counts = z.object({ before: count, after: count });
 const difference = z.object({ difference: number, stderr: number, low: number, high: number });
 const bitsPerByte = z.object({ before: number, after: number, bytes: count });
+const agreement = z.object({
+  ...{ kl: number, klError: number, klMedian: number, kl99: number, top1: number },
+  ...{ tokens: count, dropped: number },
+});
 const lossChange = z.object({
   before: number,
   after: number,
   perplexity: change,
   bitsPerByte: change.nullable(),
   difference,
+  agreement: agreement.nullable().default(null),
   labels: count,
   bytes: count,
   sequences: count,

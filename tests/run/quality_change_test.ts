@@ -4,7 +4,7 @@ import { prune } from "../../mod.ts";
 import { ON_DISK } from "../../lib/run/prune.ts";
 import { pruneOn } from "../../lib/run/session.ts";
 import { CompressoError } from "../../lib/core/errors.ts";
-import { evaluateTasks, perplexity, rowPerplexity, type TaskRow } from "../../lib/eval/mod.ts";
+import { evaluateTasks, fidelity, perplexity, readReference, rowPerplexity, type TaskRow } from "../../lib/eval/mod.ts";
 import { compareLosses } from "../../lib/eval/compare.ts";
 import { labelBytes } from "../../lib/eval/text_bytes.ts";
 import { loadModelFrom } from "../../lib/model/mod.ts";
@@ -52,10 +52,23 @@ for (const method of ["flap", "gradual"] as const) {
         assert.equal(evaluation.tasks["boolq"]?.[when].exact_match, tasks["boolq"]?.exact_match);
         near(evaluation.tasks["piqa"]?.[when].acc, tasks["piqa"]?.acc ?? NaN, "piqa");
       }
+      const written = evaluation.text.agreement, reference = await readReference(model, TEXT, { window: 512 });
+      const { kl, top1, kl99, tokens: compared } = await fidelity(sliced, reference);
+      near(written?.kl, kl, "KL on the text");
+      near(written?.kl99, kl99, "99th percentile");
+      assert.deepEqual([written?.tokens, written?.dropped], [compared, 0]);
+      assert.ok(
+        Math.abs((written?.top1 ?? NaN) - top1) <= 2 / compared && kl > 1e-4,
+        `first choices: ${written?.top1}, ${top1}`,
+      );
+      assert.equal(rowLoss.agreement?.tokens, rowLoss.labels);
       const { difference: { difference, low, high } } = evaluation.text;
       near(difference, evaluation.text.after - evaluation.text.before, "difference");
       assert.ok(low < difference && difference < high);
-      const [rowLine, textLine, ...taskLines] = qualityLines(summary);
+      const [rowLine, rowsKept, textLine, textKept, ...taskLines] = qualityLines(summary);
+      for (const line of [rowsKept, textKept]) {
+        assert.match(line ?? "", /^ {12}keeps .* \d+\.\d % of [\d,]+ tokens; mean KL \d/);
+      }
       assert.match(rowLine ?? "", /^held out {4}loss .* perplexity .* bits per byte .* tokens of rows/);
       assert.match(textLine ?? "", /^text {8}loss \d\.\d+ → .*95 %: .* in \d+ windows$/);
       assert.match(
@@ -63,7 +76,15 @@ for (const method of ["flap", "gradual"] as const) {
         /^arc_easy {4}acc [\d.]+ → [\d.]+ %.*of 2 questions\npiqa[^]*\nboolq {7}exact_match [\d.]+ → /,
       );
       const card = await Deno.readTextFile(`${out}/model/README.md`);
-      for (const name of ["bits per byte of held-out rows", "perplexity on the text", "piqa"]) {
+      for (
+        const name of [
+          "fidelity on held-out rows",
+          "fidelity on the text",
+          "bits per byte of held-out rows",
+          "perplexity on the text",
+          "piqa",
+        ]
+      ) {
         assert.ok(card.includes(`| ${name}`), name);
       }
       if (method === "flap") {
@@ -124,6 +145,7 @@ Deno.test("a loss of more than 1.25 times that before is warned of, and no small
       perplexity: { before: 1, after: 1 },
       bitsPerByte: null,
       difference: { difference: after - 2, stderr: NaN, low: NaN, high: NaN },
+      agreement: null,
       labels: 5,
       bytes: 0,
       sequences: 1,

@@ -1,6 +1,7 @@
 // Lines about the quality of a model before and after pruning, and warnings where it got much worse.
 import { gapsOf, type PairedDifference } from "../../../lib/eval/compare.ts";
 import { metricsOf } from "../../../lib/eval/metrics.ts";
+import { fidelityText } from "../../../lib/run/fidelity_text.ts";
 import { LOSS_WARNING } from "../../../lib/run/evaluation.ts";
 import type { LossChange } from "../../../lib/run/quality.ts";
 import type { RunSummary } from "../../../lib/run/result.ts";
@@ -14,9 +15,15 @@ export function qualityLines({ heldoutLoss, evaluation: { text, tasks } }: Quali
     ...(heldoutLoss
       ? [
         lossLine("held out", heldoutLoss, `${formatCount(heldoutLoss.labels)} tokens of rows that were not trained on`),
+        ...fidelityLine(heldoutLoss),
       ]
       : []),
-    ...(text ? [lossLine("text", text, `${formatCount(text.labels)} tokens in ${text.sequences} windows`)] : []),
+    ...(text
+      ? [
+        lossLine("text", text, `${formatCount(text.labels)} tokens in ${text.sequences} windows`),
+        ...fidelityLine(text),
+      ]
+      : []),
     ...Object.entries(tasks).map(([task, { before, after, difference }]) => {
       const [{ name, value }] = metricsOf(after),
         [{ value: first }] = metricsOf(before),
@@ -69,6 +76,10 @@ function lossLine(
   }, perplexity ${change(perplexity.before, perplexity.after, 2)}${
     bits ? `, bits per byte ${change(bits.before, bits.after, 3)}` : ""
   }; ${on}`;
+}
+
+function fidelityLine({ agreement }: LossChange): string[] {
+  return agreement ? [`${" ".repeat(WIDTH)}${fidelityText(agreement)}`] : [];
 }
 
 /** The 95 % confidence interval of a difference; nothing if the difference has no interval. */

@@ -16,6 +16,8 @@ import { checkContext } from "../../data/encode_rows.ts";
 import { checkMemoryOptions } from "../options/check.ts";
 import type { MemoryPart } from "../../gpu/memory_parts.ts";
 import { bytesByPart } from "./parts.ts";
+import { createAgreementPass } from "../../nn/agreement.ts";
+import { createPass } from "../../nn/pass.ts";
 import { shareLayers } from "../../nn/weights.ts";
 import { loadModelFrom, Model } from "../../model/model.ts";
 import { calibrate } from "../methods/calibrate.ts";
@@ -35,7 +37,7 @@ export interface MemoryPlan {
   readonly peakBytes: number;
   /** Bytes at the peak by what they are for; they add up to it. */
   readonly parts: Readonly<Record<MemoryPart, number>>;
-  /** Bytes of the frozen weights alone, and peaks of training and of comparing the sliced with the masked model, which include them. */
+  /** Bytes of the frozen weights alone, and peaks of training and of comparing the pruned model with the masked and the dense one, which include them. */
   readonly stages: { readonly weights: number; readonly training: number; readonly verification: number };
   /** The largest storage buffer, and the size that the adapter allows for one. */
   readonly largestBuffer: { readonly label: string; readonly bytes: number; readonly limit: number };
@@ -151,6 +153,7 @@ async function planOn(
     adapters: { lora: { rank, alpha, targets, weights: zeroLora(distinct.spec, run.lora) } },
     ...verifyShape(run),
   });
+  rehearseMeasures(model, dense, run);
   const verification = measured(device);
   const peak = training.bytes >= verification.bytes ? training : verification;
   const buffers = [...training.uses, ...verification.uses].filter(({ kind }) => kind === "storage");
@@ -167,6 +170,13 @@ async function planOn(
     },
     excesses: device.excesses.map(({ parts }) => parts),
   };
+}
+
+/** Allocates what comparing the pruned model with the dense one takes on rows. */
+function rehearseMeasures(model: Model, dense: Model, { seq }: Pick<ResolvedMemory, "seq">): void {
+  using pass = createPass(model.device, model.weights, { batch: 1, seq });
+  const ids = model === dense ? null : Int32Array.from({ length: model.spec.vocab }, (_, id) => id);
+  using _agreement = createAgreementPass(pass, { weights: dense.weights, ids });
 }
 
 /** The model with a cut vocabulary; null if it is not cut. The whole embedding and head stay allocated. */

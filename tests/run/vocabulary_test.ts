@@ -156,6 +156,8 @@ Deno.test("with steps, LoRA is trained on the cut vocabulary, and the layers kee
       assert.ok(seconds.postfinetune > 0 && seconds.prune === 0 && seconds.finetune === 0);
       // Three steps change the model with the cut vocabulary; its bits per byte are those of the trained one.
       assert.ok(vocabulary?.heldout && heldoutLoss?.bitsPerByte && heldoutLoss.before !== heldoutLoss.after);
+      const { agreement } = heldoutLoss;
+      assert.ok(agreement && agreement.dropped > 0 && agreement.dropped < 1 && agreement.kl > 0, "cut tokens are told");
       const card = await Deno.readTextFile(`${out}/model/README.md`);
       assert.match(
         card,

@@ -20,7 +20,7 @@ import { HUNYUAN } from "./hunyuan.ts";
 import { LLAMA } from "./llama.ts";
 import { MINISTRAL, MISTRAL } from "./mistral.ts";
 import { NEMOTRON } from "./nemotron.ts";
-import { OLMO2 } from "./olmo2.ts";
+import { OLMO2, OLMO3 } from "./olmo2.ts";
 import { OPT } from "./opt.ts";
 import { PHI } from "./phi.ts";
 import { PHI3 } from "./phi3.ts";
@@ -46,6 +46,7 @@ export const FAMILIES: readonly Family[] = [
   GRANITE,
   GRANITE_HYBRID,
   OLMO2,
+  OLMO3,
   EXAONE4,
   ARCEE,
   GLM,

@@ -19,6 +19,7 @@ const ARCH: GgufArch = {
 export const ARCEE = family({
   type: "arcee",
   label: "Arcee",
+  about: "an FFN of ReLU² without gate",
   architecture: "ArceeForCausalLM",
   defaults: { max_position_embeddings: 4096, rms_norm_eps: 1e-5 },
   ids: { bos: 128000, eos: 128001 },

@@ -62,6 +62,7 @@ export const COHERE = family({
   ...SHARED,
   type: "cohere",
   label: "Cohere",
+  about: "LayerNorm without bias, parallel",
   architecture: "CohereForCausalLM",
   rope: { base: 500_000 },
   keys: { ...KEYS, use_qk_norm: flag },
@@ -82,6 +83,7 @@ export const COHERE2 = family({
   ...SHARED,
   type: "cohere2",
   label: "Cohere 2",
+  about: "the same, windows or no RoPE",
   architecture: "Cohere2ForCausalLM",
   keys: { ...KEYS, sliding_window_pattern: z.int().positive().nullish() },
   read: (config) => ({

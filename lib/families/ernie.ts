@@ -15,6 +15,7 @@ const ARCH: GgufArch = {
 export const ERNIE = family({
   type: "ernie4_5",
   label: "ERNIE 4.5",
+  about: "RoPE turns neighbours",
   architecture: "Ernie4_5ForCausalLM",
   defaults: {
     num_key_value_heads: 2,

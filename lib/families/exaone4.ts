@@ -32,6 +32,7 @@ const noWindowAlone: Limit = ({ layers }) =>
 export const EXAONE4 = family({
   type: "exaone4",
   label: "EXAONE 4",
+  about: "norms of outputs, windows or no RoPE",
   architecture: "Exaone4ForCausalLM",
   defaults: { num_key_value_heads: 32, rms_norm_eps: 1e-5, sliding_window: 4096 },
   ids: { bos: 0 },

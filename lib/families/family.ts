@@ -101,8 +101,10 @@ export interface RopeRules {
   readonly base?: number;
   /** A part of each head may rotate. */
   readonly isPartial?: true;
-  /** Layers with a window have a RoPE without scaling, and this base where the configuration says none. */
-  readonly localBase?: number;
+  /**
+   * Layers with a window have a RoPE without scaling, and this base where the configuration says none; "same" stands for that of the other layers.
+   */
+  readonly localBase?: number | "same";
   /** "dynamic" with `alpha` stretches the base, whatever the length of the text. */
   readonly hasAlpha?: true;
   /** LongRoPE is the only scaling; the original context where the configuration says none. */
@@ -161,6 +163,8 @@ export interface Family {
   readonly type: string;
   /** Its name in texts. */
   readonly label: string;
+  /** What its models have that LLaMA's do not, in a few words of the guide. */
+  readonly about?: string;
   /** The class of transformers, as `architectures` names it. */
   readonly architecture: string;
   /** Model types around its `text_config` that are read. */

@@ -123,7 +123,7 @@ const FEATURES = {
   scaling: {
     usual: "none",
     of: (spec) => spec.positions ? "none" : spec.rope.scaling.kind,
-    words: { none: "RoPE without scaling", factors: "RoPE scaled by factors", longrope: "LongRoPE" },
+    words: { none: "RoPE without scaling", factors: "RoPE scaled by factors", longrope: "LongRoPE", yarn: "YaRN" },
     label: "RoPE with the scaling",
   },
   partialRope: {

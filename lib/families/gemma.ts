@@ -44,7 +44,7 @@ function queryScalar({ headDim, scales }: DecoderSpec): number | null {
 }
 
 /** The window is that of the layers with a RoPE of their own. */
-const localWindows: Limit = ({ layers }) => {
+export const localWindows: Limit = ({ layers }) => {
   const local = layers.filter(({ rope }) => rope === "local");
   const isOther = layers.some(({ rope, window }) => rope !== "local" && window !== undefined);
   if (!isOther && new Set(local.map(({ window }) => window)).size <= 1) return null;
@@ -61,10 +61,13 @@ const regularWindows: Limit = ({ layers }) =>
     ? { rule: "needs a window in all layers but each n-th", value: windowsShown(layers) }
     : null;
 
-const regularLocals: Limit = ({ layers }) =>
-  slidingPeriod(layers, GEMMA3_PERIOD) === null
-    ? { rule: "needs a RoPE of their own in all layers but each n-th", value: windowsShown(layers) }
-    : null;
+/** Layers with a RoPE of their own are all but each n-th; `usual` is the n of most models. */
+export function regularLocals(usual: number): Limit {
+  return ({ layers }) =>
+    slidingPeriod(layers, usual) === null
+      ? { rule: "needs a RoPE of their own in all layers but each n-th", value: windowsShown(layers) }
+      : null;
+}
 
 /** The factor of the embedding follows from the hidden size. */
 function scales({ hidden_size: hidden }: Config, headDim: number, scalar?: number | null): DecoderSpec["scales"] {
@@ -133,7 +136,7 @@ const GEMMA3_ARCH: GgufArch = {
   attentionScale: FACTOR3,
   windows: { period: GEMMA3_PERIOD, window: 0, hasLocalRope: true },
   holds: { ...GGUF_HOLDS, normPlaces: ["both"], qkNorm: ["head"], localRope: ["set"], windows: ONE_WINDOW },
-  limits: [scaledEmbedding, alike, localWindows, regularLocals],
+  limits: [scaledEmbedding, alike, localWindows, regularLocals(GEMMA3_PERIOD)],
   read: (keys, basis) => ({
     activation: "gelu_tanh",
     normPlaces: "both",
@@ -147,6 +150,7 @@ const GEMMA3_ARCH: GgufArch = {
 export const GEMMA = family({
   type: "gemma",
   label: "Gemma",
+  about: "GELU, scaled embedding",
   architecture: "GemmaForCausalLM",
   defaults: { ...DEFAULTS, num_key_value_heads: 16, max_position_embeddings: 8192 },
   ids: IDS,
@@ -205,6 +209,7 @@ const LATER_LIMITS = [alike, scaledEmbedding, hasScalar, headsDivideHidden];
 export const GEMMA2 = family({
   type: "gemma2",
   label: "Gemma 2",
+  about: "norms of outputs too, soft caps, windows",
   architecture: "Gemma2ForCausalLM",
   names: ACTIVATION,
   defaults: {
@@ -242,6 +247,7 @@ export const GEMMA2 = family({
 export const GEMMA3 = family({
   type: "gemma3_text",
   label: "Gemma 3",
+  about: "norms of outputs too, two RoPEs, windows",
   architecture: "Gemma3ForCausalLM",
   wrappers: ["gemma3"],
   names: ACTIVATION,

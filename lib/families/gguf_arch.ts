@@ -65,7 +65,13 @@ export interface GgufArch extends Fit {
    * Layers with a window, which llama.cpp computes: all but each `period`-th, and the window, where the file does not say it. Other architectures
    * ignore windows.
    */
-  readonly windows?: { readonly period: number; readonly window: number; readonly hasLocalRope?: true };
+  readonly windows?: {
+    readonly period: number;
+    readonly window: number;
+    readonly hasLocalRope?: true;
+    /** A file without the window's key has none. The local RoPE then has the base of the other layers where the file says none. */
+    readonly isOptional?: true;
+  };
   /** Whether a layer has no RoPE, by its index and whether it has the window; no key of the file says it. */
   readonly skipsRope?: (layer: number, slides: boolean) => boolean;
   /** llama.cpp's factor of q·k where it takes none from the file and the model's goes into the weights. */

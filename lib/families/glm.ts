@@ -23,6 +23,7 @@ const ARCH: GgufArch = {
 export const GLM = family({
   type: "glm",
   label: "GLM",
+  about: "biases of q, k and v, partial RoPE",
   architecture: "GlmForCausalLM",
   defaults: {
     num_key_value_heads: 2,

@@ -26,6 +26,7 @@ const ARCH: GgufArch = {
 export const GLM4 = family({
   type: "glm4",
   label: "GLM-4",
+  about: "norms before and after, partial RoPE",
   architecture: "Glm4ForCausalLM",
   defaults: {
     num_key_value_heads: 2,

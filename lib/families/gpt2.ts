@@ -23,6 +23,7 @@ const ARCH: GgufArch = {
 export const GPT2 = family({
   type: "gpt2",
   label: "GPT-2",
+  about: "learned positions, GELU without gate",
   architecture: "GPT2LMHeadModel",
   names: {
     hidden_act: "activation_function",

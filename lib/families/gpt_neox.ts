@@ -36,6 +36,7 @@ const ARCH: GgufArch = {
 export const GPT_NEOX = family({
   type: "gpt_neox",
   label: "GPT-NeoX (Pythia)",
+  about: "parallel residual, partial RoPE",
   architecture: "GPTNeoXForCausalLM",
   names: { rms_norm_eps: "layer_norm_eps", partial_rotary_factor: "rotary_pct", rope_theta: "rotary_emb_base" },
   defaults: {

@@ -80,6 +80,7 @@ export function graniteKeys(spec: DecoderSpec): Json {
 export const GRANITE = family({
   type: "granite",
   label: "Granite",
+  about: "factors of embedding, scores, layers, logits",
   architecture: "GraniteForCausalLM",
   keys: GRANITE_KEYS,
   read: graniteParts,

@@ -16,6 +16,7 @@ const ropeIsAlike: Limit = ({ layers }) => {
 export const GRANITE_HYBRID = family({
   type: "granitemoehybrid",
   label: "Granite 4 (dense)",
+  about: "as Granite, with RoPE or without",
   architecture: "GraniteMoeHybridForCausalLM",
   // Its intermediate_size is that of experts; its layer types have other names.
   names: {
@@ -53,6 +54,8 @@ export const GRANITE_HYBRID = family({
       ...graniteKeys(spec),
       num_local_experts: 0,
       num_experts_per_tok: 0,
+      // It has to divide twice the hidden dims, without Mamba layers too.
+      mamba_n_heads: 1,
       position_embedding_type: spec.layers[0]?.rope === "none" ? null : "rope",
       block_types: spec.layers.map(() => "full_attention"),
     }),

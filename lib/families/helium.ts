@@ -6,6 +6,7 @@ import { alike, headsFillHidden, readAsNeighbours } from "./fit.ts";
 export const HELIUM = family({
   type: "helium",
   label: "Helium",
+  about: "RoPE turns neighbours",
   architecture: "HeliumForCausalLM",
   defaults: { num_key_value_heads: 20, head_dim: 128, max_position_embeddings: 4096, rms_norm_eps: 1e-8 },
   ids: { pad: 3 },

@@ -18,6 +18,7 @@ const ARCH: GgufArch = {
 export const HUNYUAN = family({
   type: "hunyuan_v1_dense",
   label: "HunYuan (dense)",
+  about: "norms of q and k after RoPE",
   architecture: "HunYuanDenseV1ForCausalLM",
   defaults: { rms_norm_eps: 1e-5 },
   ids: { pad: 0 },

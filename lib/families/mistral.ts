@@ -10,6 +10,7 @@ const HOLDS = { scaling: true, fused: true } as const;
 export const MISTRAL = family({
   type: "mistral",
   label: "Mistral",
+  about: "a sliding window in all layers, or none",
   architecture: "MistralForCausalLM",
   wrappers: ["mistral3"],
   defaults: DEFAULTS,
@@ -26,6 +27,7 @@ export const MISTRAL = family({
 export const MINISTRAL = family({
   type: "ministral",
   label: "Ministral",
+  about: "a sliding window in some layers",
   architecture: "MinistralForCausalLM",
   defaults: DEFAULTS,
   read: (config) => ({ layer: windowLayer(config) }),

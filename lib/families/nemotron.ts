@@ -1,6 +1,6 @@
 // Nemotron, Minitron: LayerNorm whose weights are stored without 1, an FFN of ReLU² without gate; a part of each head rotates.
 import { family } from "./family.ts";
-import { alike, UNSCALED_OR_LINEAR, untied } from "./fit.ts";
+import { alike, headsFillHidden, UNSCALED_OR_LINEAR, untied } from "./fit.ts";
 import type { GgufArch } from "./gguf_arch.ts";
 import { attentionBiases, biasKeys, flag, partialRopeKeys, ungatedBiases } from "./shared.ts";
 
@@ -12,7 +12,7 @@ const ARCH: GgufArch = {
   layerNorm: true,
   partialRope: true,
   holds: { ...HOLDS, attentionBiases: true, ffnBiases: true, windows: true, scaling: UNSCALED_OR_LINEAR },
-  limits: [alike, untied],
+  limits: [alike, headsFillHidden, untied],
   read: () => ({ ...PARTS, activation: "relu2" }),
 };
 
@@ -20,6 +20,7 @@ const ARCH: GgufArch = {
 export const NEMOTRON = family({
   type: "nemotron",
   label: "Nemotron",
+  about: "LayerNorm, ReLU² without gate",
   architecture: "NemotronForCausalLM",
   names: { rms_norm_eps: "norm_eps" },
   defaults: { max_position_embeddings: 4096, rms_norm_eps: 1e-5, partial_rotary_factor: 0.5 },

@@ -14,6 +14,7 @@ const OFFSET = 2;
 export const OPT = family({
   type: "opt",
   label: "OPT",
+  about: "LayerNorm, learned positions, no gate",
   architecture: "OPTForCausalLM",
   names: { intermediate_size: "ffn_dim", hidden_act: "activation_function" },
   defaults: { tie_word_embeddings: true },

@@ -41,6 +41,7 @@ const ARCH: GgufArch = {
 export const PHI = family({
   type: "phi",
   label: "Phi-2",
+  about: "one norm for attention and FFN",
   architecture: "PhiForCausalLM",
   names: { rms_norm_eps: "layer_norm_eps" },
   defaults: { rms_norm_eps: 1e-5, partial_rotary_factor: 0.5 },

@@ -36,6 +36,7 @@ const countsFactors: Limit = (spec) => {
 export const PHI3 = family({
   type: "phi3",
   label: "Phi-3",
+  about: "fused matrices, LongRoPE",
   architecture: "Phi3ForCausalLM",
   defaults: { max_position_embeddings: 4096, rms_norm_eps: 1e-5 },
   ids: { eos: 32000 },

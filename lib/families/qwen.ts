@@ -50,6 +50,7 @@ function withOneOfEach(layer: LayerSpec): LayerSpec {
 export const QWEN2 = family({
   type: "qwen2",
   label: "Qwen2",
+  about: "biases of q, k and v",
   architecture: "Qwen2ForCausalLM",
   defaults: DEFAULTS,
   ids: IDS,
@@ -69,6 +70,7 @@ export const QWEN2 = family({
 export const QWEN3 = family({
   type: "qwen3",
   label: "Qwen3",
+  about: "RMSNorm of each q and k head",
   architecture: "Qwen3ForCausalLM",
   defaults: { ...DEFAULTS, head_dim: 128 },
   ids: IDS,

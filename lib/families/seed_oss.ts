@@ -18,6 +18,7 @@ const ARCH: GgufArch = {
 export const SEED_OSS = family({
   type: "seed_oss",
   label: "Seed-OSS",
+  about: "biases of q, k and v",
   architecture: "SeedOssForCausalLM",
   defaults: { num_key_value_heads: 8, head_dim: 128, max_position_embeddings: 524288, attention_bias: true },
   ids: { bos: 0, pad: 1 },

@@ -42,6 +42,7 @@ function hasRope(
 export const SMOLLM3 = family({
   type: "smollm3",
   label: "SmolLM3",
+  about: "layers without RoPE",
   architecture: "SmolLM3ForCausalLM",
   defaults: { num_key_value_heads: 4, max_position_embeddings: 32768, tie_word_embeddings: true },
   ids: { bos: 128000, eos: 128001 },

@@ -35,6 +35,7 @@ const ARCH: GgufArch = {
 export const STABLELM = family({
   type: "stablelm",
   label: "StableLM",
+  about: "LayerNorm, partial RoPE",
   architecture: "StableLmForCausalLM",
   names: { rms_norm_eps: "layer_norm_eps" },
   defaults: {

@@ -27,6 +27,7 @@ const ARCH: GgufArch = {
 export const STARCODER2 = family({
   type: "starcoder2",
   label: "StarCoder2",
+  about: "LayerNorm, biases, GELU without gate",
   architecture: "Starcoder2ForCausalLM",
   names: { rms_norm_eps: "norm_epsilon" },
   defaults: {

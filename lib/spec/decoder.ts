@@ -11,6 +11,18 @@ export type RopeScaling =
     readonly highFreqFactor: number;
     readonly originalMaxPosition: number;
   }
+  /**
+   * YaRN (Peng et al. 2023): frequencies that turn at most `betaSlow` times in `originalMaxPosition` positions are divided by the factor, those that
+   * turn at least `betaFast` times are kept. cos and sin are multiplied by `attention`.
+   */
+  | {
+    readonly kind: "yarn";
+    readonly factor: number;
+    readonly betaFast: number;
+    readonly betaSlow: number;
+    readonly attention: number;
+    readonly originalMaxPosition: number;
+  }
   /** One divisor for each of the `ropeDims` / 2 frequencies, as GGUF stores it in `rope_freqs.weight`. */
   | { readonly kind: "factors"; readonly factors: readonly number[] }
   /**

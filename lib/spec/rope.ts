@@ -11,7 +11,7 @@ export function ropeFrequencies(
   positions = 0,
 ): Float64Array<ArrayBuffer> {
   const { rope: { base, scaling } } = spec, dims = ropeDims(spec), half = dims / 2;
-  const factors = divisors(scaling, positions);
+  const factors = divisors(scaling, positions), ramp = scaling.kind === "yarn" ? yarnRamp(scaling, base, dims) : null;
   if (factors && factors.length !== half) {
     refuse("input", "cannot use the RoPE factors", {
       rule: `one factor for each of the ${half} frequencies, half of the dims that rotate`,
@@ -28,6 +28,10 @@ export function ropeFrequencies(
       case "factors":
       case "longrope":
         return frequency / (factors?.[i] ?? 1);
+      case "yarn": {
+        const share = ramp?.(i) ?? 0;
+        return share * frequency / scaling.factor + (1 - share) * frequency;
+      }
       case "llama3": {
         // Wavelengths up to `short` are kept, those from `long` are scaled by the factor, and those in between are
         // interpolated.
@@ -41,6 +45,23 @@ export function ropeFrequencies(
       }
     }
   });
+}
+
+/** The factor of cos and sin. */
+export function ropeAttention({ scaling }: DecoderSpec["rope"]): number {
+  return scaling.kind === "longrope" || scaling.kind === "yarn" ? scaling.attention : 1;
+}
+
+/** The share of the divided frequency in that of pair i: it grows from 0 to 1 between two whole pairs. */
+function yarnRamp(
+  { betaFast, betaSlow, originalMaxPosition }: Extract<RopeScaling, { kind: "yarn" }>,
+  base: number,
+  dims: number,
+): (pair: number) => number {
+  const pairOf = (turns: number): number =>
+    dims * Math.log(originalMaxPosition / (turns * 2 * Math.PI)) / (2 * Math.log(base));
+  const low = Math.max(0, Math.floor(pairOf(betaFast))), high = Math.min(dims - 1, Math.ceil(pairOf(betaSlow)));
+  return (pair) => Math.min(1, Math.max(0, (pair - low) / Math.max(0.001, high - low)));
 }
 
 /** The divisors of the frequencies for a sequence of `positions` tokens; null for scaling by a rule. */
@@ -63,8 +84,7 @@ export function localRope(
  * its factors by `positions`, as llama.cpp does by the size of its context.
  */
 export function ropeTable(spec: Pick<DecoderSpec, "headDim" | "rope">, positions: number): Float32Array<ArrayBuffer> {
-  const frequencies = ropeFrequencies(spec, positions), { scaling } = spec.rope;
-  const size = scaling.kind === "longrope" ? scaling.attention : 1;
+  const frequencies = ropeFrequencies(spec, positions), size = ropeAttention(spec.rope);
   const table = new Float32Array(positions * frequencies.length * 2);
   let at = 0;
   for (let position = 0; position < positions; position++) {

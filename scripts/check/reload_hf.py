@@ -38,13 +38,13 @@ def compare_logits(model, path, tolerance, failures, figures):
             failures.append(f"{name} differ by {relative:.2e}")
 
 
-def compare_perplexity(model, options, failures, figures):
+def compare_perplexity(model, folder, options, failures, figures):
     expected, windows = options.perplexity, options.max_windows
     if options.eval:
         with open(options.eval, encoding="utf-8") as file:
             evaluation = json.load(file)
         expected, windows = evaluation["perplexity"], evaluation["windows"]
-    tokenizer = load_tokenizer(options.folder, trust_remote_code=True)
+    tokenizer = load_tokenizer(folder, trust_remote_code=True)
     found = perplexity(model, tokenizer, read_text(options.text, options.limit_chars), options.window, windows)
     percent = 100 * (expected / found["perplexity"] - 1)
     figures.append(
@@ -59,8 +59,8 @@ def compare_perplexity(model, options, failures, figures):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("folder", help="Hugging Face folder; its own modelling code is trusted")
-    parser.add_argument("--logits", help="JSON of dump_logits.ts: {tokens, logits}")
+    parser.add_argument("folder", nargs="+", help="Hugging Face folders; their own modelling code is trusted")
+    parser.add_argument("--logits", help="JSON of dump_logits.ts: {tokens, logits}; {} in its path stands for the folder")
     parser.add_argument("--text", help="UTF-8 text to measure the perplexity on")
     parser.add_argument("--eval", help="JSON with our perplexity and windows, as 'eval --json' prints it")
     parser.add_argument("--perplexity", type=float, default=math.nan, help="our perplexity, in place of --eval")
@@ -78,19 +78,23 @@ def main():
     if wants_perplexity != bool(options.text):
         parser.error("--text goes with --eval or --perplexity")
 
+    return max([check(folder, options, wants_perplexity) for folder in options.folder])
+
+
+def check(folder, options, wants_perplexity):
     failures, figures = [], []
     try:
-        model = load_model(options.folder, trust_remote_code=True)
+        model = load_model(folder, trust_remote_code=True)
         if options.double:
             model = model.double()
         figures.append(f"{type(model).__name__}, {sum(weight.numel() for weight in model.parameters())} parameters")
         if options.logits:
-            compare_logits(model, options.logits, options.logit_tolerance, failures, figures)
+            compare_logits(model, options.logits.replace("{}", folder), options.logit_tolerance, failures, figures)
         if wants_perplexity:
-            compare_perplexity(model, options, failures, figures)
+            compare_perplexity(model, folder, options, failures, figures)
     except Exception as error:  # whatever transformers raises on a folder is what this check is for
         failures.append(f"{type(error).__name__}: {error}".replace("\n", " "))
-    print(f"FAIL {'; '.join(failures)} | {'; '.join(figures)}" if failures else f"PASS {'; '.join(figures)}")
+    print(f"FAIL {'; '.join(failures)} | {'; '.join(figures)}" if failures else f"PASS {'; '.join(figures)}", flush=True)
     return 1 if failures else 0
 
 

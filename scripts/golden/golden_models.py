@@ -285,7 +285,7 @@ MODELS |= {
     "nemotron": {
         "dtype": torch.float32, "old": None, "shard": None, "seed": 1054,
         "config": lambda: AutoConfig.for_model(
-            "nemotron", hidden_size=38, num_attention_heads=3, num_key_value_heads=1, head_dim=14, intermediate_size=61,
+            "nemotron", hidden_size=42, num_attention_heads=3, num_key_value_heads=1, head_dim=14, intermediate_size=61,
             num_hidden_layers=2, vocab_size=73, max_position_embeddings=128, norm_eps=1e-4,
             rope_parameters={"rope_type": "default", "rope_theta": 1000.0, "partial_rotary_factor": 0.3}, **COMMON),
     },
@@ -358,6 +358,17 @@ MODELS |= {
             num_hidden_layers=3, vocab_size=73, max_position_embeddings=128, layer_norm_eps=1e-3, logit_scale=0.375,
             sliding_window=9, layer_types=["sliding_attention", "full_attention", "sliding_attention"],
             rope_parameters={"rope_type": "default", "rope_theta": 500.0}, **COMMON),
+    },
+    # Norms of outputs and of q and k as wholes; windows and RoPE without scaling in some layers, YaRN in the others.
+    "olmo3": {
+        "dtype": torch.float32, "old": None, "shard": None, "seed": 1063,
+        "config": lambda: AutoConfig.for_model(
+            "olmo3", hidden_size=42, num_attention_heads=3, num_key_value_heads=1, intermediate_size=47,
+            num_hidden_layers=3, vocab_size=73, max_position_embeddings=128, rms_norm_eps=1e-3, sliding_window=9,
+            layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+            rope_parameters={"full_attention": {"rope_type": "yarn", "factor": 4.0, "rope_theta": 500.0,
+                                                "original_max_position_embeddings": 16},
+                             "sliding_attention": {"rope_type": "default", "rope_theta": 500.0}}, **COMMON),
     },
 }
 

@@ -279,6 +279,29 @@ const CONFIGS: readonly (readonly [string, Readonly<Record<string, unknown>>, Pa
     rope: { base: 640, scaling: { kind: "none" } },
   }],
   ["hunyuan_v1_dense", { rope_scaling: { type: "dynamic", factor: 2 } }, null],
+  // transformers: get_mscale(4, 2) / get_mscale(4, 0.5)
+  ["llama", { rope_scaling: { type: "yarn", factor: 4, mscale: 2, mscale_all_dim: 0.5, beta_fast: 8 } }, {
+    rope: {
+      base: 12345,
+      scaling: {
+        kind: "yarn",
+        factor: 4,
+        betaFast: 8,
+        betaSlow: 1,
+        attention: (0.2 * Math.log(4) + 1) / (0.05 * Math.log(4) + 1),
+        originalMaxPosition: 128,
+      },
+    },
+  }],
+  ["olmo3", { vocab_size: 60000, num_hidden_layers: 4, sliding_window: 9, rope_theta: undefined }, {
+    layers: [true, true, true, false].map((slides) => ({
+      heads: 4,
+      kvHeads: 2,
+      ffn: 33,
+      ...slides ? { window: 9, rope: "local" as const } : {},
+    })),
+    rope: { base: 500_000, localBase: 500_000, scaling: { kind: "none" } },
+  }],
   ["cohere", { vocab_size: 256000 }, {
     norm: "layer_no_bias",
     parallel: "shared",

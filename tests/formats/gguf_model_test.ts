@@ -217,8 +217,8 @@ const REFUSED: readonly (readonly [string, (model: ReturnType<typeof parts>) => 
   ],
   [
     "another scaling",
-    ({ metadata }) => metadata.set("llama.rope.scaling.type", "yarn"),
-    { value: "yarn" },
+    ({ metadata }) => metadata.set("llama.rope.scaling.type", "ntk"),
+    { value: "ntk" },
   ],
   [
     "a token id outside the vocabulary",

@@ -353,8 +353,8 @@ const REFUSED: readonly (readonly [Record<string, unknown>, Refusal])[] = [
   [{ eos_token_id: "2" }, { value: "eos_token_id" }],
   [{ bos_token_id: 99 }, { value: "bos_token_id" }],
   [
-    { rope_scaling: { rope_type: "yarn", factor: 4 } },
-    { value: ["rope_scaling.rope_type", '"yarn"'], names: "llama3" },
+    { rope_scaling: { rope_type: "ntk", factor: 4 } },
+    { value: ["rope_scaling.rope_type", '"ntk"'], names: "llama3" },
   ],
   [{ rope_scaling: { type: "dynamic", factor: 4 } }, { value: ["rope_scaling.type", '"dynamic"'] }],
   [

@@ -15,7 +15,16 @@ import { neighbourRow, ropeFrequencies } from "../../spec/rope.ts";
 import type { FileSystem, Staged } from "../../files/system.ts";
 import { type GgufArch, slidingPeriod } from "../../families/gguf_arch.ts";
 import { fusedGgufName, fusedTensors, joined } from "../fused.ts";
-import { ATTENTION_KEY, LOCAL_BASE_KEY, MORE_EOS_KEY, ORIGINAL_KEY, WINDOW_KEY, WINDOW_PATTERN_KEY } from "./spec.ts";
+import {
+  ATTENTION_KEY,
+  BETA_FAST_KEY,
+  BETA_SLOW_KEY,
+  LOCAL_BASE_KEY,
+  MORE_EOS_KEY,
+  ORIGINAL_KEY,
+  WINDOW_KEY,
+  WINDOW_PATTERN_KEY,
+} from "./spec.ts";
 import {
   epsKey,
   type GgufName,
@@ -171,7 +180,8 @@ function modelMetadata(
     metadata.set(`${arch}.rope.freq_base`, float(spec.rope.base));
   }
   const [window] = slidingWindows(spec);
-  if (windows) {
+  const isLocal = spec.layers.some(({ rope }) => rope === "local");
+  if (windows && (!windows.isOptional || isLocal)) {
     metadata.set(`${arch}.${WINDOW_KEY}`, window ?? spec.maxPosition);
     const period = slidingPeriod(spec.layers, windows.period);
     if (period !== null && period !== windows.period) metadata.set(`${arch}.${WINDOW_PATTERN_KEY}`, period);
@@ -187,6 +197,16 @@ function modelMetadata(
   if (spec.rope.scaling.kind === "linear") {
     metadata.set(`${arch}.rope.scaling.type`, "linear");
     metadata.set(`${arch}.rope.scaling.factor`, float(spec.rope.scaling.factor));
+  }
+  if (spec.rope.scaling.kind === "yarn") {
+    const { factor, betaFast, betaSlow, attention, originalMaxPosition } = spec.rope.scaling;
+    metadata.set(`${arch}.rope.scaling.type`, "yarn");
+    metadata.set(`${arch}.rope.scaling.factor`, float(factor));
+    metadata.set(`${arch}.${BETA_FAST_KEY}`, float(betaFast));
+    metadata.set(`${arch}.${BETA_SLOW_KEY}`, float(betaSlow));
+    metadata.set(`${arch}.${ORIGINAL_KEY}`, originalMaxPosition);
+    // llama.cpp multiplies it by that which YaRN implies.
+    metadata.set(`${arch}.${ATTENTION_KEY}`, float(attention / (1 + 0.1 * Math.log(factor))));
   }
   if (spec.rope.scaling.kind === "longrope") {
     const { attention, originalMaxPosition } = spec.rope.scaling;

@@ -23,6 +23,9 @@ export const MORE_EOS_KEY = "tokenizer.compresso_eos_ids";
 /** Keys of LongRoPE, after the prefix `arch.`: the factor of cos and sin, and the original context. */
 export const ATTENTION_KEY = "rope.scaling.attn_factor", ORIGINAL_KEY = "rope.scaling.original_context_length";
 
+/** Keys of YaRN, after the prefix `arch.`. */
+export const BETA_FAST_KEY = "rope.scaling.yarn_beta_fast", BETA_SLOW_KEY = "rope.scaling.yarn_beta_slow";
+
 /** Keys of attention windows, after the prefix `arch.`. */
 export const WINDOW_KEY = "attention.sliding_window", WINDOW_PATTERN_KEY = "attention.sliding_window_pattern";
 
@@ -62,12 +65,15 @@ export async function ggufSpec(file: GgufFile): Promise<{ readonly spec: Decoder
   }
   const hidden = keys.size(own("embedding_length"));
   const maxPosition = keys.size(own("context_length"));
-  const { window, slides } = windowsOf(file, { arch, maxPosition }), hasLocal = arch.windows?.hasLocalRope;
+  const { window, slides } = windowsOf(file, { arch, maxPosition }), { hasLocalRope, isOptional } = arch.windows ?? {};
   const layers = layersOf(file, arch.arch).map((layer, index) => ({
     ...withWindow(layer, slides(index) ? window : undefined),
-    ...hasLocal && slides(index) ? { rope: "local" as const } : {},
+    ...hasLocalRope && slides(index) ? { rope: "local" as const } : {},
     ...arch.skipsRope?.(index, slides(index)) ? { rope: "none" as const } : {},
   }));
+  const hasLocal = hasLocalRope && (!isOptional || layers.some(({ rope }) => rope === "local"));
+  const base = metadata.has(own("rope.freq_base")) ? keys.decimal(own("rope.freq_base")) : 10000;
+  const localBase = isOptional ? base : LOCAL_BASE;
   const firstHeads = layers[0]?.heads ?? 0;
   const headDim = metadata.has(own("attention.key_length"))
     ? keys.size(own("attention.key_length"))
@@ -114,10 +120,10 @@ export async function ggufSpec(file: GgufFile): Promise<{ readonly spec: Decoder
     layers,
     normEps: keys.decimal(own(epsKey(arch))),
     rope: {
-      base: metadata.has(own("rope.freq_base")) ? keys.decimal(own("rope.freq_base")) : 10000,
+      base,
       scaling: await ropeScaling(file, { arch, dims, maxPosition }),
       ...hasLocal
-        ? { localBase: metadata.has(own(LOCAL_BASE_KEY)) ? keys.decimal(own(LOCAL_BASE_KEY)) : LOCAL_BASE }
+        ? { localBase: metadata.has(own(LOCAL_BASE_KEY)) ? keys.decimal(own(LOCAL_BASE_KEY)) : localBase }
         : {},
       ...dims < headDim ? { dims } : {},
     },
@@ -266,8 +272,26 @@ async function ropeScaling(
       originalMaxPosition,
     };
   }
+  if (type === "yarn") {
+    const decimal = (key: string, fallback: number): number => {
+      const value = file.metadata.has(own(key)) ? keys.decimal(own(key)) : fallback;
+      keys.check(own(key), value, (value) => value > 0, "a number above 0");
+      return value;
+    };
+    const factor = keys.decimal(own("rope.scaling.factor")), original = keys.number(own(ORIGINAL_KEY), maxPosition);
+    keys.check(own("rope.scaling.factor"), factor, (value) => value > 0, "a number above 0");
+    keys.check(own(ORIGINAL_KEY), original, (value) => Number.isInteger(value) && value > 0, "a whole number above 0");
+    return {
+      kind: "yarn",
+      factor,
+      betaFast: decimal(BETA_FAST_KEY, 32),
+      betaSlow: decimal(BETA_SLOW_KEY, 1),
+      attention: decimal(ATTENTION_KEY, 1) * (1 + 0.1 * Math.log(factor)),
+      originalMaxPosition: original,
+    };
+  }
   if (type !== "none" && type !== "linear") {
-    const rule = `${own("rope.scaling.type")} is none, linear or longrope, or the file has rope_freqs.weight`;
+    const rule = `${own("rope.scaling.type")} is none, linear, yarn or longrope, or the file has rope_freqs.weight`;
     throw ggufError(file.path, { rule, value: String(type), fix: "give the model as a Hugging Face folder" });
   }
   keys.check(attention, keys.number(attention, 1), (value) => value === 1, "it is 1 or absent");

@@ -6,7 +6,7 @@ import { shownJson } from "../../core/text.ts";
 import type { RopeRules } from "../../families/family.ts";
 import { keyError, valueAt } from "./key_error.ts";
 
-const KINDS = ["default", "linear", "llama3", "longrope", "su"] as const;
+const KINDS = ["default", "linear", "llama3", "longrope", "su", "yarn"] as const;
 
 const share = z.number().positive().max(1), factors = z.array(z.number().positive());
 
@@ -22,6 +22,11 @@ const ROPE = z.looseObject({
   short_factor: factors.nullish(),
   long_factor: factors.nullish(),
   attention_factor: z.number().positive().nullish(),
+  beta_fast: z.number().positive().nullish(),
+  beta_slow: z.number().positive().nullish(),
+  mscale: z.number().nonnegative().nullish(),
+  mscale_all_dim: z.number().nonnegative().nullish(),
+  truncate: z.literal(true).nullish(),
 });
 
 const OUTER = z.looseObject({
@@ -56,7 +61,10 @@ export function ropeOf(json: Json, context: RopeContext): DecoderSpec["rope"] {
   };
   const { rope_theta, rope_scaling, rope_local_base_freq: localTheta } = json;
   const full = oneRope({ rope_theta, rope_scaling, rope_parameters: of("full_attention") }, context);
-  const sliding = { rope_theta: localTheta ?? localBase, rope_parameters: of("sliding_attention") };
+  const sliding = {
+    rope_theta: localTheta ?? (localBase === "same" ? full.base : localBase),
+    rope_parameters: of("sliding_attention"),
+  };
   const local = oneRope(sliding, context);
   if (local.scaling.kind === "none") return { ...full, localBase: local.base };
   throw keyError(path, {
@@ -79,7 +87,7 @@ function oneRope(json: Json, { maxPosition, headDim, path, rules = {} }: RopeCon
       key,
       rule: message,
       value: shownJson(value),
-      fix: "only default, linear, llama3 and longrope RoPE are supported",
+      fix: "only default, linear, llama3, longrope and yarn RoPE are supported",
     });
   }
   const outer = result.data;
@@ -117,6 +125,7 @@ function oneRope(json: Json, { maxPosition, headDim, path, rules = {} }: RopeCon
     }
     if (kind === "default") return { kind: "none" };
     if (kind === "longrope" || kind === "su") return longRope();
+    if (kind === "yarn") return yarn();
     if (kind === "linear") return { kind: "linear", factor: need("factor") };
     const low = need("low_freq_factor"), high = need("high_freq_factor");
     if (high <= low) {
@@ -134,6 +143,20 @@ function oneRope(json: Json, { maxPosition, headDim, path, rules = {} }: RopeCon
       // As transformers 5: the outer one goes before that of the scaling.
       originalMaxPosition: outer.original_max_position_embeddings ?? rope.original_max_position_embeddings ??
         maxPosition,
+    };
+  }
+
+  function yarn(): RopeScaling {
+    const originalMaxPosition = rope.original_max_position_embeddings ?? maxPosition;
+    const factor = rope.factor ?? maxPosition / originalMaxPosition, { mscale, mscale_all_dim: all } = rope;
+    const implied = mscale && all ? yarnAttention(factor, mscale) / yarnAttention(factor, all) : yarnAttention(factor);
+    return {
+      kind: "yarn",
+      factor,
+      betaFast: rope.beta_fast ?? 32,
+      betaSlow: rope.beta_slow ?? 1,
+      attention: rope.attention_factor ?? implied,
+      originalMaxPosition,
     };
   }
 
@@ -169,6 +192,11 @@ function withoutAlpha(json: Json, headDim: number): Json {
     return { ...json, [key]: { rope_type: "default", rope_theta: stretched } };
   }
   return json;
+}
+
+/** The factor of cos and sin with YaRN, where the configuration says none. */
+export function yarnAttention(factor: number, mscale = 1): number {
+  return factor <= 1 ? 1 : 0.1 * mscale * Math.log(factor) + 1;
 }
 
 /** The factor of cos and sin for a context that is `factor` times the original one (Ding et al. 2024). */

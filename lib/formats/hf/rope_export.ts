@@ -68,6 +68,15 @@ function scalingKeys(
         high_freq_factor: scaling.highFreqFactor,
         original_max_position_embeddings: scaling.originalMaxPosition,
       };
+    case "yarn":
+      return {
+        rope_type: "yarn",
+        factor: scaling.factor,
+        beta_fast: scaling.betaFast,
+        beta_slow: scaling.betaSlow,
+        attention_factor: scaling.attention,
+        original_max_position_embeddings: scaling.originalMaxPosition,
+      };
     case "longrope":
       return {
         rope_type: "longrope",

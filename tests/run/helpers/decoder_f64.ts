@@ -3,7 +3,7 @@
 import type { WeightSource } from "../../../lib/spec/source.ts";
 import type { MaskValues } from "../../../lib/nn/mask_slots.ts";
 import { normal } from "../../kernels/helpers/normal.ts";
-import { localRope, ropeFrequencies } from "../../../lib/spec/rope.ts";
+import { localRope, ropeAttention, ropeFrequencies } from "../../../lib/spec/rope.ts";
 import {
   EMBEDDING,
   embeddingWidth,
@@ -94,11 +94,11 @@ export async function decoderOf(source: WeightSource): Promise<Decoder> {
       })
     );
   };
-  const size = spec.rope.scaling.kind === "longrope" ? spec.rope.scaling.attention : 1;
   /** Rotates pairs (i, i + half) of every head by the position. */
   const rotate = (x: Rows, layer: LayerSpec): Rows => {
     if (!hasRope(spec, layer)) return x;
-    const frequencies = ropeFrequencies((layer.rope === "local" && localRope(spec)) || spec, x.length);
+    const turn = (layer.rope === "local" && localRope(spec)) || spec, size = ropeAttention(turn.rope);
+    const frequencies = ropeFrequencies(turn, x.length);
     return x.map((row, position) =>
       row.map((value, i) => {
         const inHead = i % headDim, angle = position * (frequencies[inHead % half] ?? NaN);

@@ -34,7 +34,6 @@ from transformers.models.llama.modeling_llama import (
 from transformers.models.olmo2.modeling_olmo2 import Olmo2Attention
 from transformers.models.phi3.modeling_phi3 import Phi3Attention, Phi3MLP, Phi3RotaryEmbedding
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention
-from transformers.models.smollm3.modeling_smollm3 import SmolLM3Attention
 
 from .configuration_compresso import CompressoConfig
 
@@ -250,12 +249,6 @@ class CompressoDecoderLayer(LlamaDecoderLayer):
                 self.self_attn.sliding_window = window
             elif config.qk_norm == "whole":
                 self.self_attn = Olmo2Attention(own, cache_index)
-            elif rope == "none":
-                # It looks up whether its layer has RoPE and a sliding window.
-                own.no_rope_layers = [0] * (cache_index + 1)
-                own.use_sliding_window = False
-                self.self_attn = SmolLM3Attention(own, cache_index)
-                self.self_attn.sliding_window = window
             else:
                 self.self_attn = LlamaAttention(own, cache_index)
             if config.attention_scale is not None:
@@ -273,6 +266,9 @@ class CompressoDecoderLayer(LlamaDecoderLayer):
         several = isinstance(position_embeddings, dict)
         own = None if self.rope == "none" else self.rope
         kwargs["position_embeddings"] = position_embeddings[own] if several else position_embeddings
+        if self.rope == "none" and kwargs["position_embeddings"] is not None:
+            cos, sin = kwargs["position_embeddings"]
+            kwargs["position_embeddings"] = (torch.ones_like(cos), torch.zeros_like(sin))
         if self.window is not None:
             kwargs["attention_mask"] = window_masks[self.window]
             # Flash attention makes masks of its own, and takes the window. The other classes pass on their own.

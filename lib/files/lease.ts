@@ -92,7 +92,10 @@ export class Leases {
   async #generations(name: string): Promise<number[]> {
     const prefix = `${encodeURIComponent(name)}.`;
     return (await namesIn(this.#folder)).filter((file) => file.startsWith(prefix))
-      .map((file) => Number(file.slice(prefix.length))).filter(Number.isInteger).sort((a, b) => a - b);
+      .map((file) => file.slice(prefix.length)).filter((text) => /^[1-9]\d{0,14}$/.test(text)).map(Number).sort((
+        a,
+        b,
+      ) => a - b);
   }
 
   /** Whether a file stayed untouched for as long as this process has looked at it. */

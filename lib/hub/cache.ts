@@ -1,6 +1,6 @@
 // The cache of huggingface_hub: blobs by their hash, refs of revisions, and snapshots of links to blobs. Python's library reads and writes the same.
 import { dirname, join, relative, resolve, sep } from "node:path";
-import { refuse } from "../core/errors.ts";
+import { CompressoError, refuse } from "../core/errors.ts";
 import { isObject } from "../core/guards.ts";
 import { makeFolder, unwritable, writeFileAtomically } from "../files/atomic.ts";
 import { namesIn } from "../files/exists.ts";
@@ -45,6 +45,25 @@ export class RepoCache {
   /** The lock of a blob, the same as Python's. */
   lock(hash: string): string {
     return join(this.#cache, ".locks", relative(this.#cache, this.folder), `${hash}.lock`);
+  }
+
+  /** Size and time of change of a blob when its hash was checked last, in a file next to its lock. */
+  stamp(hash: string): string {
+    return this.lock(hash).replace(/lock$/, "checked");
+  }
+
+  /** Whether a file in the cache is as it was when its hash was checked. */
+  async isStamped(path: string, hash: string): Promise<boolean> {
+    return await textIfThere(this.stamp(hash)) === await stampOf(path);
+  }
+
+  /** Notes that the hash of a file was checked. Where the cache cannot be written, the next use checks it again. */
+  async keepStamp(path: string, hash: string): Promise<void> {
+    try {
+      await this.#write(this.stamp(hash), await stampOf(path));
+    } catch (error) {
+      if (!(error instanceof CompressoError)) throw error;
+    }
   }
 
   /** The commit that a branch or tag stood for when it was last looked up; null where that never was. */
@@ -191,6 +210,11 @@ export function hubFile(
   if (sha256 !== null && !isHash(sha256, 64)) return null;
   if (!isHash(blobId, 40)) return null;
   return { path, size, sha256, blobId, ...(isHash(xetHash, 64) ? { xetHash } : {}) };
+}
+
+async function stampOf(path: string): Promise<string> {
+  const { size, mtime } = await Deno.stat(path);
+  return `${size} ${mtime?.getTime() ?? 0}`;
 }
 
 function isHash(value: unknown, digits: number): value is string {

@@ -2,6 +2,7 @@
 import { type CompressoError, refusal } from "../core/errors.ts";
 import { isObject } from "../core/guards.ts";
 import { within } from "../files/path.ts";
+import { visible } from "./http.ts";
 import { hubText, type HubUse } from "./name.ts";
 import { noSuchFile } from "./refusal.ts";
 import type { HubRepo } from "./repo.ts";
@@ -79,6 +80,8 @@ async function chosenModel(
   if (has(CONFIG) && use === "shape") return { files: beside.filter((name) => /config\.json$/.test(name)), place: "" };
   if (has(CONFIG) && has(SINGLE)) return { files: [...beside, SINGLE], place: "" };
   if (has(CONFIG) && has(INDEX)) {
+    const size = repo.files.get(below + INDEX)?.size ?? 0;
+    if (size > MOST_INDEX) throw lacking(repo, `${INDEX} has at most ${MOST_INDEX} bytes`, `${size} bytes`);
     return { files: [...beside, INDEX, ...shardsOf(await read(below + INDEX), repo)], place: "" };
   }
   const ggufs = names.filter((name) => name.endsWith(".gguf"));
@@ -102,6 +105,9 @@ async function chosenModel(
   );
 }
 
+/** Bytes of an index, and files that it names: a model of 10,000 tensors has an index of 1 MB. */
+const MOST_INDEX = 1 << 26, MOST_SHARDS = 10_000;
+
 /** Names of the shards of an index. */
 function shardsOf(text: string, repo: HubRepo): string[] {
   let index: unknown = null;
@@ -110,6 +116,9 @@ function shardsOf(text: string, repo: HubRepo): string[] {
   } catch { /* refused below */ }
   const map = isObject(index) && isObject(index["weight_map"]) ? index["weight_map"] : null;
   const shards = map === null ? [] : [...new Set(Object.values(map))];
+  if (shards.length > MOST_SHARDS) {
+    throw lacking(repo, `${INDEX} names at most ${MOST_SHARDS} files`, `${shards.length} files`);
+  }
   if (shards.length > 0 && shards.every((shard) => typeof shard === "string" && /^[^/\\]+\.safetensors$/.test(shard))) {
     return shards.map(String).sort();
   }
@@ -164,7 +173,7 @@ function megabytes(bytes: number): string {
 function lacking(repo: HubRepo, rule: string, value: string, fix?: string): CompressoError {
   return refusal("input", `cannot use ${hubText(repo.name)}`, {
     rule,
-    value: repo.isOffline ? `${value}; the Hub is not asked for more` : value,
-    fix,
+    value: visible(repo.isOffline ? `${value}; the Hub is not asked for more` : value),
+    fix: fix && visible(fix),
   });
 }

@@ -8,6 +8,7 @@ import { hubFetch, type HubListener, LEAST_BYTES, paused, piecesOfBody, Unreacha
 import { hubText } from "./name.ts";
 import { hubRefusal, noSuchFile } from "./refusal.ts";
 import { type HubRepo, notKept } from "./repo.ts";
+import { piecesOf } from "./storage.ts";
 
 /** A download and who watches it. */
 export interface DownloadOptions extends HubListener {
@@ -38,21 +39,37 @@ export function addressOf({ settings: { endpoint }, name: { type, repo }, commit
 export async function download(repo: HubRepo, path: string, options: DownloadOptions = {}): Promise<string> {
   const { cache, commit } = repo, file = repo.files.get(path);
   if (!file) throw noSuchFile({ ...repo.name, file: path }, repo.files.keys());
-  const there = await cache.place(commit, file);
-  if (there !== null) return there;
-  const hash = file.sha256 ?? file.blobId;
+  const there = await cache.place(commit, file), hash = file.sha256 ?? file.blobId;
+  if (there !== null && (hash === null || await isIntact(there, { repo, file, hash }))) return there;
   if (hash === null) throw notKept(hubText(repo.name, { file: path }), repo.settings);
   const blob = cache.blob(hash);
   await cache.prepare(blob);
   await cache.prepare(cache.lock(hash));
   using _lock = await lockOf(cache.lock(hash), { ...options, what: path });
   // Another process may have fetched it meanwhile, or another revision has it too.
-  const info = await Deno.stat(blob).catch(() => null), isNew = info?.size !== file.size;
+  const info = await Deno.stat(blob).catch(() => null);
+  const isNew = info?.size !== file.size || !await isIntact(blob, { repo, file, hash });
   if (isNew) {
+    if (repo.isOffline && there !== null) throw otherBytes(repo, file, "other bytes in the cache");
     if (repo.isOffline) throw notKept(hubText(repo.name, { file: path }), repo.settings);
     await fetchBlob(repo, file, { ...options, blob });
   }
-  return await cache.link(commit, path, { hash, isNew });
+  const at = await cache.link(commit, path, { hash, isNew });
+  await cache.keepStamp(at, hash);
+  return at;
+}
+
+/** Whether a file in the cache has the hash that is listed. It is computed again unless size and time are those of the last check. */
+async function isIntact(
+  path: string,
+  { repo: { cache }, file, hash }: { readonly repo: HubRepo; readonly file: HubFile; readonly hash: string },
+): Promise<boolean> {
+  if (await cache.isStamped(path, hash)) return true;
+  const found = hashOf(file);
+  for await (const piece of piecesOf(path, 0, file.size)) found.update(piece);
+  if (found.digest("hex") !== hash) return false;
+  await cache.keepStamp(path, hash);
+  return true;
 }
 
 /** Fetches a blob to its place. */
@@ -93,7 +110,7 @@ async function fill(out: Part, repo: HubRepo, file: HubFile, options: DownloadOp
     most = Math.max(most, out.length);
     if (left === 0 || tries === MOST_TRIES) {
       throw new UnreachableError("input", {
-        what: `cannot fetch ${hubText(repo.name, { file: file.path })}`,
+        what: visible(`cannot fetch ${hubText(repo.name, { file: file.path })}`),
         rule: `${file.size} bytes come`,
         value: `it ends after ${out.length}, ${tries} times: ${visible(failure)}`,
         fix: "try again: what was fetched is kept",
@@ -154,7 +171,7 @@ function checkHeaders(headers: Headers, repo: HubRepo, file: HubFile): void {
 
 function otherBytes(repo: HubRepo, file: HubFile, found: string): CompressoError {
   const hash = file.sha256 === null ? `Git's SHA-1 ${file.blobId}` : `SHA-256 ${file.sha256}`;
-  return refusal("input", `cannot fetch ${hubText(repo.name, { file: file.path })}`, {
+  return refusal("input", visible(`cannot fetch ${hubText(repo.name, { file: file.path })}`), {
     rule: `its bytes are those that the Hub lists: ${hash}, ${file.size} bytes`,
     value: found,
     fix: "try again; if it stays, a proxy or mirror changes the file: check HF_ENDPOINT",

@@ -25,7 +25,7 @@ export class UnreachableError extends CompressoError {}
 /** Tries of a request that fails in passing, and milliseconds before the second one, which double. */
 const TRIES = 4, FIRST_WAIT_MS = 500;
 /** Seconds without an answer or a byte after which a connection counts as lost. */
-export const SILENT_SECONDS = 60;
+export const SILENT_SECONDS = 40;
 /** Seconds that the Hub may ask to wait. */
 const MOST_WAIT_SECONDS = 300;
 /** Redirects that are followed. */
@@ -80,7 +80,7 @@ export async function jsonOf(response: Response): Promise<unknown> {
   try {
     return JSON.parse(text);
   } catch {
-    throw strange(origin, { value: JSON.stringify(text.slice(0, 60)) });
+    throw strange(origin, { value: JSON.stringify(visible(text.slice(0, 4096)).slice(0, 60)) });
   }
 }
 
@@ -93,8 +93,17 @@ export function strange(origin: string, { value }: Pick<ErrorParts, "value">): C
   });
 }
 
-/** A text of the Hub for a message: control characters and marks that change the direction of writing are spaces. */
-export function visible(text: string): string {
+/** Tokens that were sent: a server may say back what it was sent, in any text. */
+const sentTokens = new Set<string>();
+
+/** A text of the Hub for a message, without tokens that were sent. Control characters and marks that change the direction of writing are spaces. */
+export function visible(given: string): string {
+  let text = given;
+  for (const token of sentTokens) {
+    for (const form of [token, encodeURIComponent(token), JSON.stringify(token).slice(1, -1)]) {
+      text = text.replaceAll(form, "the token");
+    }
+  }
   // deno-lint-ignore no-control-regex
   return text.replace(/[\u0000-\u001f\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069]+/g, " ");
 }
@@ -140,7 +149,8 @@ async function before<T>(end: number, work: Promise<T>, { url }: Response): Prom
   }
 }
 
-function silent(origin: string): UnreachableError {
+/** The error of a connection that is silent. */
+export function silent(origin: string): UnreachableError {
   return new UnreachableError("input", {
     what: `cannot reach ${origin}`,
     rule: `it sends ${LEAST_BYTES} bytes, or the end of its answer, in ${SILENT_SECONDS} s`,
@@ -156,6 +166,7 @@ async function followed(
   { method = "GET", headers = {}, body, signal, onHeaders }: HubRequest,
 ): Promise<Response> {
   const own = new URL(endpoint).origin;
+  if (token !== null) sentTokens.add(token);
   let at = new URL(url);
   for (let left = MOST_REDIRECTS; left >= 0; left--) {
     const response = await answered(at, {
@@ -179,7 +190,7 @@ async function followed(
     if (response.status < 300 || response.status > 399 || place === null) return response;
     await response.body?.cancel();
     const next = URL.canParse(place, at.href) ? new URL(place, at) : null;
-    if (next === null) throw strange(at.origin, { value: `a redirect to ${place.slice(0, 100)}` });
+    if (next === null) throw strange(at.origin, { value: `a redirect to ${visible(place).slice(0, 100)}` });
     if (!/^https?:$/.test(next.protocol) || (at.protocol === "https:" && next.protocol === "http:")) {
       throw strange(at.origin, { value: `a redirect to ${next.protocol}//${next.host}` });
     }

@@ -25,9 +25,7 @@ interface Asked extends HubListener {
 export async function hubRefusal(response: Response, asked: Asked): Promise<CompressoError> {
   const { status, headers } = response, { settings: { endpoint, token }, name, doing = "read" } = asked;
   const code = headers.get("x-error-code") ?? "";
-  const said = visible(headers.get("x-error-message") ?? await messageOf(response));
-  // A server may say back what it was sent.
-  const message = token === null ? said : said.replaceAll(token, "the token");
+  const message = visible(headers.get("x-error-message") ?? await messageOf(response));
   await response.body?.cancel().catch(() => {});
   const error = (reasons: Reasons): CompressoError => refusal("input", `cannot ${doing} ${hubText(name)}`, reasons);
   if (code === "GatedRepo" || (status === 403 && /gated|access to (model|dataset) .* is restricted/i.test(message))) {
@@ -78,7 +76,7 @@ export function noSuchFile(name: HubName, files: Iterable<string>): CompressoErr
   return refusal("input", `cannot read ${hubText(name)}`, {
     rule: "the file is in the repository",
     value: `no ${name.file ?? "such file"}`,
-    fix: meant(nearOf(name.file ?? "", all), (file) => hubText(name, { file })) ?? listed(name, all),
+    fix: visible(meant(nearOf(name.file ?? "", all), (file) => hubText(name, { file })) ?? listed(name, all)),
   });
 }
 
@@ -102,7 +100,7 @@ function nearOf(word: string, candidates: readonly string[]): string[] {
 }
 
 function meant(near: readonly string[], show: (name: string) => string): string | null {
-  return near.length === 0 ? null : `did you mean ${near.map(show).join(", ")}?`;
+  return near.length === 0 ? null : visible(`did you mean ${near.map(show).join(", ")}?`);
 }
 
 /** Repositories with a near name: those of the same owner, else those that a search for the name finds. */

@@ -2,7 +2,7 @@
 import { CompressoError, refusal } from "../core/errors.ts";
 import { isObject } from "../core/guards.ts";
 import { type HubFile, hubFile, RepoCache } from "./cache.ts";
-import { hubFetch, type HubListener, jsonOf, strange, UnreachableError } from "./http.ts";
+import { hubFetch, type HubListener, jsonOf, strange, UnreachableError, visible } from "./http.ts";
 import { type HubName, hubText, isCommit } from "./name.ts";
 import { hubRefusal } from "./refusal.ts";
 import type { HubSettings } from "./settings.ts";
@@ -139,7 +139,7 @@ async function answerOf(
   const [, link = null] = /<([^>]+)>;\s*rel="?next"?/.exec(response.headers.get("link") ?? "") ?? [];
   if (link !== null && !URL.canParse(link, settings.endpoint)) {
     await response.body?.cancel();
-    throw strange(settings.endpoint, { value: `a next page at ${link.slice(0, 100)}` });
+    throw strange(settings.endpoint, { value: `a next page at ${visible(link).slice(0, 100)}` });
   }
   const url = link === null ? null : new URL(link, settings.endpoint),
     { origin, pathname } = new URL(settings.endpoint);

@@ -4,12 +4,14 @@ import * as https from "node:https";
 import { CompressoError, refuse } from "../core/errors.ts";
 import { openDiskFile } from "../files/bytes.ts";
 import { streamBytes } from "../files/system.ts";
-import { paused, SILENT_SECONDS } from "./http.ts";
+import { LEAST_BYTES, paused, silent, SILENT_SECONDS, strange, visible } from "./http.ts";
 
 /** Tries of a request to the storage, and milliseconds before the second one, which double. */
 const TRIES = 4, FIRST_WAIT_MS = 500;
 /** Bytes that are hashed or sent at a time. */
 const PIECE = 1 << 20;
+/** Bytes of an answer of the storage. */
+const MOST_ANSWER = 1 << 20;
 
 /** A range of a file that is put. */
 export interface Put {
@@ -43,7 +45,7 @@ export async function put(url: string, options: Put): Promise<string | null> {
       if (error instanceof Error && "code" in error && error.code === "EPERM") {
         throw new Deno.errors.NotCapable(`Requires net access to "${new URL(url).host}"`);
       }
-      value = error instanceof Error ? error.message : String(error);
+      value = visible(error instanceof Error ? error.message : String(error));
     }
     if (left <= 0) {
       refuse("input", `cannot upload ${path} to ${new URL(url).host}`, {
@@ -70,15 +72,26 @@ async function putOnce(
     headers: { ...headers, "content-length": end - start },
     signal,
   });
-  outgoing.setTimeout(1000 * SILENT_SECONDS, () => outgoing.destroy(new Error(`no answer in ${SILENT_SECONDS} s`)));
+  let sent = 0, before = 0;
+  // A server that sends a byte now and then is as silent as one that sends none.
+  const watch = setInterval(() => {
+    if (sent < before + LEAST_BYTES) outgoing.destroy(silent(new URL(url).origin));
+    before = sent;
+  }, 1000 * SILENT_SECONDS);
   outgoing.on("error", reject);
   outgoing.on("response", (response) => {
-    response.resume();
+    let bytes = 0;
+    response.on("data", (piece: Uint8Array) => {
+      bytes += piece.length;
+      if (bytes > MOST_ANSWER) {
+        outgoing.destroy(strange(new URL(url).origin, { value: `more than ${MOST_ANSWER} bytes` }));
+      }
+    });
     response.on("error", reject);
+    response.on("close", () => reject(new Error("the connection was closed")));
     response.on("end", () => resolve({ status: response.statusCode ?? 0, etag: response.headers.etag ?? null }));
   });
   const send = async (): Promise<void> => {
-    let sent = 0;
     for await (const piece of piecesOf(from, start, end)) {
       const written = Promise.withResolvers<void>();
       outgoing.write(piece.slice(), () => written.resolve());
@@ -88,14 +101,18 @@ async function putOnce(
     }
     outgoing.end();
   };
-  const [result] = await Promise.all([
-    promise,
-    send().catch((error) => {
-      outgoing.destroy(error);
-      throw error;
-    }),
-  ]);
-  return result;
+  try {
+    const [result] = await Promise.all([
+      promise,
+      send().catch((error) => {
+        outgoing.destroy(error);
+        throw error;
+      }),
+    ]);
+    return result;
+  } finally {
+    clearInterval(watch);
+  }
 }
 
 /** A range of a file in pieces. */

@@ -4,7 +4,7 @@ import { isObject, type Json } from "../core/guards.ts";
 import { openDiskFile } from "../files/bytes.ts";
 import { firstBytes } from "../files/system.ts";
 import { hashOf } from "./download.ts";
-import { hubFetch, type HubListener, jsonOf, strange } from "./http.ts";
+import { hubFetch, type HubListener, jsonOf, strange, visible } from "./http.ts";
 import { type HubName, hubText, parseHubName } from "./name.ts";
 import { hubRefusal } from "./refusal.ts";
 import { MAIN } from "./repo.ts";
@@ -47,6 +47,8 @@ export interface Uploaded {
 const SAMPLE = 512;
 /** Files that are asked about at a time. */
 const AT_ONCE = 256;
+/** Bytes of a file that goes into git, and of all of them: a commit carries them in its text. */
+const MOST_REGULAR = 10 << 20, MOST_REGULAR_ALL = 64 << 20;
 
 const LFS_HEADERS = { accept: "application/vnd.git-lfs+json", "content-type": "application/vnd.git-lfs+json" };
 
@@ -85,7 +87,8 @@ export async function uploadToHub(
   await makeRepo(upload);
   const outgoing: Outgoing[] = [];
   for (let at = 0; at < files.length; at += AT_ONCE) {
-    outgoing.push(...await known(files.slice(at, at + AT_ONCE), upload));
+    const regular = outgoing.reduce((sum, { size, isLarge }) => isLarge ? sum : sum + size, 0);
+    outgoing.push(...await known(files.slice(at, at + AT_ONCE), { ...upload, regular }));
   }
   const changed = outgoing.filter(({ isThere }) => !isThere);
   await sendLarge(changed.filter(({ isLarge }) => isLarge), upload);
@@ -123,7 +126,13 @@ async function makeRepo({ name, settings, isPrivate = false, ...listener }: Uplo
 }
 
 /** Asks which files belong where, and which of them are there already. */
-async function known(files: readonly UploadFile[], upload: Upload): Promise<Outgoing[]> {
+async function known(
+  files: readonly UploadFile[],
+  { regular, ...upload }: Upload & {
+    /** Bytes of files before them that go into git. */
+    readonly regular: number;
+  },
+): Promise<Outgoing[]> {
   const asked = [];
   for (const { path, from } of files) {
     const source = await openDiskFile(from), sample = base64(await firstBytes(source, SAMPLE));
@@ -135,12 +144,16 @@ async function known(files: readonly UploadFile[], upload: Upload): Promise<Outg
     (Array.isArray(answer["files"]) ? answer["files"] : []).filter(isObject).map((one) => [one["path"], one]),
   );
   const found: Outgoing[] = [];
+  let sum = regular;
   for (const [index, { path, from }] of files.entries()) {
     const one = answers.get(path), size = asked[index]?.size ?? 0;
     if (!one) throw strange(upload.settings.endpoint, { value: `nothing about ${path}` });
     if (one["shouldIgnore"] === true) continue;
     // Storage takes no empty files.
-    const isLarge = one["uploadMode"] === "lfs" && size > 0, hash = hashOf({ sha256: isLarge ? "" : null, size });
+    const isTooMuch = size > MOST_REGULAR || sum + size > MOST_REGULAR_ALL;
+    const isLarge = (one["uploadMode"] === "lfs" || isTooMuch) && size > 0;
+    if (!isLarge) sum += size;
+    const hash = hashOf({ sha256: isLarge ? "" : null, size });
     for await (const piece of piecesOf(from, 0, size)) hash.update(piece);
     const digest = hash.digest("hex");
     found.push({ path, from, size, isLarge, hash: digest, isThere: one["oid"] === digest });
@@ -220,7 +233,7 @@ async function sendOne(
 function addressIn(value: unknown, endpoint: string): string {
   const url = typeof value === "string" && URL.canParse(value) ? new URL(value) : null;
   if (url !== null && /^https?:$/.test(url.protocol)) return url.href;
-  throw strange(endpoint, { value: `an upload to ${JSON.stringify(value)?.slice(0, 100)}` });
+  throw strange(endpoint, { value: `an upload to ${visible(JSON.stringify(value) ?? "").slice(0, 100)}` });
 }
 
 /** Makes the commit and returns its name. */

@@ -152,6 +152,17 @@ Deno.test("the token is in no message, and what the Hub says is shown without co
   const { message } = await errorOf(fetchFromHub(`hf:${name}`));
   // deno-lint-ignore no-control-regex
   assert.ok(!/[\u001b\u009b\u202e]/.test(message) && !message.includes(TOKEN), message);
+  const echoes = [
+    new Response(`<p>${" ".repeat(40)}Bearer ${TOKEN}`),
+    new Response(null, { status: 302, headers: { location: `gopher://${TOKEN}/` } }),
+    Response.json([], { headers: { link: `<http://[${TOKEN}>; rel="next"` } }),
+    Response.json([{ type: "file", path: `${TOKEN}.bin`, size: 3, oid: "0".repeat(40) }]),
+  ];
+  for (const answer of echoes) {
+    rig.hub.faults.push({ path: /tree/, times: 1, answer: () => answer });
+    const { message } = await errorOf(fetchFromHub(`hf:${name}`));
+    assert.ok(!message.includes(TOKEN) && message.includes("the token"), message);
+  }
 });
 
 Deno.test({
@@ -173,5 +184,87 @@ Deno.test({
     const { files } = await pushToHub(folder, "hf:me/links", { onNote: (line) => notes.push(line) });
     assert.deepEqual([...files].sort(), ["config.json", "same.json"]);
     for (const name of ["notes.txt", "outer", "loop", "dangling", "pipe"]) assert.ok(notes.join().includes(at(name)));
+  },
+});
+
+Deno.test("a blob with changed bytes is not used: its hash is checked again when size or time are others than at the last check", async () => {
+  await using rig = new HubRig();
+  const name = fresh(), bytes = noise(100_000), { hub } = rig;
+  hub.add(`models/${name}`, { "model.gguf": bytes });
+  const { path, source } = await fetchFromHub(`hf:${name}:model.gguf`);
+  const blob = await Deno.realPath(path),
+    fetches = (): number => hub.seen.filter(({ path }) => /signature/.test(path)).length;
+  const damage = async (): Promise<void> =>
+    await Deno.writeFile(blob, bytes.map((byte, at) => at === 500 ? byte ^ 1 : byte));
+  await damage();
+  assert.equal((await fetchFromHub(source)).path, path);
+  assert.deepEqual(await Deno.readFile(path), bytes);
+  assert.equal(fetches(), 2);
+  // A file without a stamp, as Python leaves it, is checked once.
+  const stamp = rig.at(".locks", `models--${name.replace("/", "--")}`, `${sha("sha256", bytes)}.checked`);
+  const before = await Deno.readTextFile(stamp);
+  await Deno.remove(stamp);
+  const again = `hf:${name}@${hub.commit(`models/${name}`)}`;
+  await fetchFromHub(again);
+  assert.equal(await Deno.readTextFile(stamp), before);
+  assert.equal(fetches(), 2);
+  await damage();
+  Deno.env.set("HF_HUB_OFFLINE", "1");
+  await rejects(fetchFromHub(`hf:${name}`), "input", { names: [`hf:${name}:model.gguf`, bytes.length] });
+});
+
+Deno.test("a file too large for the text of a commit goes into large file storage, whatever the Hub says", async () => {
+  await using rig = new HubRig();
+  Deno.env.set("HF_TOKEN", TOKEN);
+  const folder = join(rig.home, "model"), bytes = new Uint8Array(11 << 20);
+  await Deno.mkdir(folder);
+  await Deno.writeTextFile(join(folder, "config.json"), "{}");
+  await Deno.writeFile(join(folder, "vocab.txt"), bytes);
+  await pushToHub(folder, "hf:me/large");
+  assert.equal(rig.hub.store.size, 1);
+  assert.equal(rig.hub.repos.get("models/me/large")?.files.get("vocab.txt")?.length, bytes.length);
+});
+
+Deno.test("an index that is too long, or names too many files, is refused before they are listed", async () => {
+  await using rig = new HubRig();
+  const map = Object.fromEntries(Array.from({ length: 10_001 }, (_, i) => [`t${i}`, `${i}.safetensors`]));
+  const name = fresh(), index = new TextEncoder().encode(JSON.stringify({ weight_map: map }));
+  rig.hub.add(`models/${name}`, { "config.json": noise(10), "model.safetensors.index.json": index });
+  await rejects(fetchFromHub(`hf:${name}`), "input", { value: 10_001 });
+  const size = 1 << 27, oid = "0".repeat(40), entry = { type: "file", size, oid };
+  const listed = [{ ...entry, path: "config.json" }, { ...entry, path: "model.safetensors.index.json" }];
+  rig.hub.add(`models/${name}-2`, { "config.json": noise(10) });
+  rig.hub.faults.push({ path: /tree/, times: 1, answer: () => Response.json(listed) });
+  await rejects(fetchFromHub(`hf:${name}-2`), "input", { value: size });
+});
+
+Deno.test({
+  name: "a storage that takes an upload and says nothing, or a byte now and then, ends it after one silence",
+  sanitizeOps: false,
+  sanitizeResources: false,
+  fn: async () => {
+    await using rig = new HubRig();
+    Deno.env.set("HF_TOKEN", TOKEN);
+    const file = join(rig.home, "model.gguf");
+    await Deno.writeFile(file, noise(1000));
+    const realInterval = setInterval;
+    const fast = (work: () => void, ms = 0): ReturnType<typeof setInterval> =>
+      realInterval(work, ms > 30_000 ? 500 : ms);
+    Object.assign(globalThis, { setInterval: fast });
+    try {
+      const drip = new ReadableStream({
+        pull: async (controller) => {
+          await new Promise((resolve) => realTimeout(resolve, 100));
+          controller.enqueue(new Uint8Array(1));
+        },
+      });
+      rig.hub.faults.push({ path: /signature/, method: "PUT", times: 9, answer: () => new Response(drip) });
+      const before = performance.now();
+      assert.equal((await errorOf(pushToHub(file, "hf:me/silent"))).code, "input");
+      assert.ok(performance.now() - before < 5000);
+      assert.equal(rig.hub.seen.filter(({ method }) => method === "PUT").length, 1);
+    } finally {
+      globalThis.setInterval = realInterval;
+    }
   },
 });

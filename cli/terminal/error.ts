@@ -1,6 +1,7 @@
 // Shows an error on stderr, as text or as JSON, and tells the exit status.
 import { stripVTControlCharacters } from "node:util";
 import { CompressoError, type ErrorParts } from "../../lib/core/errors.ts";
+import { oneLine } from "../../lib/core/text.ts";
 import { HUB_VARIABLES } from "../../lib/hub/settings.ts";
 import { CommanderError } from "../packages.ts";
 import { flagOf, spellFlag } from "../options/spelling.ts";
@@ -55,7 +56,9 @@ export function reportError(error: unknown, { help, asJson = false }: ErrorView 
 
 /** Options are named by their flags. Deno colours its own messages on imports, wherever they are shown. */
 function partsOf(error: CompressoError): ErrorParts {
-  const parts = Object.entries(error.partsAs(spellFlag)).map(([name, text]) => [name, stripVTControlCharacters(text)]);
+  const parts = Object.entries(error.partsAs(spellFlag)).map((
+    [name, text],
+  ) => [name, oneLine(stripVTControlCharacters(text))]);
   return { what: "", ...Object.fromEntries(parts) };
 }
 

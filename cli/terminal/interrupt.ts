@@ -13,6 +13,15 @@ export interface Interrupt extends Disposable {
   start(): void;
 }
 
+/** Whether nohup started this process; null where that cannot be known. */
+function isHangupIgnored(): boolean | null {
+  try {
+    const [, mask] = /^SigIgn:\s*([0-9a-f]+)$/m.exec(Deno.readTextFileSync("/proc/self/status")) ?? [];
+    if (mask !== undefined) return (parseInt(mask.slice(-1), 16) & 1) === 1;
+  } catch { /* another system, or no right to read it */ }
+  return Deno.stderr.isTerminal() ? false : null;
+}
+
 /**
  * Prepares to listen. The first signal aborts, the second ends the process at once. With `ctrlCOnly` the others keep the system's own way, for
  * work that is one of several.
@@ -22,14 +31,16 @@ export function watchInterrupt(
   { ctrlCOnly = false }: { readonly ctrlCOnly?: boolean } = {},
 ): Interrupt {
   const controller = new AbortController();
-  // To listen is to undo nohup, under which stderr is no terminal.
-  const others: readonly Deno.Signal[] = ["SIGTERM", "SIGQUIT", ...Deno.stderr.isTerminal() ? ["SIGHUP"] as const : []];
+  const isNohup = isHangupIgnored();
+  const others: readonly Deno.Signal[] = ["SIGTERM", "SIGQUIT", ...isNohup === null ? [] : ["SIGHUP"] as const];
   const names: readonly Deno.Signal[] = ["SIGINT", ...ctrlCOnly || Deno.build.os === "windows" ? [] : others];
   const listeners: { readonly name: Deno.Signal; readonly listener: () => void }[] = [];
   const start = (): void => {
     if (listeners.length > 0) return;
     for (const name of names) {
       const listener = (): void => {
+        // Deno dies of a SIGHUP that nohup has it ignore, unless it listens.
+        if (isNohup && name === "SIGHUP") return;
         // A terminal that is closed may say so twice, by itself and by its shell.
         if (controller.signal.aborted && name === "SIGHUP") return;
         if (controller.signal.aborted) Deno.exit(130);

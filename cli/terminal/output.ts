@@ -13,6 +13,13 @@ export function print(line = ""): void {
   writeResult(`${line}\n`);
 }
 
+/** Writes a text of a model to stdout. A terminal gets its control characters, but for line breaks and tabs, as marks. */
+export function writeModelText(text: string): void {
+  // deno-lint-ignore no-control-regex
+  const shown = text.replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u202a-\u202e\u2066-\u2069]/g, "\ufffd");
+  writeResult(Deno.stdout.isTerminal() ? shown : text);
+}
+
 /** Writes one JSON document to stdout; numbers that are not finite become null. */
 export function printJson(value: unknown): void {
   print(JSON.stringify(value, null, 2));

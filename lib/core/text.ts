@@ -5,6 +5,12 @@ export function withoutMark(text: string): string {
   return text.startsWith("\uFEFF") ? text.slice(1) : text;
 }
 
+/** A text of others for a line of ours: control characters and marks that change the direction of writing are spaces. */
+export function oneLine(text: string): string {
+  // deno-lint-ignore no-control-regex
+  return text.replace(/[\u0000-\u001f\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069]+/g, " ");
+}
+
 /** A value as a piece of JSON, cut where it is long, for a message. */
 export function shownJson(value: unknown): string {
   const text = value === undefined ? "not given" : asJson(value);

@@ -1,6 +1,7 @@
 // The file in which an evaluation keeps its questions or windows as they are scored, so that it can be resumed.
 //
-// JSON lines: a head with the identity of the evaluation, then a line for each scored question or window. A last line that was cut off is dropped.
+// JSON lines, each but the head with a digest of its other fields: a head with the identity of the evaluation, then a line for each scored question or window. A last line that was cut off is dropped.
+import { createHash } from "node:crypto";
 import { type CompressoError, option, refusal, refuse } from "../core/errors.ts";
 import { openAlone } from "../files/lock.ts";
 import { isObject } from "../core/guards.ts";
@@ -73,7 +74,7 @@ export async function openEvaluationFile<Known, Added>(
   identity: RunIdentity,
   { kind }: { readonly kind: EntryKind<Known, Added> },
 ): Promise<EvaluationFile<Known, Added>> {
-  const headLine = `${JSON.stringify({ compresso: "evaluation", version: VERSION, identity })}\n`;
+  const headLine = `${JSON.stringify({ compresso: "evaluation", version: VERSION, digests: true, identity })}\n`;
   using stack = new DisposableStack();
   const file = stack.use(
     await openAlone(path, {
@@ -89,13 +90,16 @@ export async function openEvaluationFile<Known, Added>(
   if (text !== "") {
     if (!text.includes("\n")) throw broken(path, "another first line");
     const [head = "", ...lines] = text.split("\n").slice(0, -1);
-    checkHead(path, head, identity);
+    const { hasDigests } = checkHead(path, head, identity);
     for (const line of lines) {
-      const parsed = parse(line), fields = isObject(parsed) ? parsed : {}, { model, place, [kind.part]: part } = fields;
+      const parsed = parse(line),
+        { digest, ...fields } = isObject(parsed) ? parsed : {},
+        { model, place, [kind.part]: part } = fields;
       const entry = kind.read(fields), isPart = typeof part === "string" || typeof part === "number";
       if (typeof model !== "string" || !isPart || typeof place !== "number" || entry === null) {
         throw broken(path, `a line that is no ${kind.noun}`);
       }
+      if (hasDigests && digest !== digestOf(fields)) throw broken(path, `a ${kind.noun} that has changed`);
       const key = `${model}\n${part}`, known = entries.get(key) ?? new Map<number, Known>();
       entries.set(key, known.set(place, entry));
       found++;
@@ -103,7 +107,7 @@ export async function openEvaluationFile<Known, Added>(
   }
   await file.cutAt(new TextEncoder().encode(text.slice(0, text.lastIndexOf("\n") + 1)).length);
   const writeLine = (line: string): void => file.append(new TextEncoder().encode(line));
-  const write = (value: unknown): void => writeLine(`${JSON.stringify(value)}\n`);
+  const write = (value: object): void => writeLine(`${JSON.stringify({ ...value, digest: digestOf(value) })}\n`);
   if (text === "") writeLine(headLine);
   stack.move();
   return {
@@ -112,6 +116,11 @@ export async function openEvaluationFile<Known, Added>(
     add: (model, part, entry) => write({ model, [kind.part]: part, place: entry.place, ...kind.write(entry) }),
     [Symbol.dispose]: () => file[Symbol.dispose](),
   };
+}
+
+/** Tells a changed digit. */
+function digestOf(fields: object): string {
+  return createHash("sha256").update(JSON.stringify(fields)).digest("hex").slice(0, 16);
 }
 
 function isNumbers(value: unknown): value is number[] {
@@ -125,14 +134,15 @@ function isHeadAlone(text: string): boolean {
     fields["version"] === VERSION;
 }
 
-function checkHead(path: string, line: string, identity: RunIdentity): void {
+/** Whether lines have digests, which files of earlier versions lack. */
+function checkHead(path: string, line: string, identity: RunIdentity): { readonly hasDigests: boolean } {
   const head = parse(line);
   const then = isObject(head) && head["compresso"] === "evaluation" && head["version"] === VERSION
     ? head["identity"]
     : null;
   if (!isObject(then)) throw broken(path, line === "" ? "an empty line" : "another first line");
   const differing = differencesOf(then, identity);
-  if (differing.length === 0) return;
+  if (differing.length === 0) return { hasDigests: isObject(head) && head["digests"] === true };
   refuse("mismatch", `cannot resume the evaluation in ${path}`, {
     rule: "models, data and options are those of the first run",
     value: differing.join("; "),

@@ -1,5 +1,6 @@
 // Requests to the Hub: redirects that never take the token to another host, retries, and answers that ask to wait.
 import { CompressoError, type ErrorParts, refusal } from "../core/errors.ts";
+import { oneLine } from "../core/text.ts";
 import type { HubSettings } from "./settings.ts";
 
 /** Signal and notes of work with the Hub. */
@@ -104,8 +105,7 @@ export function visible(given: string): string {
       text = text.replaceAll(form, "the token");
     }
   }
-  // deno-lint-ignore no-control-regex
-  return text.replace(/[\u0000-\u001f\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069]+/g, " ");
+  return oneLine(text);
 }
 
 /** A text of bounded length. */

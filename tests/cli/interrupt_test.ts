@@ -17,8 +17,8 @@ setTimeout(() => {}, 20_000);`;
 /** How the program ends after signals; `inTerminal` gives it one, which `script` makes. */
 async function endOf(
   signals: readonly Deno.Signal[],
-  { inTerminal = false }: { readonly inTerminal?: boolean } = {},
-): Promise<{ readonly said: string; readonly code: number; readonly signal: Deno.Signal | null }> {
+  { inTerminal = false, withNohup = false }: { readonly inTerminal?: boolean; readonly withNohup?: boolean } = {},
+): Promise<{ readonly said: string; readonly code: number }> {
   using folder = new TemporaryFolder();
   await Deno.writeTextFile(folder.at("program.ts"), PROGRAM);
   const args = ["run", "-A", "--quiet", folder.at("program.ts")];
@@ -27,7 +27,10 @@ async function endOf(
       args: ["-qec", [Deno.execPath(), ...args].join(" "), "/dev/null"],
       ...{ stdin: "null", stdout: "piped", stderr: "null" },
     }).spawn()
-    : new Deno.Command(Deno.execPath(), { args, stdin: "null", stdout: "piped", stderr: "null" }).spawn();
+    : new Deno.Command(withNohup ? "nohup" : Deno.execPath(), {
+      args: withNohup ? [Deno.execPath(), ...args] : args,
+      ...{ stdin: "null", stdout: "piped", stderr: "null" },
+    }).spawn();
   let said = "", isSent = false;
   for await (const text of child.stdout.pipeThrough(new TextDecoderStream())) {
     said += text;
@@ -39,8 +42,8 @@ async function endOf(
       await new Promise((resolve) => setTimeout(resolve, 100));
     }
   }
-  const { code, signal } = await child.status;
-  return { said, code, signal };
+  const { code } = await child.status;
+  return { said, code };
 }
 
 const isWindows = Deno.build.os === "windows";
@@ -61,8 +64,13 @@ Deno.test("SIGHUP of a closed terminal stops a program in order, also when it co
   assert.equal(code, 7);
 });
 
-Deno.test("without a terminal SIGHUP keeps the system's own way, which nohup sets", { ignore: isWindows }, async () => {
-  const { said, signal } = await endOf(["SIGHUP"]);
-  assert.doesNotMatch(said, /stopped/);
-  assert.equal(signal, "SIGHUP");
+Deno.test("SIGHUP stops a program whose stderr is no terminal in order, and one of nohup not at all", {
+  ignore: Deno.build.os !== "linux",
+}, async () => {
+  const { said, code } = await endOf(["SIGHUP"]);
+  assert.match(said, /stopped by SIGHUP/);
+  assert.equal(code, 7);
+  const kept = await endOf(["SIGHUP", "SIGTERM"], { withNohup: true });
+  assert.match(kept.said, /stopped by SIGTERM/);
+  assert.equal(kept.code, 7);
 });

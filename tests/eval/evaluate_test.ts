@@ -144,6 +144,11 @@ Deno.test("an evaluation that stops goes on from its file, and refuses that of a
     assert.deepEqual(scored.sort(), [0, 2], "what was known is not scored again");
     const lines = (await Deno.readTextFile(path)).trim().split("\n").map((line) => JSON.parse(line));
     assert.deepEqual(lines.slice(1).map(({ place }) => place).sort(), [0, 1, 2]);
+    const kept = await Deno.readTextFile(path);
+    await Deno.writeTextFile(path, kept.replace(/(-?\d+\.\d*)\d(?=[,\]])/, "$19"));
+    assert.notEqual(await Deno.readTextFile(path), kept);
+    await rejects(openEvaluationFile(path, identity, KIND), "input", { names: "scores.jsonl" });
+    await Deno.writeTextFile(path, kept);
     {
       using again = await openEvaluationFile(path, identity, KIND);
       assert.equal(again.found, 3);

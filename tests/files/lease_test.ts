@@ -69,6 +69,16 @@ Deno.test("the lease of a holder that died is taken over once, after the time, b
     assert.deepEqual([...Deno.readDirSync(folder)], []);
   }));
 
+Deno.test("files that no holder can have made keep nobody waiting", () =>
+  inFolder(async (folder) => {
+    await Deno.mkdir(folder);
+    for (const end of ["1000000000000000000000", "1e3", "0x5", "-1", "", " 7"]) {
+      await Deno.writeTextFile(`${folder}/a.${end}`, "");
+    }
+    await using lease = await new Leases(folder).take("a");
+    assert.ok(lease);
+  }));
+
 Deno.test("a holder whose lease was taken over hears of it", () =>
   inFolder(async (folder) => {
     await using lease = await new Leases(folder, { takeOverAfter: 0.3 }).wait("a");

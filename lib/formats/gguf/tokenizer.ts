@@ -125,7 +125,7 @@ function byteLevelBody(metadata: GgufMetadata, vocabulary: Vocabulary): Body {
       fix: "give the Hugging Face folder of the model instead",
     });
   }
-  const vocab = vocabOf(vocabulary), merges = strings(metadata, "tokenizer.ggml.merges");
+  const vocab = vocabOf(vocabulary), merges = strings(metadata, "tokenizer.ggml.merges", { least: 0 });
   // A merge is left out if its result or one of its parts is no token of the vocabulary.
   const isWhole = (merge: string): boolean =>
     [...merge.split(" "), merge.replace(" ", "")].every((token) => Object.hasOwn(vocab, token));
@@ -212,10 +212,11 @@ function named(key: string, value: string | number | null): Json {
   return value === null ? {} : { [key]: value };
 }
 
-function strings(metadata: GgufMetadata, key: string): string[] {
+/** A list of texts. The merges of a vocabulary that was cut to its bytes are none. */
+function strings(metadata: GgufMetadata, key: string, { least = 1 }: { readonly least?: number } = {}): string[] {
   const value = metadata.get(key);
-  if (Array.isArray(value) && value.length > 0 && value.every((entry) => typeof entry === "string")) return value;
-  throw broken(key, "a list of strings that is not empty", describe(value));
+  if (Array.isArray(value) && value.length >= least && value.every((entry) => typeof entry === "string")) return value;
+  throw broken(key, least === 0 ? "a list of strings" : "a list of strings that is not empty", describe(value));
 }
 
 function numbers(metadata: GgufMetadata, key: string): number[] | null {

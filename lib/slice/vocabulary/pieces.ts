@@ -43,12 +43,12 @@ export function tokenPieces(tokenizer: Tokenizer): TokenPieces {
     isByte = new Uint8Array(size),
     parts: number[][] = Array.from({ length: size }, () => []);
   const needs: number[][] = Array.from({ length: size }, () => []);
-  const fixed = fixedTexts(tokenizer, added);
+  const fixed = fixedTexts(tokenizer, added), inProcessor = new Set(processorIds(json["post_processor"]));
   const split = unigram ? unigramSplit(model, vocab) : bpeSplit(model, vocab);
   for (const [text, id] of all) {
     if (model["byte_fallback"] === true && BYTE.test(text)) isByte[id] = 1;
     const own = fixed.has(text) ? null : split(text, vocab.get(text) === id);
-    if (own === null) isFixed[id] = 1;
+    if (own === null || inProcessor.has(id)) isFixed[id] = 1;
     else {
       parts[id] = own.parts;
       needs[id] = own.needs;
@@ -177,6 +177,15 @@ function fixedTexts({ json, config, chatTemplate }: Tokenizer, added: readonly A
   const inTemplate = added.filter(({ content }) => content.trim() !== "" && isNamed(content));
   const unknown = tokenText(model["unk_token"]) ?? unigramUnknown(model);
   return new Set([...special, ...inTemplate].map(({ content }) => content).concat(unknown ?? []));
+}
+
+/** Ids that a post-processor puts around texts. */
+function processorIds(node: unknown): number[] {
+  if (Array.isArray(node)) return node.flatMap(processorIds);
+  if (!isObject(node)) return [];
+  const { ids, sep, cls, ...others } = node;
+  const own = [ids, sep, cls].flatMap((list) => Array.isArray(list) ? list : []);
+  return [...own.filter((id) => typeof id === "number"), ...Object.values(others).flatMap(processorIds)];
 }
 
 /** The unknown token of a Unigram model. */

@@ -77,6 +77,34 @@ for (const [name, open] of Object.entries(TOKENIZERS)) {
   });
 }
 
+Deno.test("tokens that a post-processor names by id are kept", async () => {
+  const { json, config, chatTemplate } = await byteLevel("gpt-2"),
+    vocab = isObject(json["model"]) && json["model"]["vocab"];
+  assert.ok(isObject(vocab));
+  const [text, id] = Object.entries(vocab).findLast(([text]) => text.length > 2) ?? ["", 0];
+  const own = { [text]: { id: "around", ids: [id], tokens: ["another text"] } };
+  const post_processor = {
+    type: "TemplateProcessing",
+    single: [{ SpecialToken: { id: text, type_id: 0 } }, { Sequence: { id: "A", type_id: 0 } }],
+    pair: [],
+    special_tokens: own,
+  };
+  const dense = createTokenizer({ ...json, post_processor }, { config, chatTemplate });
+  const source = randomSource({ ...SPEC, vocab: dense.vocabSize });
+  const choice = chooseVocabulary({ source, tokenizer: dense }, countTokens({ tokenizer: dense }, ["a house"]));
+  const kept = choice.kept(choice.least), cut = cutTokenizer(dense, kept);
+  assert.ok(kept.includes(Number(id)));
+  assert.deepEqual(cut.leading, dense.leading.map((one) => kept.indexOf(one)));
+});
+
+Deno.test("a GGUF of a vocabulary without merges is read again", async () => {
+  const { json, config } = await byteLevel("gpt-2");
+  assert.ok(isObject(json["model"]));
+  const own = createTokenizer({ ...json, model: { ...json["model"], merges: [] } }, { config, chatTemplate: null });
+  const again = tokenizerFromGguf(ggufTokenizerMetadata(own));
+  assert.deepEqual(again.encode("a house"), own.encode("a house"));
+});
+
 Deno.test("a GGUF's entries are cut as tokenizer.json is", async () => {
   for (const name of ["byte_level", "sentencepiece"] as const) {
     const own = await tokenizerOf(name), first = tokenizerFromGguf(ggufTokenizerMetadata(own));

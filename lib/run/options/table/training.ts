@@ -37,6 +37,7 @@ export const TRAINING_OPTIONS = {
   batch: {
     type: "count",
     least: 1,
+    most: 65536,
     default: 4,
     everyday: true,
     work: "training",
@@ -46,6 +47,7 @@ export const TRAINING_OPTIONS = {
   accumulate: {
     type: "count",
     least: 1,
+    most: 65536,
     default: 1,
     placeholder: "count",
     work: "training",

@@ -1,7 +1,7 @@
 // The file in which an evaluation keeps its questions or windows as they are scored, so that it can be resumed.
 //
 // JSON lines, each but the head with a digest of its other fields: a head with the identity of the evaluation, then a line for each scored question or window. A last line that was cut off is dropped.
-import { createHash } from "node:crypto";
+import { digestOf } from "../core/digest.ts";
 import { type CompressoError, option, refusal, refuse } from "../core/errors.ts";
 import { openAlone } from "../files/lock.ts";
 import { isObject } from "../core/guards.ts";
@@ -99,7 +99,9 @@ export async function openEvaluationFile<Known, Added>(
       if (typeof model !== "string" || !isPart || typeof place !== "number" || entry === null) {
         throw broken(path, `a line that is no ${kind.noun}`);
       }
-      if (hasDigests && digest !== digestOf(fields)) throw broken(path, `a ${kind.noun} that has changed`);
+      if (hasDigests && digest !== digestOf([JSON.stringify(fields)])) {
+        throw broken(path, `a ${kind.noun} that has changed`);
+      }
       const key = `${model}\n${part}`, known = entries.get(key) ?? new Map<number, Known>();
       entries.set(key, known.set(place, entry));
       found++;
@@ -107,7 +109,8 @@ export async function openEvaluationFile<Known, Added>(
   }
   await file.cutAt(new TextEncoder().encode(text.slice(0, text.lastIndexOf("\n") + 1)).length);
   const writeLine = (line: string): void => file.append(new TextEncoder().encode(line));
-  const write = (value: object): void => writeLine(`${JSON.stringify({ ...value, digest: digestOf(value) })}\n`);
+  const write = (value: object): void =>
+    writeLine(`${JSON.stringify({ ...value, digest: digestOf([JSON.stringify(value)]) })}\n`);
   if (text === "") writeLine(headLine);
   stack.move();
   return {
@@ -116,11 +119,6 @@ export async function openEvaluationFile<Known, Added>(
     add: (model, part, entry) => write({ model, [kind.part]: part, place: entry.place, ...kind.write(entry) }),
     [Symbol.dispose]: () => file[Symbol.dispose](),
   };
-}
-
-/** Tells a changed digit. */
-function digestOf(fields: object): string {
-  return createHash("sha256").update(JSON.stringify(fields)).digest("hex").slice(0, 16);
 }
 
 function isNumbers(value: unknown): value is number[] {

@@ -20,7 +20,8 @@ import {
   tensorShapes,
   windowsOf,
 } from "../../lib/spec/decoder.ts";
-import { verb } from "../command.ts";
+import { expectedPrograms } from "../../lib/slice/programs.ts";
+import { programAsRun, shellWord, verb } from "../command.ts";
 import { formatBytes, formatCount, formatShare, print, printJson } from "../terminal/output.ts";
 
 /** Declares the verb. */
@@ -32,7 +33,7 @@ export function inspect(): CommandUnknownOpts {
     .argument("<model>", "a Hugging Face folder, or its config.json alone; a .gguf file; hf:owner/name[:file]; or demo")
     .option("--json", "print one JSON object")
     .action(async (model, { json }) => {
-      const facts = await describe(model);
+      const found = await describe(model), facts: Facts = { ...found, next: nextSteps(found) };
       if (json) printJson(facts);
       else show(facts);
     });
@@ -52,6 +53,17 @@ interface Facts {
   /** Parameters by stored dtype. */
   readonly dtypes: Readonly<Record<string, number>>;
   readonly tokenizer: TokenizerFacts | Unread | null;
+  /** Commands to try next, the one that saves most first. */
+  readonly next: readonly NextStep[];
+}
+
+interface NextStep {
+  /** Words behind the program. TEXTS and ROWS stand for files of the user. */
+  readonly command: readonly string[];
+  /** Parameters that it removes, about. */
+  readonly saves: number;
+  /** What it cuts. */
+  readonly cuts: string;
 }
 
 interface TokenizerFacts {
@@ -80,7 +92,7 @@ async function filesOf(
   }
 }
 
-async function describe(model: string): Promise<Facts> {
+async function describe(model: string): Promise<Omit<Facts, "next">> {
   const view = await lookAt(model), { files, path } = view, { isFolder } = await modelInfo(files, path);
   const bytes = view.bytes ?? await sizeOf(path);
   if (!isFolder && await isConfig(view)) {
@@ -142,7 +154,39 @@ async function sizeOf(path: string): Promise<number> {
   return total;
 }
 
-function show({ model, format, bytes, parameters, prunable, spec, dtypes, tokenizer }: Facts): void {
+/** Share of the layers' linear weights, and of the vocabulary, that the commands of {@link nextSteps} cut. */
+const LAYERS_CUT = 0.2, VOCABULARY_CUT = 0.5;
+
+/** Prunes that this model can take, with what they save. All need weights and a tokenizer. */
+function nextSteps({ model, format, spec, prunable, tokenizer }: Omit<Facts, "next">): NextStep[] {
+  if (!tokenizer || "unread" in tokenizer) return [];
+  const steps: NextStep[] = [];
+  if (tokenizer.uncutVocab === null) {
+    const size = String(VOCABULARY_CUT), flags = ["--units", "vocab", "--vocab-size", size, "--vocab-data", "TEXTS"];
+    steps.push({
+      command: ["prune", model, ...flags, "--out", "runs/words"],
+      saves: Math.round(VOCABULARY_CUT * vocabularyCount(spec)),
+      cuts: "half of the vocabulary, without training",
+    });
+  }
+  // A GGUF should give a GGUF: without one for layers that differ, all are cut alike.
+  const hasCompact = expectedPrograms(spec, { layout: "compact", units: ["kv", "ffn"] }).gguf !== null;
+  const layout = format === "gguf" && !hasCompact ? ["--units", "ffn", "--layout", "uniform"] : [];
+  const size = ["--sparsity", String(LAYERS_CUT), ...layout];
+  steps.push({
+    command: ["prune", model, "--data", "ROWS", ...size, "--out", "runs/mine"],
+    saves: Math.round(LAYERS_CUT * prunable),
+    cuts: `${formatShare(LAYERS_CUT)} of the layers' linear weights, with training`,
+  });
+  return steps.sort((a, b) => b.saves - a.saves);
+}
+
+/** Parameters of embedding and head. */
+function vocabularyCount(spec: DecoderSpec): number {
+  return spec.vocab * embeddingWidth(spec) * (spec.tied ? 1 : 2);
+}
+
+function show({ model, format, bytes, parameters, prunable, spec, dtypes, tokenizer, next }: Facts): void {
   const { layers } = spec;
   const types = Object.entries(dtypes).sort(([, a], [, b]) => b - a).map(([dtype, count]) => {
     const percent = Math.round(100 * count / parameters);
@@ -160,15 +204,22 @@ function show({ model, format, bytes, parameters, prunable, spec, dtypes, tokeni
   const { attention, logits } = spec.softCaps ?? {};
   const caps = [...attention ? [`scores ${attention}`] : [], ...logits ? [`logits ${logits}`] : []];
   if (caps.length > 0) print(`soft caps   ${caps.join(", ")}`);
-  const rows = spec.vocab * embeddingWidth(spec) * (spec.tied ? 1 : 2);
   print(
     `head        ${spec.tied ? "tied to the embedding" : "separate"}; the vocabulary takes ${
-      formatShare(rows / parameters)
+      formatShare(vocabularyCount(spec) / parameters)
     } of the parameters`,
   );
   if (format !== "config") print(`tokenizer   ${tokenizerLine(tokenizer)}`);
   print();
   for (const line of layerBars(layers)) print(line);
+  if (next.length === 0) return;
+  print();
+  print("next");
+  for (const { command, saves, cuts } of next) {
+    print(`  about ${formatShare(saves / parameters)} fewer parameters: cut ${cuts}`);
+    // A command to copy is not wrapped.
+    print(`    ${[programAsRun(), ...command.map(shellWord)].join(" ")}`);
+  }
 }
 
 /** How positions enter the model. */

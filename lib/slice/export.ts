@@ -1,10 +1,12 @@
 // Exports a model to files for other programs: a Hugging Face folder and a GGUF.
 import { CompressoError, option, refuse } from "../core/errors.ts";
+import { isObject, type Json } from "../core/guards.ts";
 import { holdThreads } from "../core/threads.ts";
 import { type FileSystem, isThere, type Staged } from "../files/system.ts";
 import { ggufArch, slidingWindows } from "../formats/gguf/architecture.ts";
 import { stageGguf } from "../formats/gguf/export.ts";
 import { blockOf, type GgufWriteType } from "../formats/gguf/mixes.ts";
+import { modelfile, type ModelfileInput } from "../formats/gguf/modelfile.ts";
 import { ggufTokenizerMetadata } from "../formats/gguf/tokenizer_export.ts";
 import { stageHf, writtenBiases } from "../formats/hf/export.ts";
 import { fixedHeads } from "../families/all.ts";
@@ -12,6 +14,7 @@ import { keptGeneration } from "../formats/hf/model.ts";
 import { ropeConfig } from "../formats/hf/rope_export.ts";
 import type { Provenance } from "../spec/provenance.ts";
 import type { RowRange, WeightSource } from "../spec/source.ts";
+import type { Tokenizer } from "../text/tokenizer.ts";
 import { rowWindow } from "../spec/row_range.ts";
 import { checkExport, checkUsed, type ExportFormat, type ExportOptions, ggufDtypeFor } from "./export_options.ts";
 import { type DecoderSpec, layersAlike, parameterCount, tensorShapes, withBiases } from "../spec/decoder.ts";
@@ -26,6 +29,11 @@ export interface ExportResult {
   readonly hf: string | null;
   /** Path of the GGUF; null if it was not requested or was skipped. */
   readonly gguf: string | null;
+  /**
+   * Path of the Modelfile for Ollama; null without a GGUF or a chat template, or if a Modelfile is there and may not be
+   * replaced.
+   */
+  readonly modelfile: string | null;
   /**
    * Number of parameters of the folder, or of the GGUF if there is no folder. It can exceed the count of the source.
    * The layout "padded" adds zeros. Biases that config.json implies are written as zeros. A compact GGUF contains a
@@ -47,8 +55,8 @@ export interface ExportResult {
 }
 
 /**
- * Writes `outDir/model/` (Hugging Face) and `outDir/model.gguf` (llama.cpp), first under temporary names.
- * Both have the same layout, and omit layers that have neither heads nor FFN columns (see `shallow`). A format that
+ * Writes `outDir/model/` (Hugging Face) and `outDir/model.gguf` (llama.cpp) first under temporary names. A model
+ * with a chat template also gets a Modelfile, for Ollama. Both have the same layout, and omit layers that have neither heads nor FFN columns (see `shallow`). A format that
  * cannot represent the model or its tokenizer is skipped, with the reason, as long as another format is written.
  *
  * @throws CompressoError("usage") for unknown options, layouts, formats and types, for a `ggufDtype` or `generation`
@@ -73,7 +81,7 @@ export async function stageModel(
   const living = shallow(source), laidOut = layout === "padded" ? padded(living) : living, { spec } = laidOut;
   const ggufDtype = ggufDtypeFor(source, options);
   if (layout === "uniform") checkUniform(spec);
-  const paths = { hf: `${outDir}/model`, gguf: `${outDir}/model.gguf` };
+  const paths = { hf: `${outDir}/model`, gguf: `${outDir}/model.gguf` }, ollama = `${outDir}/Modelfile`;
   // Everything that can be refused is checked before anything is written.
   const { hf, metadata, skipped } = possibleFormats(spec, options);
   if (metadata && !replace) await refuseFile(files, paths.gguf);
@@ -84,13 +92,14 @@ export async function stageModel(
   const name = options.name, { licenseText } = provenance ?? {};
   const card = { "README.md": modelCard({ spec, name, provenance, run }) };
   const texts = licenseText === undefined ? card : { ...card, LICENSE: licenseText };
+  const generation = options.generation ?? keptGeneration(source);
   const { folder, file, owned } = await stageTogether(laidOut, {
     signal,
     onProgress,
     folder: hf && ((weights, stop) =>
       stageHf(weights, paths.hf, {
         ...{ dtype, tokenizer, replace, texts, files, ...stop },
-        generation: options.generation ?? keptGeneration(source),
+        generation,
       })),
     file: metadata && ((weights, stop) =>
       stageGguf(weights, paths.gguf, {
@@ -106,11 +115,15 @@ export async function stageModel(
       }]
       : [],
   ];
+  const recipe = file && hasTurns(tokenizer) && (replace || !await isThere(files, ollama))
+    ? await stageModelfile(files, ollama, { spec, tokenizer, generation, owned })
+    : null;
   const removed: string[] = [];
   return {
     result: {
       hf: folder && paths.hf,
       gguf: file && paths.gguf,
+      modelfile: recipe && ollama,
       parameters: parameterCount(folder ? withBiases(spec, writtenBiases(spec)) : spec),
       ggufDtype: file && ggufDtype,
       fellBack: file?.result.fellBack ?? [],
@@ -121,6 +134,7 @@ export async function stageModel(
     async commit(): Promise<void> {
       await folder?.commit();
       await file?.commit();
+      await recipe?.commit();
       // An earlier export here is of another model, since this model cannot be written in this format.
       for (const { format } of skipped) {
         if (await files.remove(paths[format]).catch(() => false)) removed.push(paths[format]);
@@ -128,6 +142,30 @@ export async function stageModel(
     },
     [Symbol.dispose]: () => owned.dispose(),
   };
+}
+
+/** Whether a model chats: only then a Modelfile says more than the name of the GGUF. */
+function hasTurns(tokenizer: Tokenizer | null): boolean {
+  return tokenizer !== null && tokenizer.chatTemplate !== null;
+}
+
+/** Stages the Modelfile next to a GGUF. If that fails, nothing stays. */
+async function stageModelfile(
+  files: FileSystem,
+  path: string,
+  { spec, tokenizer, generation, owned }:
+    & Pick<ModelfileInput, "spec" | "tokenizer">
+    & { readonly generation: Json; readonly owned: DisposableStack },
+): Promise<Staged> {
+  try {
+    const recipe = owned.use(await files.stageFile(path));
+    const text = modelfile({ file: "model.gguf", spec, tokenizer, generation: isObject(generation) ? generation : {} });
+    await recipe.write(new TextEncoder().encode(text));
+    return recipe;
+  } catch (error) {
+    owned.dispose();
+    throw error;
+  }
 }
 
 /** Refuses a uniform layout of layers that differ, or that have other heads than the classes of the family. */

@@ -51,7 +51,7 @@ function unusable(module: string, value: string, cause?: unknown): CompressoErro
   return refusal("gpu", `cannot take WebGPU from ${module}`, {
     rule: "a module that exports gpu, or create() that returns it",
     value,
-    fix: "check its name and Deno's rights: a native one needs --allow-ffi",
+    fix: "check its name and Deno's permissions: a native one needs --allow-ffi",
     cause,
   });
 }

@@ -96,7 +96,7 @@ function withRight(error: CompressoError): CompressoError {
 }
 
 function rightToAdd({ message }: Error): string {
-  return `add ${rightIn(message)} to \`deno run\`, or -A for all rights`;
+  return `add ${rightIn(message)} to \`deno run\`, or -A for all permissions`;
 }
 
 /** The flag that gives the right which Deno names: `Requires net access to "127.0.0.1:8000"` is `--allow-net=127.0.0.1:8000`. */

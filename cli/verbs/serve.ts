@@ -247,7 +247,7 @@ async function readFile(path: string): Promise<string> {
     refuse("input", `cannot read ${path}`, {
       rule: "it is a file that may be read",
       value,
-      fix: "check the path and the rights to it",
+      fix: "check the path and the permissions to it",
       cause: error,
     });
   }

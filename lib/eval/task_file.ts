@@ -44,7 +44,7 @@ export function isTaskModule(path: string): boolean {
 }
 
 /**
- * Reads a task from a file. A `.ts`, `.js` or `.mjs` file is the user's own code: it is imported and runs with the rights of the process.
+ * Reads a task from a file. A `.ts`, `.js` or `.mjs` file is the user's own code: it is imported and runs with the permissions of the process.
  *
  * @throws CompressoError("input") where the file is missing or defines no task.
  */

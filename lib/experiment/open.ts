@@ -1,4 +1,4 @@
-// Opens an experiment from a file. A script runs with all rights of the process, so it must be local. JSON cannot give such rights to scripts of
+// Opens an experiment from a file. A script runs with all permissions of the process, so it must be local. JSON cannot give such permissions to scripts of
 // schedules or tasks. Also the paths of an experiment.
 import { dirname, extname, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
@@ -57,7 +57,7 @@ export async function openExperiment(path: string): Promise<Experiment> {
   return { ...asExperiment(module.default, path), root };
 }
 
-/** Refuses an experiment in JSON that would run a script, of a schedule or of tasks, with all rights. */
+/** Refuses an experiment in JSON that would run a script, of a schedule or of tasks, with all permissions. */
 function refuseTrust({ definition }: Experiment, path: string): void {
   const { base } = definition;
   const trusted = [
@@ -73,7 +73,7 @@ function refuseTrust({ definition }: Experiment, path: string): void {
       : []),
   ];
   refuse("usage", `cannot use the experiment ${path}`, {
-    rule: "JSON is data, and cannot give scripts all rights",
+    rule: "JSON is data, and cannot give scripts all permissions",
     value: [...trusted, ...modules].join(", "),
     fix: `leave it out there, and ${fixes.join("; ")}`,
   });

@@ -123,7 +123,7 @@ async function found(path: string, digest: Promise<string>): Promise<string> {
       value: isAbsent ? "no such file or folder" : error.message,
       fix: isAbsent
         ? "check the path; those of a definition are relative to its file"
-        : "check the path, and the rights to it",
+        : "check the path, and the permissions to it",
       cause: error,
     });
   }

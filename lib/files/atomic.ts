@@ -331,7 +331,7 @@ export function unwritable(path: string, error: unknown): CompressoError {
   return refusal("input", `cannot write ${path}`, {
     rule: "the system lets it be written",
     value: error instanceof Error ? error.message : String(error),
-    fix: "check the path, the rights and the free space",
+    fix: "check the path, the permissions and the free space",
     cause: error,
   });
 }

@@ -30,7 +30,7 @@ export function unreadable(path: string, error: unknown): CompressoError {
   return refusal("input", `cannot read ${path}`, {
     rule: "it may be read",
     value: error instanceof Error ? error.message : String(error),
-    fix: "check it, and the rights to it",
+    fix: "check it, and the permissions to it",
     cause: error,
   });
 }

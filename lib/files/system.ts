@@ -159,7 +159,7 @@ export function noText(path: string, value: string, cause: unknown): CompressoEr
   return refusal("input", `cannot read ${path}`, {
     rule: "it is a file of UTF-8 that may be read",
     value,
-    fix: "check the file and the rights to it",
+    fix: "check the file and the permissions to it",
     cause,
   });
 }

@@ -66,7 +66,7 @@ export async function openData(named: string): Promise<HeldFile> {
     const missing = isMissing(error);
     throw dataError(path, "the file can be read", {
       value: missing ? "no such file" : messageOf(error),
-      fix: missing ? await hubMeant(disk, path) ?? "check the path" : "check the path, and the rights to it",
+      fix: missing ? await hubMeant(disk, path) ?? "check the path" : "check the path, and the permissions to it",
       cause: error,
     });
   }

@@ -69,7 +69,7 @@ export async function inputsOf(path: string, flags: RunFlags): Promise<Inputs> {
     refuse("input", "cannot tell whether the run is the same", {
       rule: "model and data are there, and may be read",
       value: error.message,
-      fix: "check the paths, and the rights to them",
+      fix: "check the paths, and the permissions to them",
       cause: error,
     });
   }

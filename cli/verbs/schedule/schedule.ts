@@ -44,7 +44,7 @@ const SCHEDULE_HELP = `Schedules:
   A script runs isolated: in a process without permissions, with limits of heap, time and memory. It can use the
   JavaScript language and compresso/schedule (defineSchedule, the built-in curves, CompressoError); it has no other
   imports, no clock and no random numbers. Isolation needs the right to run Deno (--allow-run). --trust runs the script
-  in this process instead, with all its rights; its imports come from Deno's cache.
+  in this process instead, with all its permissions; its imports come from Deno's cache.
 
   More: docs/guide/schedules.md`;
 
@@ -90,7 +90,7 @@ const FLAGS = {
   },
   svg: { type: "text", placeholder: "file", help: "also draw it to an SVG file" },
   json: { type: "switch", help: "print one JSON object with every step" },
-  trust: { type: "switch", help: "run a script in this process, with all its rights" },
+  trust: { type: "switch", help: "run a script in this process, with all its permissions" },
 } as const satisfies FlagTable;
 
 function previewVerb(): CommandUnknownOpts {

@@ -72,13 +72,13 @@ const BLAME = {
   sandbox: {
     rule:
       "an isolated script has the language, and compresso/schedule; no files, network, other imports, clock or random numbers",
-    fix: `fix the script, or run it as your own code, with all rights of this process: ${option("trustSchedule")}`,
+    fix: `fix the script, or run it as your own code, with all permissions of this process: ${option("trustSchedule")}`,
   },
   script: { rule: "it is a script that loads and returns values", fix: "fix the script" },
   either: {
     rule: "it is a script that loads and returns values",
     fix:
-      `fix the script; if it needs files, network or a clock, run it as your own code, with all rights of this process: ${
+      `fix the script; if it needs files, network or a clock, run it as your own code, with all permissions of this process: ${
         option("trustSchedule")
       }`,
   },

@@ -60,7 +60,7 @@ export const METHOD_OPTIONS = {
     mayChange: true,
     work: "training",
     scope: ["experiment"],
-    help: "run the schedule's script with all rights of this process, not isolated",
+    help: "run the schedule's script with all permissions of this process, not isolated",
   },
   ranking: {
     type: "word",

@@ -8,23 +8,28 @@ const ROOT = join(dirname(fileURLToPath(import.meta.url)), "..");
 /** Where the reference lies. */
 export const CLI_REFERENCE = join(ROOT, "docs/reference/cli.md");
 
-/** The words of every verb with its whole help, those of its own verbs after it; the program itself first, with no words. */
-export async function allHelp(words: readonly string[] = []): Promise<Map<string, string>> {
-  const args = ["run", "-A", "cli/main.ts", ...words, "--help=all"];
-  const env = { NO_COLOR: "1" };
+/** What the program prints for arguments. */
+export type PrintedBy = (args: readonly string[]) => Promise<string>;
+
+const ofProcess: PrintedBy = async (words) => {
+  const args = ["run", "-A", "cli/main.ts", ...words], env = { NO_COLOR: "1" };
   const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), { args, cwd: ROOT, env }).output();
-  if (code !== 0) throw new Error(`compresso ${words.join(" ")} --help=all: ${new TextDecoder().decode(stderr)}`);
-  const text = new TextDecoder().decode(stdout).trimEnd();
+  if (code !== 0) throw new Error(`compresso ${words.join(" ")}: ${new TextDecoder().decode(stderr)}`);
+  return new TextDecoder().decode(stdout);
+};
+
+/** The words of every verb with its whole help, those of its own verbs after it; the program itself first, with no words. */
+export async function allHelp(printed = ofProcess, words: readonly string[] = []): Promise<Map<string, string>> {
+  const text = (await printed([...words, "--help=all"])).trimEnd();
   const found = new Map([[words.join(" "), text]]);
   const [, list = ""] = /^Commands:\n((?: .*\n?)+)/m.exec(`${text}\n`) ?? [];
   const verbs = [...list.matchAll(/^ {2}(\w+)/gm)].map(([, name = ""]) => name).filter((name) => name !== "help");
-  for (const name of verbs) for (const entry of await allHelp([...words, name])) found.set(...entry);
+  for (const name of verbs) for (const entry of await allHelp(printed, [...words, name])) found.set(...entry);
   return found;
 }
 
 /** The text of docs/reference/cli.md. */
-export async function cliReference(): Promise<string> {
-  const help = await allHelp();
+export function cliReference(help: ReadonlyMap<string, string>): string {
   const list = [...help.keys()].filter((words) => words !== "")
     .map((words) => `- [${words}](#compresso-${words.replaceAll(" ", "-")})`);
   const sections = [...help].map(([words, text]) => `## ${`compresso ${words}`.trim()}\n\n\`\`\`\n${text}\n\`\`\`\n`);
@@ -37,4 +42,4 @@ export async function cliReference(): Promise<string> {
   ].join("\n");
 }
 
-if (import.meta.main) await Deno.writeTextFile(CLI_REFERENCE, await cliReference());
+if (import.meta.main) await Deno.writeTextFile(CLI_REFERENCE, await cliReference(await allHelp()));

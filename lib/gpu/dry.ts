@@ -60,12 +60,6 @@ const nothing = (): void => undefined;
 const none = (): object => ({});
 const done = (): Promise<void> => Promise.resolve();
 
-/** Contents read from a buffer: zeros, allocated only for the requested part. */
-const zeros = (size: number): Pick<ArrayBuffer, "byteLength" | "slice"> => ({
-  byteLength: size,
-  slice: (start = 0, end = size) => new ArrayBuffer(Math.max(0, end - start)),
-});
-
 const PASS = { setPipeline: nothing, setBindGroup: nothing, dispatchWorkgroups: nothing, end: nothing };
 
 const ENCODER = {
@@ -85,12 +79,7 @@ const MEMBERS = {
   addEventListener: nothing,
   destroy: nothing,
   queue: { writeBuffer: nothing, writeTexture: nothing, submit: nothing, onSubmittedWorkDone: done },
-  createBuffer: ({ size }: GPUBufferDescriptor) => ({
-    destroy: nothing,
-    mapAsync: done,
-    getMappedRange: () => zeros(size),
-    unmap: nothing,
-  }),
+  createBuffer: () => ({ destroy: nothing }),
   createTexture: () => ({ destroy: nothing, createView: none }),
   createBindGroupLayout: none,
   createPipelineLayout: none,

@@ -15,6 +15,7 @@ export interface BufferRange {
 /** The device functions needed for reading. */
 interface Reader {
   readonly gpu: GPUDevice;
+  readonly isDry: boolean;
   createBuffer(label: string, bytes: number, usage: number): DeviceBuffer;
   check(): void;
 }
@@ -49,6 +50,8 @@ export async function readBack(
   if (pieces.length === 0) return asked.map(() => new ArrayBuffer(0));
   const size = Math.max(...pieces.map((spans) => spans.reduce((sum, { bytes }) => sum + bytes, 0)));
   using staging = device.createBuffer("read-back", size, 0x01 | 0x08); // MAP_READ | COPY_DST
+  // Zeros that nobody writes take no memory, however many they are.
+  if (device.isDry) return asked.map(({ bytes }) => new ArrayBuffer(bytes));
   const parts = asked.map((): ArrayBuffer[] => []);
   for (const spans of pieces) {
     const encoder = device.gpu.createCommandEncoder();

@@ -160,6 +160,7 @@ export function writeAdapters(
   device.write(pass.masks.z, packMasks(spec, pass.masks.layout, masks));
   if (!lora || !pass.lora) return;
   refuseOthers(spec, lora);
+  if (device.isDry) return; // a plan of memory for LoRA of gigabytes packs none
   device.write(pass.lora.params, packLora(spec, pass.lora, lora.weights));
 }
 

@@ -1,7 +1,7 @@
 // Prepares the rows of a run: batches to train on, held-out sequences, and calibration rows.
 import { type Batches, createBatches, digestOfAll } from "../data/batches.ts";
 import { encodeRows, sequencesOf } from "../data/encode_rows.ts";
-import { type CompressoError, type ErrorParts, refusal, refuse } from "../core/errors.ts";
+import { type CompressoError, type ErrorParts, option, refusal, refuse } from "../core/errors.ts";
 import type { Row } from "../data/rows.ts";
 import { COLLABORATIVE_PROMPT } from "../data/prompts/encode.ts";
 import { noTokenizer } from "../text/no_tokenizer.ts";
@@ -93,7 +93,7 @@ export function withCalibration<T extends RunData>(data: T, rows: readonly Row[]
 /** Refuses a report of reading without the rows that it describes. Throws `CompressoError("usage")`. */
 export function refuseReading({ calibrationReading }: Pick<PruneOptions, "calibrationReading">): void {
   if (calibrationReading === undefined) return;
-  refuse("usage", "cannot use calibrationReading", {
+  refuse("usage", `cannot use ${option("calibrationReading")}`, {
     rule: "it describes how given calibration rows were read",
     value: "no calibration rows",
     fix: "leave it out, or give the rows",

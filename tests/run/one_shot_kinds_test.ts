@@ -12,7 +12,7 @@ import { calibrate } from "../../lib/run/methods/calibrate.ts";
 import { loadModelFrom, type Model } from "../../lib/model/model.ts";
 import type { RunOptions } from "../../lib/run/options/options.ts";
 import { verifySliced } from "../../lib/slice/verify.ts";
-import { drive, withDemo } from "./helpers/demo_run.ts";
+import { drive, FEW, withDemo } from "./helpers/demo_run.ts";
 import { BATCH, device, randomBatch, SEQ } from "./helpers/one_shot.ts";
 
 /** What is measured of a model of five layers, of which layer 1 has no heads, layer 3 no FFN and layer 2 a narrower one. */
@@ -112,10 +112,10 @@ async function cut(
   { model, device }: { readonly model: Model; readonly device: Device },
   options: Partial<RunOptions>,
 ): Promise<{ readonly spec: DecoderSpec; readonly hard: number }> {
-  const how = { ...options, sparsity: 0.3, steps: 0, prefinetune: 0, postfinetune: 2 };
+  const how = { ...FEW, ...options, sparsity: 0.3, steps: 0, prefinetune: 0, postfinetune: 1 };
   const { result: { source, masks, lora, sparsity, heldout } } = await drive(model, how);
   const sliced = sliceModel(source, { masks, lora }), adapters = { masks, lora };
-  const { maxAbs, range } = await verifySliced(source, sliced, { device, adapters, tokens: heldout });
+  const { maxAbs, range } = await verifySliced(source, sliced, { device, adapters, tokens: heldout.slice(0, 4) });
   assert.ok(maxAbs < 1e-5 * range, `masked and sliced differ by ${maxAbs} of ${range}`);
   return { spec: sliced.spec, hard: sparsity.hard };
 }

@@ -28,9 +28,12 @@ export const BASE = {
   prefinetune: 1,
   postfinetune: 2,
   batch: 1,
-  seq: 80,
+  seq: 32,
   prompt: null,
 } as const;
+
+/** Rows on which methods that measure activations do so: by default they read 128 sequences, most of such a short run. */
+export const FEW = { calibration: rows.slice(0, 8) } as const;
 
 type DemoWork = (parts: { model: Model; device: Device }) => Promise<void>;
 

@@ -64,7 +64,7 @@ export class Store {
       if (error instanceof Deno.errors.NotFound) return;
       value = textOf(error);
     }
-    refuse("usage", `cannot write to ${this.out}`, { rule: `${option("out")} is a folder`, value });
+    refuse("usage", `cannot write to ${this.out}`, { rule: `${option("out")} is a folder`, value, option: "out" });
   }
 
   async #checkReport(experiment: string): Promise<void> {
@@ -73,6 +73,7 @@ export class Store {
         rule: "a report in the folder is of the same experiment",
         value,
         fix,
+        option: "out",
       });
     const report = await readJson<{ readonly name?: unknown; readonly cells?: unknown }>(
       join(this.out, REPORT_FILES.data),

@@ -5,7 +5,8 @@ import { defineExperiment, planExperiment, runExperiment } from "../../lib/exper
 import { exists } from "../../lib/files/exists.ts";
 import { demoData } from "../../lib/local/open_model.ts";
 import { LOCK_FILE } from "../../lib/files/lock.ts";
-import { inTemporaryFolder, rejectsWith } from "../formats/files.ts";
+import { inTemporaryFolder } from "../formats/files.ts";
+import { rejects } from "../refuses.ts";
 import { experimentTest, TINY } from "./tiny.ts";
 import type { RunExperimentOptions } from "../../lib/experiment/types.ts";
 
@@ -178,18 +179,14 @@ Deno.test("an experiment is planned without a GPU and without a trace", async ()
 });
 
 Deno.test("options that sittings and plans do not have, and another word of what is kept, are refused", async () => {
-  const refused: readonly (readonly [json: string, plan: RegExp, run: RegExp])[] = [
-    [
-      '{"out": "x", "keeps": "models"}',
-      /'keeps'; expected: options of planExperiment are out, only/,
-      /did you mean keep\?/,
-    ],
-    ['{"out": "x", "keep": "all"}', /'keep'/, /cannot keep 'all'; expected: it is none or models; got: all/],
-    ['{"out": "x", "redo": true, "evaluateonly": true}', /'redo'/, /'evaluateonly'.*did you mean evaluateOnly\?/],
-    ['{"out": "x", "model": {}}', /'model'.*did you mean models\?/, /'model'.*did you mean models\?/],
+  const refused: readonly (readonly [json: string, plan: string, run: string])[] = [
+    ['{"out": "x", "keeps": "models"}', "'keeps'", "keep?"],
+    ['{"out": "x", "keep": "all"}', "'keep'", "'all'"],
+    ['{"out": "x", "redo": true, "evaluateonly": true}', "'redo'", "evaluateOnly?"],
+    ['{"out": "x", "model": {}}', "models?", "models?"],
   ];
   for (const [options, plan, run] of refused) {
-    await rejectsWith(planExperiment(defineExperiment(TINY), JSON.parse(options)), "usage", plan);
-    await rejectsWith(runExperiment(defineExperiment(TINY), JSON.parse(options)), "usage", run);
+    await rejects(planExperiment(defineExperiment(TINY), JSON.parse(options)), "usage", { names: plan });
+    await rejects(runExperiment(defineExperiment(TINY), JSON.parse(options)), "usage", { names: run });
   }
 });

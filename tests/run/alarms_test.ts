@@ -1,18 +1,11 @@
 // Failures provoked in real runs of the demo: each is found, named and acted on while it happens. On one device for all.
 import assert from "node:assert/strict";
-import {
-  loadModel,
-  type Model,
-  openDevice,
-  prune,
-  type PruneResult,
-  pruneToFolder,
-  type StepRecord,
-} from "../../mod.ts";
+import { loadModel, type Model, prune, type PruneResult, pruneToFolder, type StepRecord } from "../../mod.ts";
 import type { RunOptions } from "../../lib/run/options/options.ts";
 import { loadModelFrom, type WeightSource } from "../../lib/model/mod.ts";
 import type { Alarm, MonitorOptions, RunHandle } from "../../lib/run/mod.ts";
 import { defineSchedule } from "../../lib/schedule/mod.ts";
+import { sharedDevice } from "../device.ts";
 import { BASE, failure, namesOf } from "./helpers/failures.ts";
 
 /** Every alarm only warns, so that one run can go through many failures. */
@@ -23,8 +16,7 @@ const WARN: MonitorOptions = {
 };
 
 async function withDemo(work: (model: Model) => Promise<void>): Promise<void> {
-  using device = await openDevice();
-  using model = await loadModel("demo", { device });
+  using model = await loadModel("demo", { device: await sharedDevice() });
   await work(model);
 }
 

@@ -6,7 +6,7 @@ import { hardSparsity, selectedSpec } from "../../lib/units/selection.ts";
 import { packMasks } from "../../lib/nn/mask_slots.ts";
 import { decoder, MULTI_HEAD } from "../units/helpers/decoders.ts";
 import { refuses } from "../refuses.ts";
-import { drive, withDemo } from "./helpers/demo_run.ts";
+import { drive, FEW, withShortDemo } from "./helpers/demo_run.ts";
 
 const LAYERS = [{ heads: 6, kvHeads: 2, ffn: 40 }, { heads: 0, kvHeads: 0, ffn: 40 }, {
   heads: 4,
@@ -40,10 +40,20 @@ Deno.test("smaller units of attention come first, and the last sub-layer and equ
   assert.ok(unitTable({ ...MULTI_HEAD, qkNorm: "whole" }, ["attention"]).count > 0);
 });
 
+/** The loss of so large a cut may run away. */
+const CALM = { monitors: { divergence: { action: "off" } } } as const;
+
 for (const method of ["compresso", "gradual", "taylor", "fisher", "wanda-sp"] as const) {
   Deno.test(`${method} cuts attention sub-layers whole, and the sliced model equals the masked one`, async () => {
-    await withDemo(async ({ model, device }) => {
-      const options = { method, units: ["attention", "ffn"], sparsity: 0.4, steps: 9 } as const;
+    await withShortDemo(async ({ model, device }) => {
+      const options = {
+        method,
+        units: ["attention", "ffn"],
+        sparsity: 0.4,
+        steps: 9,
+        ...CALM,
+        ...(method === "wanda-sp" ? FEW : {}),
+      } as const;
       const { result: { source, masks, lora, sparsity, heldout } } = await drive(model, options);
       let at = 0, fell = 0;
       for (const { heads } of model.spec.layers) {
@@ -57,7 +67,7 @@ for (const method of ["compresso", "gradual", "taylor", "fisher", "wanda-sp"] as
       const { maxAbs, range } = await verifySliced(source, sliced, {
         device,
         adapters: { masks, lora },
-        tokens: heldout,
+        tokens: heldout.slice(0, 4),
       });
       assert.ok(maxAbs < 1e-5 * range, `masked and sliced differ by ${maxAbs} of ${range}`);
     });
@@ -65,7 +75,7 @@ for (const method of ["compresso", "gradual", "taylor", "fisher", "wanda-sp"] as
 }
 
 Deno.test("a cut of attention alone drops whole sub-layers, chosen at once or learned", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     const units = ["attention"] as const, once = { steps: 0, prefinetune: 0, postfinetune: 0 } as const;
     for (const how of [{ method: "fisher", ...once }, { method: "compresso", steps: 9 }] as const) {
       const { result: { masks, sparsity } } = await drive(model, { ...how, units, sparsity: 0.15 });

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
 import type { RunOptions } from "../../lib/run/options/options.ts";
 import { largestUnit } from "../../lib/run/monitors/constraint.ts";
-import { drive, ROUNDING, withDemo } from "./helpers/demo_run.ts";
+import { drive, ROUNDING, withShortDemo } from "./helpers/demo_run.ts";
 
 const PLATEAUS = fileURLToPath(new URL("../../scripts/examples/cubic_with_plateaus.ts", import.meta.url));
 const CASES: Readonly<Record<string, Partial<RunOptions> & { readonly sparsity: number }>> = {
@@ -14,7 +14,7 @@ const CASES: Readonly<Record<string, Partial<RunOptions> & { readonly sparsity: 
 
 for (const [name, options] of Object.entries(CASES)) {
   Deno.test(`60 steps follow the schedule within one percent and end within one unit of the target: ${name}`, async () => {
-    await withDemo(async ({ model }) => {
+    await withShortDemo(async ({ model }) => {
       // With 24 tokens a step the loss is no longer what it was, which is not what this is about.
       const monitors = { divergence: { action: "off" } } as const, short = { seq: 24, steps: 60, monitors };
       const { records, result: { sparsity, table } } = await drive(model, { ...short, ...options });

@@ -4,13 +4,13 @@ import assert from "node:assert/strict";
 import { pruneToFolder, readRows } from "../../mod.ts";
 import { planMemory } from "../../lib/run/mod.ts";
 import { adapterOf } from "../../lib/run/memory/plan.ts";
-import { openDevice } from "../../lib/gpu/device.ts";
 import { demoData, openModelFiles } from "../../lib/local/open_model.ts";
 import { loadModelFrom } from "../../lib/model/model.ts";
 import { readPeftAdapter } from "../../lib/model/mod.ts";
 import { type DecoderSpec, PROJECTIONS, withBiases } from "../../lib/spec/decoder.ts";
 import { openGguf, openHfFolder } from "../disk.ts";
 import { inTemporaryFolder } from "../formats/files.ts";
+import { sharedDevice } from "../device.ts";
 import { randomSource } from "../slice/helpers.ts";
 
 const { source: { spec: DEMO }, tokenizer } = await openModelFiles("demo");
@@ -76,7 +76,7 @@ for (const { spec, units, form, arch } of MODELS) {
     await inTemporaryFolder(async (folder) => {
       const { rows } = await readRows(demoData("train"));
       const source = randomSource(spec), shape = { batch: 2, seq: 48, units, layout: "uniform" } as const;
-      using device = await openDevice();
+      const device = await sharedDevice();
       using model = await loadModelFrom(source, { device, baseDtype: "q4", tokenizer });
       const adapter = adapterOf(device);
       const plan = await planMemory(spec, { ...shape, baseDtype: "q4", adapter });

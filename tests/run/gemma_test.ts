@@ -3,13 +3,13 @@ import assert from "node:assert/strict";
 import { pruneToFolder, readRows } from "../../mod.ts";
 import { planMemory } from "../../lib/run/mod.ts";
 import { adapterOf } from "../../lib/run/memory/plan.ts";
-import { openDevice } from "../../lib/gpu/device.ts";
 import { demoData, openModelFiles } from "../../lib/local/open_model.ts";
 import { loadModelFrom } from "../../lib/model/model.ts";
 import { readPeftAdapter } from "../../lib/model/mod.ts";
 import type { DecoderSpec } from "../../lib/spec/decoder.ts";
 import { openGguf, openHfFolder } from "../disk.ts";
 import { inTemporaryFolder } from "../formats/files.ts";
+import { sharedDevice } from "../device.ts";
 import { randomSource } from "../slice/helpers.ts";
 
 /** The demo's shape as a Gemma: a window in the first of two layers. */
@@ -32,7 +32,7 @@ for (const [name, form] of [["gemma2", "gemma2"], ["gemma3", "gemma3_text"]] as 
       const demo = await openModelFiles("demo"), { rows } = await readRows(demoData("train"));
       const source = randomSource(gemmaOf(demo.source.spec, name === "gemma3"));
       const shape = { batch: 2, seq: 48, units: ["ffn", "hidden"], layout: "uniform" } as const;
-      using device = await openDevice();
+      const device = await sharedDevice();
       using model = await loadModelFrom(source, { device, baseDtype: "q4", tokenizer: demo.tokenizer });
       const adapter = adapterOf(device);
       const plan = await planMemory(source.spec, { ...shape, baseDtype: "q4", adapter });

@@ -125,7 +125,7 @@ Deno.test("records of gradual saliency say the sparsity of the masks that a step
         if (stage === "prune") seen.push([expected, sparsityOf(table, await masks())]);
       },
     };
-    await drive(model, { method: "gradual", steps: 6, postfinetune: 0, seq: 80, hooks });
+    await drive(model, { method: "gradual", steps: 6, postfinetune: 0, hooks });
     for (const [expected, sparsity] of seen) assert.equal(expected, sparsity);
     assert.equal(new Set(seen.map(([, sparsity]) => sparsity)).size, 3);
   });

@@ -4,7 +4,6 @@ import { dealt, gathered, type Ranks } from "../../lib/ranks/ranks.ts";
 import { uniform } from "../../lib/core/random.ts";
 import type { Batch } from "../../lib/data/batches.ts";
 import { loadModel } from "../../lib/local/load_model.ts";
-import { openDevice } from "../../lib/gpu/device.ts";
 import { shiftLabels } from "../../lib/nn/pass.ts";
 import { IDLE_STATE } from "../../lib/nn/train/step_state.ts";
 import { checkAlike } from "../../lib/ranks/alike.ts";
@@ -13,6 +12,7 @@ import { createShares, type Shares } from "../../lib/run/shares.ts";
 import { Trainer } from "../../lib/run/trainer.ts";
 import { PROJECTIONS } from "../../lib/spec/decoder.ts";
 import { unitTable } from "../../lib/units/table.ts";
+import { sharedDevice } from "../device.ts";
 import { openGolden } from "../golden/helpers/golden.ts";
 import { saliencyOn } from "../../lib/run/methods/selector.ts";
 import { METHODS } from "../../lib/run/methods/all.ts";
@@ -30,7 +30,7 @@ function batchOf(vocab: number, seed: number, micro = MICRO_BATCHES): Batch {
 }
 
 Deno.test("ranks train with the bits of one process that adds up as many micro-batches", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const { modelPath } = await openGolden("gqa_f16");
   using model = await loadModel(modelPath, { device, baseDtype: "f32" });
   const table = unitTable(model.spec, ["kv", "ffn", "hidden"]), { vocab } = model.spec;
@@ -78,7 +78,7 @@ Deno.test("ranks train with the bits of one process that adds up as many micro-b
 });
 
 Deno.test("ranks score units with the bits of one process, by each score that looks at rows", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const { modelPath } = await openGolden("gqa_f16");
   using model = await loadModel(modelPath, { device, baseDtype: "f32" });
   const table = unitTable(model.spec, ["kv", "ffn", "hidden", "layers"]), { vocab } = model.spec;

@@ -138,12 +138,13 @@ Deno.test("every method writes files of the wanted size, in both layouts and wit
     [folder, { units: ["kv", "ffn", "hidden"], layout: "uniform" }],
     [parameters, { schedule: { definition: { layers } } }],
     [folder, { method: "gradual" }],
-    [q8, { method: "flap", steps: 0 }],
+    [q8, { method: "flap", steps: 0, calibration: rows.slice(0, 8) }],
     [parameters, { method: "magnitude" satisfies MethodName, steps: 0, units: ["ffn", "hidden"], layout: "uniform" }],
   ];
   for (const [wanted, options] of cases) {
     assert.ok(wanted);
-    const { reached, said, written } = await run(model, wanted, options), what = JSON.stringify([wanted, options]);
+    const { reached, said, written } = await run(model, wanted, { steps: 1, ...options }),
+      what = JSON.stringify([wanted, options]);
     const most = mostOf(wanted);
     // A row of a uniform layout is a column of every layer or a KV group of every layer; a hidden dim of the demo has 5103 parameters. In q8_0
     // columns go by blocks of 32.

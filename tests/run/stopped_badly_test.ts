@@ -12,7 +12,7 @@ import { allAlarms, ShownAlarms } from "../../lib/run/monitors/shown_alarms.ts";
 import { loadModel } from "../../lib/local/load_model.ts";
 import { RecordFile } from "../../lib/run/record_file.ts";
 import { madeRecord } from "../report/made_run.ts";
-import { BASE, drive, withShortDemo } from "./helpers/demo_run.ts";
+import { BASE, drive, FEW, withShortDemo } from "./helpers/demo_run.ts";
 
 interface KeptPosition {
   readonly step: number;
@@ -110,6 +110,7 @@ Deno.test("a run that is stopped while it goes back has gone back: its next stat
     await inFile(async (path) => {
       const controller = new AbortController(), { signal } = controller;
       const options: Partial<RunOptions> = {
+        ...FEW,
         ...{ method: "flap", prefinetune: 0, steps: 16, postfinetune: 0 },
         monitors: { divergence: { threshold: 0.1 } },
       };
@@ -141,6 +142,7 @@ Deno.test("flap's compensation is there in the end though to score anew failed a
       };
       using run = prune(model, {
         ...BASE,
+        ...FEW,
         ...{ method: "flap", prefinetune: 0, steps: 12, postfinetune: 0, onScoring, hooks: breaking() },
         monitors: { divergence: { threshold: 0.1 } },
       });

@@ -1,10 +1,11 @@
 // A size with all layers cut alike: the widths that the final model has are those that the run came to, not cut to in the end. On the demo model.
 import assert from "node:assert/strict";
-import { loadModel, openDevice, prune } from "../../mod.ts";
+import { loadModel, prune } from "../../mod.ts";
 import type { RunHooks } from "../../lib/run/mod.ts";
 import type { MethodName } from "../../lib/types/mod.ts";
 import type { MaskValues } from "../../lib/nn/mask_slots.ts";
 import { expectedCuts } from "../../lib/run/layer_states.ts";
+import { sharedDevice } from "../device.ts";
 import { BASE } from "./helpers/demo_run.ts";
 
 /** Widths of a layer and of the residual stream as a run has them at the end of its pruning stage, and in its masks. */
@@ -12,8 +13,7 @@ async function widths(
   method: MethodName,
   parameters: number,
 ): Promise<{ readonly last: readonly number[]; readonly final: readonly number[] }> {
-  using device = await openDevice();
-  using model = await loadModel("demo", { device });
+  using model = await loadModel("demo", { device: await sharedDevice() });
   const { layers: [{ ffn = NaN } = {}], hidden } = model.spec;
   const kept = ({ ffn: columns, hidden: dims }: MaskValues): readonly number[] =>
     [columns?.subarray(0, ffn), dims?.subarray(0, hidden)].map((values) => values?.filter((z) => z > 0).length ?? NaN);
@@ -36,7 +36,7 @@ async function widths(
   using run = prune(model, {
     ...{ ...base, method, layout: "uniform", units: ["kv", "ffn", "hidden"], rules: { align: 16 }, hooks },
     // With 32 tokens a step the loss is no longer what it was, which is not what this is about.
-    ...{ size: { parameters }, seq: 32, monitors: { divergence: { action: "off" } } },
+    ...{ size: { parameters }, seq: 24, monitors: { divergence: { action: "off" } } },
     ...{ prefinetune: 0, steps: 20, postfinetune: 0 },
   });
   for await (const { step } of run) assert.ok(step > 0);

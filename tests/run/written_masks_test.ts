@@ -10,12 +10,12 @@ import type { MaskLook } from "../../lib/run/contract.ts";
 import { overseeEnd, oversightOf } from "../../lib/run/monitors/oversee.ts";
 import { resolveOptions } from "../../lib/run/options/resolve.ts";
 import { firstPosition } from "../../lib/run/position.ts";
-import { BASE, drive, withDemo } from "./helpers/demo_run.ts";
+import { BASE, drive, withShortDemo } from "./helpers/demo_run.ts";
 
 const { sparsity, ...RUN } = BASE;
 
 Deno.test("hard masks that a hook has written are told of at the end where they miss sparsity or size, or leave nothing", () =>
-  withDemo(async ({ model }) => {
+  withShortDemo(async ({ model }) => {
     const end = async (
       { size, ...options }: Partial<RunOptions> & { readonly size?: WantedSize },
       write: (run: RunHandle) => void | Promise<void> = () => {},
@@ -41,7 +41,7 @@ Deno.test("hard masks that a hook has written are told of at the end where they 
       run.setMasks({ ffn: ffn.fill(value) });
     };
     const said = ({ alarms }: PruneResult): string[] => alarms.map(({ monitor, message }) => `${monitor}: ${message}`);
-    const size = { parameters: 900_000 };
+    const size = { parameters: 440_000 };
     for (const options of [{}, { size }]) {
       assert.deepEqual(said(await end(options)), [], "nothing is written, and nothing is said");
       assert.deepEqual(said(await end(options, async (run) => run.setMasks({ ffn: (await run.masks()).ffn }))), []);
@@ -105,7 +105,7 @@ Deno.test("what was said of masks before is not said again at the end in other w
 });
 
 Deno.test("masks that a hook writes are those of the steps to come, while LoRA alone is trained and where masks are learned", () =>
-  withDemo(async ({ model }) => {
+  withShortDemo(async ({ model }) => {
     const losses = async (stage: string): Promise<readonly number[]> => {
       const hooks = {
         beforeStep: async (run: RunHandle) => {

@@ -28,7 +28,7 @@ export const BASE = {
   prefinetune: 1,
   postfinetune: 2,
   batch: 1,
-  seq: 32,
+  seq: 80,
   prompt: null,
 } as const;
 

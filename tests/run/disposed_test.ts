@@ -1,16 +1,15 @@
 // Sessions that are disposed wherever they are: what follows is refused, device and model go on, and nothing stays on the GPU.
 import assert from "node:assert/strict";
-import { CompressoError, type Device, type Model, prune } from "../../mod.ts";
+import { type Device, type Model, prune } from "../../mod.ts";
 import type { RunHandle, RunHooks } from "../../lib/run/mod.ts";
+import { checkRefusal, refuses } from "../refuses.ts";
 import { BASE, drive, withShortDemo } from "./helpers/demo_run.ts";
 import { Lair, scriptOf } from "./helpers/scripts.ts";
 
 const SHORT = { ...BASE, steps: 2, postfinetune: 1, seq: 32 } as const;
 
 function isDisposed(error: unknown): boolean {
-  assert.ok(error instanceof CompressoError, String(error));
-  assert.equal(error.code, "usage");
-  assert.match(error.message, /the session was disposed/);
+  checkRefusal(error, "usage", { value: ["session", "disposed"] });
   return true;
 }
 
@@ -197,6 +196,6 @@ Deno.test("a handle that a hook has kept is refused once slice() has freed the t
     for await (const _ of run) { /* to its end */ }
     await handles.at(-1)?.logAlpha();
     await run.slice();
-    assert.throws(() => handles.at(-1)?.logAlpha(), /cannot use the handle of a hook; .*its trainer was freed/);
+    refuses(() => handles.at(-1)?.logAlpha(), "usage", { names: ["handle", "trainer"] });
   });
 });

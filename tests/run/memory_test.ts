@@ -317,7 +317,7 @@ Deno.test("a batch of 100,000 sequences is refused as others are, with what woul
   // Each chunk of the output head has three blocks of params of its own: more in all than a call has arguments.
   assert.equal(rows / headRowsFor(spec.vocab, rows), 50_000);
   assert.ok((await planMemory(spec, options)).excesses.length > 0);
-  const few = { ...options, batch: 2_000 }, error: unknown = await checkMemory(spec, few).catch((error) => error);
+  const few = { ...options, batch: 20_000 }, error: unknown = await checkMemory(spec, few).catch((error) => error);
   assert.match(checkRefusal(error, "gpu").parts.fix ?? "", /\bbatch: \d+ \([\d.]+ MiB\)/);
   // So do the blocks of rows that activations are counted in.
   const { excesses } = await planMemory({ ...spec, vocab: demo.vocab }, { batch: 100_000, seq: 96, method: "flap" });

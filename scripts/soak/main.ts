@@ -2,10 +2,11 @@
 import { parseArgs } from "node:util";
 import { CHECKPOINTS, FULL_DISKS } from "./disks.ts";
 import { KILLS, STOPS } from "./kills.ts";
+import { HUB } from "./hub.ts";
 import { type Loop, Tally } from "./loop.ts";
 import { MUTANTS, SCHEDULES, SERVER } from "./strangers.ts";
 
-const LOOPS: readonly Loop[] = [KILLS, STOPS, FULL_DISKS, CHECKPOINTS, SCHEDULES, SERVER, MUTANTS];
+const LOOPS: readonly Loop[] = [KILLS, STOPS, FULL_DISKS, CHECKPOINTS, SCHEDULES, SERVER, HUB, MUTANTS];
 
 const { values: { minutes }, positionals } = parseArgs({
   options: { minutes: { type: "string", default: "15" } },

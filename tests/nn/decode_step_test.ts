@@ -68,6 +68,7 @@ for (
     "phi",
     "hunyuan",
     "cohere2",
+    "olmo3",
   ] as const
 ) {
   for (const placement of ["texture", "buffer"] as const) {

@@ -18,6 +18,8 @@ import columnStatsText from "./shared/column_stats.wgsl" with { type: "text" };
 import columnStatsMergeText from "./shared/column_stats_merge.wgsl" with { type: "text" };
 import copyRowsText from "./shared/copy_rows.wgsl" with { type: "text" };
 import dropoutText from "./shared/dropout.wgsl" with { type: "text" };
+import expertCombineText from "./shared/expert_combine.wgsl" with { type: "text" };
+import expertOrderText from "./shared/expert_order.wgsl" with { type: "text" };
 import expectedSizeText from "./shared/expected_size.wgsl" with { type: "text" };
 import expectedSizePrelude from "./shared/expected_size_prelude.wgsl" with { type: "text" };
 import greedyNextText from "./shared/greedy_next.wgsl" with { type: "text" };
@@ -48,6 +50,7 @@ import reducePrelude from "./shared/reduce.wgsl" with { type: "text" };
 import residualText from "./shared/residual.wgsl" with { type: "text" };
 import residualScaledText from "./shared/residual_scaled.wgsl" with { type: "text" };
 import sampleNextText from "./shared/sample_next.wgsl" with { type: "text" };
+import routerChoiceText from "./shared/router_choice.wgsl" with { type: "text" };
 import rotateAppendText from "./buffer/rotate_append.wgsl" with { type: "text" };
 import scaleText from "./shared/scale.wgsl" with { type: "text" };
 import scaleBackwardText from "./shared/scale_backward.wgsl" with { type: "text" };
@@ -68,6 +71,7 @@ export * from "./buffer/attention_decode.ts";
 export * from "./texture/attention_decode.ts";
 export * from "./texture/attention_lanes.ts";
 export * from "./shared/embedding.ts";
+export * from "./shared/expert_product.ts";
 export * from "./shared/matvec.ts";
 export * from "./texture/matvec_batch.ts";
 export * from "./shared/positions.ts";
@@ -134,6 +138,16 @@ export const columnStats = kernel("column_stats", block + columnStatsText, "read
 export const columnStatsMerge = kernel("column_stats_merge", columnStatsMergeText, "read read storage uniform");
 /** Gathers or scatters rows by index: bindings order, x, y, params. */
 export const copyRows = kernel("copy_rows", copyRowsText, "read read storage uniform");
+/** Chooses the experts of each token: bindings logits, choice, weights, params. */
+export const routerChoice = kernel("router_choice", routerChoiceText, "read storage storage uniform");
+/** Sorts pairs by expert: bindings choice, counts, starts, slots, slot_of, tiles, params. */
+export const expertOrder = kernel(
+  "expert_order",
+  expertOrderText,
+  "read storage storage storage storage storage uniform",
+);
+/** Sums the outputs of a token's experts: bindings weights, slot_of, d, gate, y, params. */
+export const expertCombine = kernel("expert_combine", expertCombineText, "read read read read storage uniform");
 /** Losses of a chunk of logits: see {@link lossKernelWith}. */
 export function lossKernel(loss: LossKernel): KernelSource {
   return lossKernelWith(loss, statePrelude + reduce(loss.lanes));

@@ -5,6 +5,7 @@ import { COHERE, COHERE2 } from "./cohere.ts";
 import { COMPRESSO } from "./compresso.ts";
 import { ERNIE } from "./ernie.ts";
 import { EXAONE4 } from "./exaone4.ts";
+import { GRANITE_MOE, MIXTRAL, OLMOE, QWEN2_MOE, QWEN3_MOE } from "./experts.ts";
 import type { Family } from "./family.ts";
 import { fits } from "./fit.ts";
 import { GEMMA, GEMMA2, GEMMA3 } from "./gemma.ts";
@@ -63,6 +64,11 @@ export const FAMILIES: readonly Family[] = [
   COHERE,
   COHERE2,
   PHI,
+  QWEN3_MOE,
+  QWEN2_MOE,
+  OLMOE,
+  MIXTRAL,
+  GRANITE_MOE,
 ];
 
 /** All of them, our own last, which holds every model. */
@@ -72,9 +78,7 @@ const ALL: readonly Family[] = [...FAMILIES, COMPRESSO];
 export const MODEL_TYPES: readonly string[] = ALL.map(({ type }) => type);
 
 /** What to do about a model of another family. */
-export const GIVE_FAMILY = `give a dense text model of one of the families ${
-  FAMILIES.map(({ label }) => label).join(", ")
-}`;
+export const GIVE_FAMILY = `give a text model of one of the families ${FAMILIES.map(({ label }) => label).join(", ")}`;
 
 /** Model types around a text model that is read. */
 export const WRAPPERS: readonly string[] = FAMILIES.flatMap(({ wrappers = [] }) => wrappers);

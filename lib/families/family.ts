@@ -1,7 +1,7 @@
 // The record of a family of models: what its files say, hold and take for granted where that is not what LLaMA's do.
 import { z } from "../core/packages.ts";
 import type { Json } from "../core/guards.ts";
-import type { Activation, DecoderSpec, LayerSpec, Projection } from "../spec/decoder.ts";
+import type { Activation, DecoderSpec, ExpertMatrix, LayerSpec, Projection } from "../spec/decoder.ts";
 import type { Fit } from "./fit.ts";
 import type { GgufArch } from "./gguf_arch.ts";
 
@@ -53,6 +53,9 @@ export interface LayerParts {
   /** Window in tokens, null or absent for none. */
   readonly window?: number | null | undefined;
   readonly rope?: LayerSpec["rope"] | undefined;
+  /** FFN columns, where they are not those of the configuration: those of a shared expert, or 0. */
+  readonly ffn?: number | undefined;
+  readonly experts?: LayerSpec["experts"] | undefined;
 }
 
 /** What a family computes where that is not what LLaMA does, and its projections with biases. */
@@ -64,6 +67,7 @@ export type Parts =
         | "normPlaces"
         | "normEps"
         | "parallel"
+        | "router"
         | "ungated"
         | "positions"
         | "headBias"
@@ -121,11 +125,24 @@ export interface Packing {
   readonly byHead?: true;
 }
 
+/** Where a folder holds the experts of a layer, below `model.layers.N.`, without `.weight`; `#` stands for the number of an expert. */
+export interface ExpertModules {
+  readonly router: string;
+  /** A module for each matrix of each expert. */
+  readonly each?: Readonly<Record<ExpertMatrix, string>>;
+  /** The matrices of all experts as one tensor: [experts, 2 · ffn, hidden], gate before up, and [experts, hidden, ffn]. */
+  readonly all?: { readonly gateUp: string; readonly down: string };
+  /** The block of the shared expert, where the layer has one. */
+  readonly shared?: string;
+}
+
 /** How a family's folder stores what the canonical tensors hold. */
 export interface TensorRules {
   /** The matrices of a `fused` model are one here too. */
   readonly keepsFused?: true;
   readonly renames?: Renames;
+  /** Of a family with experts. */
+  readonly experts?: ExpertModules;
   /** What all names but the head's begin with: files of the model without its head lack it. */
   readonly prefix?: string;
   /** What is added to the stored weights of norms. */

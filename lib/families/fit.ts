@@ -1,5 +1,13 @@
 // Whether a class of transformers, or an architecture of llama.cpp, computes a model: by the features of its spec.
-import { type DecoderSpec, hasBias, layersAlike, type LayerSpec, type Projection, windowsOf } from "../spec/decoder.ts";
+import {
+  type DecoderSpec,
+  hasBias,
+  hasFfn,
+  layersAlike,
+  type LayerSpec,
+  type Projection,
+  windowsOf,
+} from "../spec/decoder.ts";
 
 /** Why a class or architecture cannot hold a model. */
 export interface Misfit {
@@ -64,6 +72,18 @@ const FEATURES = {
       own: "attention and FFN in parallel, with two norms",
       shared: "attention and FFN in parallel, with one norm",
     },
+  },
+  router: {
+    usual: "none",
+    of: ({ router, layers }) =>
+      !router ? "none" : [
+        router.renormalised ? "renormalised" : "plain",
+        ...layers.some(({ experts, ffn }) => experts && ffn > 0)
+          ? [router.sharedGate ? "with a gated shared expert" : "with a shared expert"]
+          : [],
+      ].join(" "),
+    words: { none: "a dense FFN", plain: "experts with their probabilities as weights" },
+    label: "experts with weights",
   },
   gate: {
     usual: "set",
@@ -160,8 +180,10 @@ function windowPlaces(spec: DecoderSpec): string {
   return sliding.length === 0 ? "none" : windows.length > 1 ? "some" : "all";
 }
 
-/** Every value of every feature. */
-export const ANYTHING: Fit["holds"] = Object.fromEntries(RULES.map(([name]) => [name, true]));
+/** Every value of every feature, but for experts. */
+export const ANYTHING: Fit["holds"] = Object.fromEntries(
+  RULES.filter(([name]) => name !== "router").map(([name]) => [name, true]),
+);
 
 /** At most one window, in all layers or in some. */
 export const ONE_WINDOW: readonly string[] = ["none", "all", "some"];
@@ -195,8 +217,11 @@ export function fits(spec: DecoderSpec, fit: Fit): boolean {
 export const alike: Limit = (spec) => {
   if (layersAlike(spec)) return null;
   const { layers } = spec, [first] = layers;
-  const differs = ({ heads, kvHeads, ffn }: LayerSpec): boolean =>
-    heads === 0 || ffn === 0 || heads !== first?.heads || kvHeads !== first.kvHeads || ffn !== first.ffn;
+  const differs = (layer: LayerSpec): boolean => {
+    const { heads, kvHeads, ffn, experts } = layer;
+    return heads === 0 || !hasFfn(layer) || heads !== first?.heads || kvHeads !== first.kvHeads || ffn !== first.ffn ||
+      experts?.count !== first.experts?.count || experts?.ffn !== first.experts?.ffn;
+  };
   const other = layers.findIndex(differs), { heads, kvHeads, ffn } = layers[other] ?? { heads: 0, kvHeads: 0, ffn: 0 };
   return {
     rule: "needs the same heads, KV heads and FFN columns in all layers, and one of each at least",

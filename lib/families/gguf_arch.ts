@@ -53,6 +53,16 @@ export interface GgufArch extends Fit {
   readonly layerNorm?: true;
   /** The file says whether attention and FFN are parallel. */
   readonly parallelKey?: true;
+  /**
+   * It has experts where the file says so: the keys of an expert's columns and of those of the shared expert, and what
+   * llama.cpp computes without a key.
+   */
+  readonly experts?: {
+    readonly columns: string;
+    readonly shared?: string;
+    readonly renormalised?: true;
+    readonly sharedGate?: true;
+  };
   /** Names of tensors, without layer and suffix, that other architectures call otherwise, by their usual names. */
   readonly tensorNames?: Readonly<Record<string, string>>;
   /** Matrices that a file holds as one. */

@@ -18,7 +18,14 @@ const GGUF = {
   },
 } as const;
 
-const ARCH: GgufArch = { ...GGUF, arch: "llama", limits: [alike] };
+/** Experts of all layers make it a Mixtral. */
+const ARCH: GgufArch = {
+  ...GGUF,
+  arch: "llama",
+  holds: { ...GGUF.holds, router: ["none", "renormalised"] },
+  limits: [alike],
+  experts: { columns: "feed_forward_length", renormalised: true },
+};
 
 /** A llama whose layers may differ. */
 const DECI: GgufArch = { ...GGUF, arch: "deci", uneven: deciLayers };

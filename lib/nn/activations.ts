@@ -14,6 +14,7 @@ import {
   type Projection,
   PROJECTIONS,
 } from "../spec/decoder.ts";
+import { createExpertActivations, type ExpertActivations } from "./experts.ts";
 import { headWidths } from "./weights.ts";
 
 /** Tokens of one pass: `batch` sequences of `seq` tokens. */
@@ -104,6 +105,8 @@ export interface Activations extends Disposable {
   /** LoRA: the gradient of one A·x [rows, rank], and an input after dropout. */
   readonly dinner: DeviceBuffer | null;
   readonly dropped: DeviceBuffer | null;
+  /** Null for a dense model. */
+  readonly experts: ExpertActivations | null;
   readonly operands: OperandPool;
   readonly attention: AttentionScratch;
 }
@@ -173,6 +176,7 @@ export function createActivations(device: Device, spec: DecoderSpec, shape: Acti
       ),
       dinner: shape.rank > 0 ? floats("lora: dinner", paddedRows(rows) * shape.rank) : null,
       dropped: shape.rank > 0 ? act("forward: dropped", Math.max(hidden, wide.q, wide.ffn)) : null,
+      experts: createExpertActivations(device, spec, { rows, own }),
       operands: own(new OperandPool(device)),
       attention: own(new AttentionScratch(device)),
       [Symbol.dispose]: dispose,

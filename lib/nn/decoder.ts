@@ -7,7 +7,8 @@ import type { DecoderContext } from "./context.ts";
 import { headStride, strideOf } from "./padding.ts";
 import { recordLinear } from "./products/linear.ts";
 import { type Operand, operand } from "./products/operand.ts";
-import { recordProjection, recordProjectionBackward } from "./projection.ts";
+import { type OperandActivation, recordProjection, recordProjectionBackward } from "./projection.ts";
+import { recordExperts } from "./experts.ts";
 import { gradientSlices, slotSlice } from "./mask_slots.ts";
 import {
   recordEmbedding,
@@ -297,6 +298,34 @@ function recordFfnPart(
   if (norm && !readsAttentionNorm(context, index)) recordNorm(plan, norm, { x, y: f.h2, r: rms[1] }, { rows, spec });
   const h = norm ? f.h2 : x, input = { buffer: h, operand: asOperand(context, h, spec.hidden), width: spec.hidden };
   if (!again) context.observe?.(context, index, { of: "ffn", buffer: h, width: spec.hidden });
+  if (width > 0) recordDenseFfn(context, index, { input, again });
+  if (layer.ffn?.experts && layer.spec.experts && !again) {
+    recordExperts(plan, layer.ffn.experts, {
+      act: act.experts,
+      spec,
+      counts: layer.spec.experts,
+      rows,
+      h,
+      y: f.y2,
+      hasShared: width > 0,
+      multiply: (matrix, y) => {
+        const to = { buffer: y, stride: strideOf(matrix.rows) };
+        if (context.multiply) context.multiply(matrix, input, y);
+        // The shared expert's products have used the memory of the operand since.
+        else recordLinear(plan, asOperand(context, h, spec.hidden), matrix, to, { rows, direction: "forward" });
+      },
+    });
+  }
+}
+
+/** y2 from the normalised input of an FFN; that of the shared expert in a layer with experts. */
+function recordDenseFfn(
+  context: DecoderContext,
+  index: number,
+  { input, again }: { readonly input: OperandActivation; readonly again: boolean },
+): void {
+  const { plan, weights: { spec }, act: { rows } } = context;
+  const { layer: { spec: { ffn: width } }, forward: f } = partsOf(context, index);
   for (const projection of ffnInputs(spec)) {
     recordProjection(context, { layer: index, projection, input, output: f[projection], again });
   }

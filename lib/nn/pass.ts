@@ -5,6 +5,7 @@ import { createActivations, type PassShape } from "./activations.ts";
 import type { DecoderContext, Pass } from "./context.ts";
 import { recordInput, recordInputBackward, recordLayer, recordLayerBackward } from "./decoder.ts";
 import { headRowsFor, recordFinalNorm, recordLoss } from "./head.ts";
+import { refuseExperts } from "./experts.ts";
 import { windowsOf } from "../spec/decoder.ts";
 import { type LoraConfig } from "../spec/lora.ts";
 import { createLora } from "./lora.ts";
@@ -41,6 +42,7 @@ export interface PassOptions extends PassShape {
 /** Allocates a pass over `batch` sequences of `seq` tokens. */
 export function createPass(device: Device, weights: Weights, options: PassOptions): Pass {
   const { spec } = weights, { batch, seq, backward = false, lora: config = null } = options;
+  if (backward) refuseExperts(spec, "cannot train this model");
   if (options.trees && backward) throw new Error("a pass over trees has no backward");
   const owned: Disposable[] = [];
   const own = <T extends Disposable>(resource: T): T => (owned.push(resource), resource);

@@ -4,9 +4,15 @@ import {
   type DecoderSpec,
   EMBEDDING,
   embeddingWidth,
+  type ExpertCounts,
+  type ExpertMatrix,
+  expertsName,
+  expertsShape,
   FINAL_NORM,
   hasBias,
+  hasFfn,
   hasFinalNorm,
+  hasSharedGate,
   HEAD,
   HEAD_BIAS,
   headNormName,
@@ -24,6 +30,8 @@ import {
   projectionName,
   PROJECTIONS,
   projectionShape,
+  routerName,
+  sharedGateName,
 } from "../spec/decoder.ts";
 import { refuse } from "../core/errors.ts";
 import type { DeviceBuffer } from "../gpu/types.ts";
@@ -60,11 +68,26 @@ export interface LayerWeights {
     readonly outputNorm: DeviceBuffer | null;
     readonly streamNorm: NormWeights | null;
     readonly gate: Matrix | null;
-    readonly up: Matrix;
-    readonly down: Matrix;
+    /** Null in a layer whose FFN is its experts alone. */
+    readonly up: Matrix | null;
+    readonly down: Matrix | null;
+    /** Null in a dense layer. */
+    readonly experts: ExpertWeights | null;
   } | null;
   /** Biases [stride] of the projections that have one. */
   readonly biases: Readonly<Partial<Record<Projection, DeviceBuffer>>>;
+}
+
+/** Experts of a layer. */
+export interface ExpertWeights {
+  /** [experts, hidden] in f32. */
+  readonly router: Matrix;
+  /** Matrices of all experts one after another: gate and up [experts · ffn, hidden], down [experts · hidden, ffn]. */
+  readonly gate: Matrix;
+  readonly up: Matrix;
+  readonly down: Matrix;
+  /** Gate of the shared expert, [1, hidden] in f32; null without one. */
+  readonly sharedGate: Matrix | null;
 }
 
 /** All weights of a model. */
@@ -172,6 +195,26 @@ export async function loadWeights(device: Device, source: WeightSource, options:
       : null,
   });
 
+  /** The router decides between experts whose logits may be close, so it keeps f32. */
+  const exact = async (name: string, rows: number): Promise<Matrix> => {
+    const shape = [rows, spec.hidden] as const, f32 = { ...options, baseDtype: "f32" } as const;
+    return await loadMatrix(device, source, { name, shape, logical: shape, own, options: f32, writer });
+  };
+  const experts = async (index: number, counts: ExpertCounts): Promise<ExpertWeights> => {
+    const { [index]: layer } = spec.layers;
+    const stack = async (one: ExpertMatrix): Promise<Matrix> => {
+      const shape = expertsShape(spec, counts, one);
+      return await matrix(expertsName(index, one), shape, shape);
+    };
+    return {
+      router: await exact(routerName(index), counts.count),
+      gate: await stack("gate"),
+      up: await stack("up"),
+      down: await stack("down"),
+      sharedGate: layer && hasSharedGate(spec, layer) ? await exact(sharedGateName(index), 1) : null,
+    };
+  };
+
   try {
     const { hidden, embeddingWidth: inner } = spec, shape = [spec.vocab, inner ?? hidden] as const;
     const embedding = await matrix(EMBEDDING, shape, shape);
@@ -212,13 +255,14 @@ export async function loadWeights(device: Device, source: WeightSource, options:
             }
             : null,
         },
-        ffn: layer.ffn === 0 ? null : {
+        ffn: !hasFfn(layer) ? null : {
           norm: await inputNorm("ffn"),
           outputNorm: hasOutputNorms ? await vector(normName(index, "ffn_output")) : null,
           streamNorm: isResidual ? await norm(normName(index, "ffn")) : null,
-          gate: spec.ungated ? null : await part("gate"),
-          up: await part("up"),
-          down: await part("down"),
+          gate: spec.ungated || layer.ffn === 0 ? null : await part("gate"),
+          up: layer.ffn === 0 ? null : await part("up"),
+          down: layer.ffn === 0 ? null : await part("down"),
+          experts: layer.experts ? await experts(index, layer.experts) : null,
         },
         biases: await loadBiases(device, source, { index, own }),
       });

@@ -49,14 +49,34 @@ export interface Rope {
   readonly localBase?: number;
 }
 
+/** Experts of a layer: gated FFNs, of which a router chooses some for each token. */
+export interface ExpertCounts {
+  /** Number of experts; at least the router's `topK`. */
+  readonly count: number;
+  /** FFN columns of each. */
+  readonly ffn: number;
+}
+
+/** How routers choose experts, in all layers with experts: by the largest of softmax(W·x). */
+export interface Router {
+  /** Experts of each token. */
+  readonly topK: number;
+  /** The weights of the chosen experts are divided by their sum. Absent: they are the probabilities of all experts. */
+  readonly renormalised?: true;
+  /** The output of the shared expert is multiplied by the sigmoid of a product with its input. Absent: it is not. */
+  readonly sharedGate?: true;
+}
+
 /** Counts of one decoder layer. Layers of a pruned model may differ; 0 means that the part is absent. */
 export interface LayerSpec {
   /** Query heads; a multiple of kvHeads. */
   readonly heads: number;
   /** Key/value heads (KV groups). Query head h reads KV head floor(h / (heads / kvHeads)). */
   readonly kvHeads: number;
-  /** FFN columns (intermediate size). */
+  /** FFN columns (intermediate size) that every token has; those of the shared expert in a layer with experts. */
   readonly ffn: number;
+  /** Experts, whose outputs are added to that of the FFN; absent in a dense layer. */
+  readonly experts?: ExpertCounts;
   /**
    * Number of tokens that a query attends to, including its own (sliding-window attention); absent if it attends to all
    * previous tokens.
@@ -100,6 +120,8 @@ export interface DecoderSpec {
    * attention.
    */
   readonly parallel?: "own" | "shared";
+  /** How experts are chosen; present if there are layers with experts. */
+  readonly router?: Router;
   /** An FFN without gate: down(f(up(x))) instead of down(f(gate(x)) · up(x)). */
   readonly ungated?: true;
   /**
@@ -215,6 +237,51 @@ export function biasName(layer: number, projection: Projection): string {
   return projectionName(layer, projection).replace(/weight$/, "bias");
 }
 
+/** Matrices of the experts of a layer, those of all experts one after another. */
+export type ExpertMatrix = "gate" | "up" | "down";
+
+/** All of them. */
+export const EXPERT_MATRICES: readonly ExpertMatrix[] = ["gate", "up", "down"];
+
+/** Canonical name of the router of a layer, shape [experts, hidden]. */
+export function routerName(layer: number): string {
+  return `model.layers.${layer}.mlp.gate.weight`;
+}
+
+/** Canonical name of a matrix of all experts of a layer: [experts · ffn, hidden] for gate and up, [experts · hidden, ffn] for down. */
+export function expertsName(layer: number, matrix: ExpertMatrix): string {
+  return `model.layers.${layer}.mlp.experts.${matrix}_proj.weight`;
+}
+
+/** Canonical name of the gate of a shared expert, shape [1, hidden]; only with `sharedGate`. */
+export function sharedGateName(layer: number): string {
+  return `model.layers.${layer}.mlp.shared_expert_gate.weight`;
+}
+
+/** Whether a canonical name is that of a router or of the gate of a shared expert; both keep f32. */
+export function isRouter(name: string): boolean {
+  return name.endsWith(".mlp.gate.weight") || name.endsWith(".mlp.shared_expert_gate.weight");
+}
+
+/** Whether a layer has an FFN or experts. */
+export function hasFfn({ ffn, experts }: Pick<LayerSpec, "ffn" | "experts">): boolean {
+  return ffn > 0 || experts !== undefined;
+}
+
+/** Whether a layer has a gate of its shared expert. */
+export function hasSharedGate({ router }: Pick<DecoderSpec, "router">, { ffn, experts }: LayerSpec): boolean {
+  return router?.sharedGate === true && experts !== undefined && ffn > 0;
+}
+
+/** Shape [out, in] of a matrix of all experts. */
+export function expertsShape(
+  { hidden }: Pick<DecoderSpec, "hidden">,
+  { count, ffn }: ExpertCounts,
+  matrix: ExpertMatrix,
+): [number, number] {
+  return matrix === "down" ? [count * hidden, ffn] : [count * ffn, hidden];
+}
+
 /** Number of dims of each head that RoPE rotates, in pairs (i, i + dims / 2). */
 export function ropeDims({ headDim, rope }: Pick<DecoderSpec, "headDim" | "rope">): number {
   return rope.dims ?? headDim;
@@ -252,11 +319,12 @@ export function normPlaces(spec: Pick<DecoderSpec, "normPlaces" | "parallel">): 
 /** Whether a layer with these counts has a norm, given that its model has such norms. */
 export function hasNorm(
   { parallel }: Pick<DecoderSpec, "parallel">,
-  { heads, ffn }: LayerSpec,
+  layer: LayerSpec,
   place: NormPlace,
 ): boolean {
-  if (place === "attention" && parallel === "shared") return heads + ffn > 0;
-  return (place === "attention" || place === "attention_output" ? heads : ffn) > 0;
+  const { heads } = layer;
+  if (place === "attention" && parallel === "shared") return heads > 0 || hasFfn(layer);
+  return place === "attention" || place === "attention_output" ? heads > 0 : hasFfn(layer);
 }
 
 /** Whether there is a norm between the last layer and the head. */
@@ -310,9 +378,10 @@ export function ffnMatrices({ ungated }: Pick<DecoderSpec, "ungated">): number {
 /** Weights of a layer's matrices per hidden dim. */
 export function linearPerDim(
   spec: Pick<DecoderSpec, "headDim" | "ungated">,
-  { heads, kvHeads, ffn }: Pick<LayerSpec, LayerCount>,
+  { heads, kvHeads, ffn, experts = { count: 0, ffn: 0 } }: Pick<LayerSpec, LayerCount | "experts">,
 ): number {
-  return 2 * spec.headDim * (heads + kvHeads) + ffnMatrices(spec) * ffn;
+  const ofExperts = experts.count * (1 + EXPERT_MATRICES.length * experts.ffn);
+  return 2 * spec.headDim * (heads + kvHeads) + ffnMatrices(spec) * ffn + ofExperts;
 }
 
 /** Vectors [hidden] of a norm: weight and, with LayerNorm, bias. */
@@ -391,6 +460,11 @@ export function tensorShapes(spec: DecoderSpec): Map<string, number[]> {
       shapes.set(projectionName(index, projection), shape);
       if (hasBias(spec, projection)) shapes.set(biasName(index, projection), [shape[0]]);
     }
+    const { experts } = layer;
+    if (!experts) return;
+    if (hasSharedGate(spec, layer)) shapes.set(sharedGateName(index), [1, hidden]);
+    shapes.set(routerName(index), [experts.count, hidden]);
+    for (const matrix of EXPERT_MATRICES) shapes.set(expertsName(index, matrix), expertsShape(spec, experts, matrix));
   });
   if (hasFinalNorm(spec)) norm(FINAL_NORM);
   if (inner !== undefined) shapes.set(PROJECT_OUT, [inner, hidden]);
@@ -423,9 +497,10 @@ export function windowsOf({ layers }: DecoderSpec): (number | undefined)[] {
  */
 export function layersAlike({ layers }: DecoderSpec): boolean {
   const [first] = layers;
-  if (!first || first.heads === 0 || first.ffn === 0) return false;
-  return layers.every(({ heads, kvHeads, ffn }) =>
-    heads === first.heads && kvHeads === first.kvHeads && ffn === first.ffn
+  if (!first || first.heads === 0 || !hasFfn(first)) return false;
+  return layers.every(({ heads, kvHeads, ffn, experts }) =>
+    heads === first.heads && kvHeads === first.kvHeads && ffn === first.ffn &&
+    experts?.count === first.experts?.count && experts?.ffn === first.experts?.ffn
   );
 }
 

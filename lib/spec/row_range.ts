@@ -32,6 +32,11 @@ export function rowWindow(
   return { start, count, width };
 }
 
+/** The shape of a tensor as rows: matrices of a stack stand one after another. */
+export function stackedShape(shape: readonly number[]): readonly number[] {
+  return shape.length < 3 ? shape : [elementCount(shape.slice(0, -1)), shape.at(-1) ?? 1];
+}
+
 /** Number of values of a tensor with this shape. */
 export function elementCount(shape: readonly number[]): number {
   return shape.reduce((product, size) => product * size, 1);

@@ -1,4 +1,5 @@
 // The unit table: what each mask cuts and how many parameters it saves.
+import { refuseExperts } from "../nn/experts.ts";
 import { refuse } from "../core/errors.ts";
 import { existing } from "../core/guards.ts";
 import { type MaskValues, type SlotLayout, slotLayout, unpackMasks } from "../nn/mask_slots.ts";
@@ -119,6 +120,7 @@ interface Row {
  * they leave nothing of a kind to cut.
  */
 export function unitTable(spec: DecoderSpec, kinds: readonly UnitKind[], rules: UnitRules = {}): UnitTable {
+  refuseExperts(spec, "cannot prune this model");
   // A run that keeps all layers has the masks of FFN columns, which stay open.
   const resolved = resolveRules(spec, rules);
   // A run that keeps all layers has the masks of FFN columns, which stay open.

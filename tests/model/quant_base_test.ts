@@ -69,7 +69,7 @@ for (const baseDtype of ["q8", "q4"] as const) {
       using model = await loadModelFrom(source, { device, baseDtype });
       const matrices = await readBack(device, model.weights);
       using plain = await loadModelFrom(withMatrices(source, matrices), { device, baseDtype: "f32" });
-      assert.ok(model.weights.layers[0]?.ffn?.down.dtype === baseDtype);
+      assert.ok(model.weights.layers[0]?.ffn?.down?.dtype === baseDtype);
       for (const ids of tokens) {
         assertClose([distance("logits", await model.logits(ids), await plain.logits(ids))], LOGIT_TOLERANCE);
       }

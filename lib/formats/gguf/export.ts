@@ -28,6 +28,7 @@ import {
 import {
   epsKey,
   type GgufName,
+  ggufNameIn,
   ggufNames,
   ggufShape,
   PARALLEL_KEY,
@@ -115,7 +116,8 @@ function contentOf(
   const types = matrixTypes(options.dtype, { ...spec, layers }, { shapes, fusesQkv: fusions.length > 0 });
   const fused = fusedTensors({ ...spec, layers }, fusions);
   for (const [canonical, shape] of shapes) {
-    const gguf = names.get(canonical) ?? { name: canonical }, choice = types.get(canonical);
+    const gguf = ggufNameIn(spec, canonical, names.get(canonical) ?? { name: canonical }),
+      choice = types.get(canonical);
     const whole = fused.get(canonical), parts = whole?.parts.map((part) => part.name) ?? [canonical];
     // A fused tensor takes the place of its first part.
     if (parts[0] !== canonical) continue;
@@ -174,6 +176,7 @@ function modelMetadata(
     [`${arch}.attention.value_length`, spec.headDim],
     [`${arch}.${epsKey(record)}`, float(spec.normEps)],
   ]);
+  for (const [key, value] of Object.entries(expertKeys(spec, record))) metadata.set(`${arch}.${key}`, value);
   if (record.parallelKey) metadata.set(`${arch}.${PARALLEL_KEY}`, spec.parallel !== undefined);
   if (!spec.positions) {
     metadata.set(`${arch}.rope.dimension_count`, ropeDims(spec));
@@ -247,6 +250,20 @@ function modelMetadata(
     if (typeof id === "number" && !metadata.has(key)) metadata.set(key, id);
   }
   return metadata;
+}
+
+/** Keys of experts, after the prefix `arch.`. */
+function expertKeys({ layers: [first], router }: DecoderSpec, { experts: record }: GgufArch): Record<string, number> {
+  const { experts, ffn = 0 } = first ?? {};
+  if (!experts || !router || !record) return {};
+  return {
+    // llama.cpp wants it also where every FFN is an expert's.
+    feed_forward_length: experts.ffn,
+    expert_count: experts.count,
+    expert_used_count: router.topK,
+    [record.columns]: experts.ffn,
+    ...record.shared === undefined ? {} : { [record.shared]: ffn },
+  };
 }
 
 /** Types of tokens that are in texts and decoded with them. */

@@ -5,7 +5,7 @@ import { hasBlocks, unpackBlocks } from "./blocks.ts";
 import { dequantize } from "./dequant.ts";
 import { type GgufHeader, type GgufTensor, readGgufHeader } from "./header.ts";
 import { ggufError, TENSOR_FORMATS } from "./types.ts";
-import { rowWindow } from "../../spec/row_range.ts";
+import { rowWindow, stackedShape } from "../../spec/row_range.ts";
 import type { BlockOptions, RowRange } from "../../spec/source.ts";
 
 /** An open GGUF file. */
@@ -59,7 +59,7 @@ function storedRange(
   rows: RowRange | undefined,
 ): { readonly offset: number; readonly length: number; readonly count: number } {
   const { block, bytes } = TENSOR_FORMATS[type];
-  const { start, count, width } = rowWindow(name, shape, { rows });
+  const { start, count, width } = rowWindow(name, stackedShape(shape), { rows });
   // Rows are whole blocks, except that a one-dimensional tensor has rows of one value.
   if (start * width % block !== 0 || count * width % block !== 0) {
     throw ggufError(source.name, {

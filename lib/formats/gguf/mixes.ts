@@ -1,5 +1,13 @@
 // Types of a whole GGUF and, for each, the types of its tensors by llama.cpp's rules: some parts of some layers have more bits.
-import { type DecoderSpec, EMBEDDING, HEAD, type LayerSpec, POSITIONS, type Projection } from "../../spec/decoder.ts";
+import {
+  type DecoderSpec,
+  EMBEDDING,
+  HEAD,
+  isRouter,
+  type LayerSpec,
+  POSITIONS,
+  type Projection,
+} from "../../spec/decoder.ts";
 import { elementCount } from "../../spec/row_range.ts";
 import type { WeightSource } from "../../spec/source.ts";
 import { ggufNames } from "./names.ts";
@@ -188,7 +196,7 @@ export function matrixTypes(
   const types = new Map<string, TypeChoice>();
   for (const [name, shape] of shapes) {
     const part = names.get(name)?.part, columns = shape.at(-1) ?? 0;
-    if (shape.length === 1 || name === POSITIONS) continue;
+    if (shape.length === 1 || name === POSITIONS || isRouter(name)) continue;
     const nth = part ? seen.get(part.projection) ?? 0 : 0;
     if (part) seen.set(part.projection, nth + 1);
     types.set(name, choose(part ? { projection: part.projection, nth } : name === HEAD ? HEAD : EMBEDDING, columns));

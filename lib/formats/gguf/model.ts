@@ -7,7 +7,16 @@ import type { GgufArch } from "../../families/gguf_arch.ts";
 import { type GgufFile, openGgufFile } from "./file.ts";
 import type { GgufHeader, GgufTensor } from "./header.ts";
 import { fusedGgufName, fusedTensors, rowsWithin } from "../fused.ts";
-import { type GgufName, ggufNames, ggufShape, ROPE_FREQS, ROPE_LONG, ROPE_SHORT, storedFusions } from "./names.ts";
+import {
+  type GgufName,
+  ggufNameIn,
+  ggufNames,
+  ggufShape,
+  ROPE_FREQS,
+  ROPE_LONG,
+  ROPE_SHORT,
+  storedFusions,
+} from "./names.ts";
 import { ggufProvenance } from "./provenance.ts";
 import { ggufSpec } from "./spec.ts";
 import { ggufError } from "./types.ts";
@@ -158,7 +167,8 @@ function checkTensors(
     spec.rope.scaling.kind === "longrope" ? [ROPE_SHORT, ROPE_LONG] : arch.divisors ? [ROPE_FREQS] : [],
   );
   for (const [canonical, own] of tensorShapes(spec)) {
-    const place = names.get(canonical) ?? { name: canonical }, projection = place.part?.projection;
+    const place = ggufNameIn(spec, canonical, names.get(canonical) ?? { name: canonical }),
+      projection = place.part?.projection;
     const whole = fusedParts.get(canonical);
     const { name, shape } = whole
       ? { name: fusedGgufName(whole), shape: whole.shape }

@@ -3,10 +3,13 @@ import {
   biasName,
   type DecoderSpec,
   EMBEDDING,
+  EXPERT_MATRICES,
+  expertsName,
   FINAL_NORM,
   HEAD,
   HEAD_BIAS,
   headNormName,
+  layerOf,
   normBiasName,
   normName,
   type NormPlace,
@@ -14,6 +17,8 @@ import {
   type Projection,
   projectionName,
   QK,
+  routerName,
+  sharedGateName,
 } from "../../spec/decoder.ts";
 import type { GgufArch } from "../../families/gguf_arch.ts";
 import type { Fusion } from "../../families/fusion.ts";
@@ -65,6 +70,12 @@ export function ggufNames(layers: number, own: GgufArch["tensorNames"] = {}): Ma
       names.set(normBiasName(name), { name: `blk.${layer}.${own[norm] ?? norm}.bias` });
     }
     for (const of of QK) names.set(headNormName(layer, of), { name: `blk.${layer}.attn_${of}_norm.weight` });
+    names.set(routerName(layer), { name: `blk.${layer}.ffn_gate_inp.weight` });
+    names.set(sharedGateName(layer), { name: `blk.${layer}.ffn_gate_inp_shexp.weight` });
+    for (const projection of EXPERT_MATRICES) {
+      const part = { layer, projection };
+      names.set(expertsName(layer, projection), { name: `blk.${layer}.ffn_${projection}_exps.weight`, part });
+    }
     for (const [projection, part] of PARTS) {
       const own = { layer, projection };
       names.set(projectionName(layer, projection), { name: `blk.${layer}.${part}.weight`, part: own });
@@ -82,15 +93,28 @@ export function storedFusions(
   return onceFused.length > 0 && onceFused.every(({ gguf }) => tensors.has(`blk.0.${gguf}.weight`)) ? onceFused : fused;
 }
 
+/** The GGUF name of a tensor of a model: FFNs of layers with experts are shared experts there. */
+export function ggufNameIn(
+  { layers }: Pick<DecoderSpec, "layers">,
+  canonical: string,
+  { name, ...rest }: GgufName,
+): GgufName {
+  const isShared = layers[layerOf(canonical)]?.experts !== undefined && /\.mlp\.(gate|up|down)_proj\./.test(canonical);
+  return isShared ? { ...rest, name: name.replace(/(ffn_\w+)\./, "$1_shexp.") } : { ...rest, name };
+}
+
 /**
  * Shape of a tensor of a GGUF that holds this canonical one: llama.cpp has a row for each head where norms of heads have
  * weights of their own.
  */
 export function ggufShape(
-  { qkNorm, headDim }: Pick<DecoderSpec, "qkNorm" | "headDim">,
+  { qkNorm, headDim, layers }: Pick<DecoderSpec, "qkNorm" | "headDim" | "layers">,
   canonical: string,
   shape: readonly number[],
 ): readonly number[] {
+  const { count = 0 } = layers[layerOf(canonical)]?.experts ?? {}, [rows = 0, columns = 0] = shape;
+  if (count > 0 && canonical.includes(".mlp.experts.")) return [count, rows / count, columns];
+  if (canonical.endsWith(".shared_expert_gate.weight")) return [columns];
   const isOfHeads = qkNorm === "layer" && /\.self_attn\.[qk]_norm\.weight$/.test(canonical);
   return isOfHeads ? [(shape[0] ?? 0) / headDim, headDim] : shape;
 }

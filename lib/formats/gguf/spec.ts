@@ -6,6 +6,7 @@ import {
   type Projection,
   PROJECTIONS,
   type RopeScaling,
+  type Router,
   withBiases,
   withWindow,
 } from "../../spec/decoder.ts";
@@ -55,21 +56,20 @@ export async function ggufSpec(file: GgufFile): Promise<{ readonly spec: Decoder
     throw ggufError(path, { rule, value: `${given}${kind}`, fix: GIVE_FAMILY });
   }
   const own = (key: string): string => `${arch.arch}.${key}`;
-  if (keys.number(own("expert_count"), 0) > 0) {
-    const rule = "the model is dense: mixture-of-experts models are not supported";
-    const value = `${own("expert_count")} = ${metadata.get(own("expert_count"))}`;
-    throw ggufError(path, { rule, value, fix: GIVE_FAMILY });
-  }
   for (const key of arch.zeroKeys ?? ZERO_KEYS) {
     keys.check(own(key), keys.number(own(key), 0), (value) => value === 0, "it is 0 or absent");
   }
   const hidden = keys.size(own("embedding_length"));
   const maxPosition = keys.size(own("context_length"));
   const { window, slides } = windowsOf(file, { arch, maxPosition }), { hasLocalRope, isOptional } = arch.windows ?? {};
+  const experts = expertsOf(file, arch);
   const layers = layersOf(file, arch.arch).map((layer, index) => ({
     ...withWindow(layer, slides(index) ? window : undefined),
     ...hasLocalRope && slides(index) ? { rope: "local" as const } : {},
     ...arch.skipsRope?.(index, slides(index)) ? { rope: "none" as const } : {},
+    ...experts && file.tensors.has(`blk.${index}.ffn_gate_inp.weight`)
+      ? { ffn: experts.shared, experts: { count: experts.count, ffn: experts.ffn } }
+      : {},
   }));
   const hasLocal = hasLocalRope && (!isOptional || layers.some(({ rope }) => rope === "local"));
   const base = metadata.has(own("rope.freq_base")) ? keys.decimal(own("rope.freq_base")) : 10000;
@@ -128,6 +128,7 @@ export async function ggufSpec(file: GgufFile): Promise<{ readonly spec: Decoder
       ...dims < headDim ? { dims } : {},
     },
     tied: !file.tensors.has("output.weight"),
+    ...experts ? { router: experts.router } : {},
     ...withoutUndefined(arch.read?.(keysOf(file, arch), { hidden, headDim, layers }) ?? {}),
     maxPosition,
     bosId: id("bos"),
@@ -135,6 +136,37 @@ export async function ggufSpec(file: GgufFile): Promise<{ readonly spec: Decoder
     padId: id("padding"),
   }, biasesOf(file, { layers: layers.length, arch }));
   return { spec, arch };
+}
+
+/** What the file says of experts; null for a dense model. */
+function expertsOf(file: GgufFile, { arch, experts }: GgufArch): {
+  readonly count: number;
+  readonly ffn: number;
+  readonly shared: number;
+  readonly router: Router;
+} | null {
+  const keys = metadataReader(file), own = (key: string): string => `${arch}.${key}`, countKey = own("expert_count");
+  const count = keys.number(countKey, 0);
+  if (count === 0 && arch !== "llama" && experts) keys.size(countKey);
+  if (count === 0) return null;
+  if (!experts) {
+    const rule = `a ${arch} is dense`, value = `${countKey} = ${count}`;
+    throw ggufError(file.path, { rule, value, fix: GIVE_FAMILY });
+  }
+  keys.size(countKey);
+  const usedKey = own("expert_used_count"), topK = keys.size(usedKey);
+  keys.check(usedKey, topK, (value) => value <= count, `it is at most the number of experts, ${count}`);
+  const shared = experts.shared === undefined ? 0 : keys.size(own(experts.shared));
+  return {
+    count,
+    ffn: keys.size(own(experts.columns)),
+    shared,
+    router: {
+      topK,
+      ...experts.renormalised ? { renormalised: true } : {},
+      ...experts.sharedGate ? { sharedGate: true } : {},
+    },
+  };
 }
 
 /** The keys of a file that begin with the name of the architecture. */

@@ -45,7 +45,7 @@ export function parseHfConfig(whole: unknown, files: HfConfigFiles): DecoderSpec
   }
   const { family, json } = textConfig(whole, path),
     { defaults = {} } = family,
-    given = { ...defaults, ...underLlamaKeys(family, json) };
+    given = withoutIdleWindow({ ...defaults, ...underLlamaKeys(family, json) });
   const check = <T>(schema: z.ZodType<T>, value: unknown, where = path): T =>
     validated(schema, value, { path: where, family });
   const config = check(CONFIG, given);
@@ -85,6 +85,13 @@ export function parseHfConfig(whole: unknown, files: HfConfigFiles): DecoderSpec
     maxPosition,
     ...tokensOf(context, given, check(GENERATION, files.generation ?? {}, `${path} (generation_config.json)`)),
   }, biases);
+}
+
+/** transformers writes a window of 0 where a switch says that there is none. */
+function withoutIdleWindow(given: Json): Json {
+  return given["use_sliding_window"] === false && given["sliding_window"] === 0
+    ? { ...given, sliding_window: null }
+    : given;
 }
 
 /** Stands in a spec with learned positions. */
@@ -162,18 +169,20 @@ function layersOf(
     fail("layer_types", `it has an entry for each of num_hidden_layers = ${length} layers`);
   }
   const layers = counts ?? Array<LayerSpec>(length).fill(countsOf(context));
-  const units = layers.reduce((sum, { heads, ffn }) => sum + heads + ffn, 0);
+  const own = layers.map((_, index) => layer?.(index) ?? {});
+  const units = layers.reduce((sum, { heads, ffn }, index) => sum + heads + ffn + (own[index]?.experts?.count ?? 0), 0);
   if (units > MOST_UNITS) {
     fail("num_hidden_layers", `all layers have at most ${MOST_UNITS} heads and FFN columns, not ${units}`);
   }
-  const own = layers.map((_, index) => layer?.(index) ?? {});
   if (types?.includes("sliding_attention") && !own.some(({ window }) => window)) {
     fail("layer_types", "sliding_attention needs sliding_window, and use_sliding_window where the family has it");
   }
   return layers.map((counts, index): LayerSpec => {
-    const { window, rope } = own[index] ?? {};
+    const { window, rope, ffn, experts } = own[index] ?? {};
     return {
       ...withWindow(counts, window && window < maxPosition ? window : undefined),
+      ...ffn === undefined ? {} : { ffn },
+      ...experts ? { experts } : {},
       ...rope ? { rope } : {},
     };
   });

@@ -15,6 +15,7 @@ import { type FileSystem, type Staged, writeFile } from "../../files/system.ts";
 import { firstNonFinite } from "../../core/half.ts";
 import { fusedModuleName, fusedTensors, joined } from "../fused.ts";
 import { fusionsOf, hfShapes } from "./model.ts";
+import { expertTensors } from "./experts.ts";
 import { headNormTensors } from "./head_norms.ts";
 import { ropeConfig } from "./rope_export.ts";
 import { pack, packedTensors } from "./packed.ts";
@@ -70,6 +71,7 @@ export async function stageHf(
   const fused = [...fusedTensors(written, fusionsOf(written)).values()];
   const parts = new Map(fused.map((whole) => [fusedModuleName(whole), whole.parts.map(({ name }) => name)]));
   const packed = new Map(packedTensors(family, written).map((tensor) => [tensor.name, tensor]));
+  const experts = new Map(expertTensors(family, written).map((tensor) => [tensor.name, tensor]));
   const headNorms = new Map(headNormTensors(family, written).map((tensor) => [tensor.name, tensor]));
   const read = async (name: string): Promise<Float32Array<ArrayBuffer>> =>
     own.has(name) ? finite(name, await source.read(name)) : new Float32Array(elementCount(shapes.get(name) ?? []));
@@ -78,6 +80,12 @@ export async function stageHf(
     name: storedName(family, item.name),
     data: async () => {
       signal?.throwIfAborted();
+      const stack = experts.get(item.name);
+      if (stack) {
+        return joined(
+          await Promise.all(stack.parts.map(async ({ name, rows }) => finite(name, await source.read(name, rows)))),
+        );
+      }
       const tensor = packed.get(item.name);
       if (tensor) return pack(tensor, await Promise.all(tensor.parts.map(({ name }) => read(name))));
       const norm = headNorms.get(item.name);
@@ -157,11 +165,17 @@ function weightItems(spec: DecoderSpec, dtype: HfDtype): Omit<SafetensorsItem, "
   const packed = packedTensors(family, written), first = new Map(packed.map((own) => [own.parts[0]?.name, own]));
   const others = new Set(packed.flatMap(({ parts }) => parts.slice(1).map(({ name }) => name)));
   const headNorms = Map.groupBy(headNormTensors(family, written), ({ canonical }) => canonical);
-  return [...shapes].filter(([name]) => !others.has(name)).flatMap(([name, shape]) => {
-    const own = first.get(name), norms = headNorms.get(name);
-    if (norms) return norms.map((norm) => ({ name: norm.name, shape: [spec.headDim], dtype: FILE_DTYPES[dtype] }));
-    return [{ name: own?.name ?? name, shape: own?.shape ?? shape, dtype: FILE_DTYPES[dtype] }];
-  });
+  const experts = expertTensors(family, written);
+  const ofExperts = new Set(experts.flatMap(({ parts }) => parts.map(({ name }) => name)));
+  const stacks = experts.map(({ name, shape }) => ({ name, shape, dtype: FILE_DTYPES[dtype] }));
+  return [
+    ...stacks,
+    ...[...shapes].filter(([name]) => !others.has(name) && !ofExperts.has(name)).flatMap(([name, shape]) => {
+      const own = first.get(name), norms = headNorms.get(name);
+      if (norms) return norms.map((norm) => ({ name: norm.name, shape: [spec.headDim], dtype: FILE_DTYPES[dtype] }));
+      return [{ name: own?.name ?? name, shape: own?.shape ?? shape, dtype: FILE_DTYPES[dtype] }];
+    }),
+  ];
 }
 
 /** The named templates of a tokenizer, with the template in use as the default; the template in use alone where there are no others. */
@@ -220,14 +234,15 @@ function llamaConfig(family: Family, spec: DecoderSpec): Json {
   const most = (key: "heads" | "kvHeads" | "ffn"): number => Math.max(1, ...spec.layers.map((layer) => layer[key]));
   // Counts of all layers in one are only there to be read by tools where layers differ.
   const kvHeads = most("kvHeads"), heads = Math.ceil(most("heads") / kvHeads) * kvHeads;
+  const own = family.stock.keys?.(spec);
   const keys = {
-    ...family.stock.keys?.(spec),
+    ...own,
     attention_dropout: 0,
     hidden_act: activationName(spec),
     hidden_size: spec.hidden,
     head_dim: spec.headDim,
     initializer_range: 0.02,
-    intermediate_size: most("ffn"),
+    intermediate_size: own?.["intermediate_size"] ?? most("ffn"),
     max_position_embeddings: spec.maxPosition,
     num_attention_heads: heads,
     num_hidden_layers: spec.layers.length,

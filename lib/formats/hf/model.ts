@@ -7,6 +7,7 @@ import { FUSED_BLOCKS, type Fusion } from "../../families/fusion.ts";
 import { fusedModuleName, fusedTensors, rowsWithin } from "../fused.ts";
 import { hfProvenance } from "./card.ts";
 import { parseHfConfig } from "./config.ts";
+import { withExperts } from "./experts.ts";
 import { withHeadNorms } from "./head_norms.ts";
 import { packedTensors, type TensorFile, unpacked } from "./packed.ts";
 import { IDLE_TENSORS, storedName, storedPlus, withPrefix } from "./stored.ts";
@@ -43,7 +44,8 @@ export async function openHfFolder(files: FileSystem, folder: string): Promise<H
   const shards = await openShards(files, folder), nameOf = (name: string): string => storedName(family, name);
   const own = isObject(text) ? textTensors(shards) : new Map([...shards].map(([name, file]) => [name, { file, name }]));
   const context = { family, spec, folder };
-  const stored = withHeadNorms(unpacked(packedTensors(family, spec), withPrefix(family, own), context), context);
+  const named = withExperts(withPrefix(family, own), context);
+  const stored = withHeadNorms(unpacked(packedTensors(family, spec), named, context), context);
   // By canonical name, or by the stored name if there is no canonical one.
   const canonical = new Map([...tensorShapes({ ...spec, tied: false }).keys()].map((name) => [nameOf(name), name]));
   const tensors = new Map([...stored].map(([key, found]) => {

@@ -35,16 +35,16 @@ const UNSUPPORTED: Readonly<Record<string, readonly unknown[]>> = {
  * The text model that a parsed config.json describes, and its family: all of the file, or the `text_config` of a wrapper with the token ids and the tie
  * of the wrapper.
  *
- * @throws CompressoError("input") for a mixture of experts, other models of more than text, and other families.
+ * @throws CompressoError("input") for experts of other families, other models of more than text, and other families.
  */
 export function textConfig(json: Json, path: string): { readonly family: Family; readonly json: Json } {
   const type = json["model_type"], shown = `model_type = ${shownJson(type)}`, text = json["text_config"];
   const refused = (rule: string, value: string, fix = GIVE_FAMILY): CompressoError =>
     refusal("input", `cannot use ${path}`, { rule, value, fix });
   const experts = EXPERT_KEYS.find((key) => asNumber(json[key]) > 1);
-  if (experts) {
+  if (experts && !familyOfType(type)?.tensors?.experts) {
     const value = `${shown} with ${experts} = ${shownJson(json[experts])}`;
-    throw refused("the model is dense: mixture-of-experts models are not supported", value);
+    throw refused("the model is dense, or of a family whose experts are read", value);
   }
   if (isObject(text) && familyOfType(text["model_type"])?.wrappers?.includes(asText(type))) {
     const outer = OUTER_KEYS.filter((key) => json[key] !== undefined).map((key) => [key, json[key]]);

@@ -84,9 +84,11 @@ export function stepPlacement(
 /** The fused kernels compute a LLaMA without biases. */
 function isFusable(spec: DecoderSpec): boolean {
   const { biases = [], qkNorm, activation, norm, normPlaces, ungated, parallel, positions, scales, softCaps, rope } =
-    spec;
+      spec,
+    { router } = spec;
   return biases.length === 0 && rope.localBase === undefined &&
     [
+      router,
       qkNorm,
       activation,
       norm,
@@ -248,8 +250,13 @@ function recordFfn(
   const input = streamOf(context, existing(part.norm, `norm of layer ${index}`).weight);
   const gate = existing(part.gate, `gate of layer ${index}`);
   const output = vectorsOf(context, { buffer: a, name: "ffn", width: ffn });
-  recordGatedProducts(plan, input, { gate, up: part.up, z, y: output.texture ?? a });
-  recordResidualProduct(plan, output, { matrix: part.down, z: hiddenMask(context), y: x, next: nextOf(context, next) });
+  recordGatedProducts(plan, input, { gate, up: existing(part.up, "up"), z, y: output.texture ?? a });
+  recordResidualProduct(plan, output, {
+    matrix: existing(part.down, "down"),
+    z: hiddenMask(context),
+    y: x,
+    next: nextOf(context, next),
+  });
 }
 
 /** logits = head·RMSNorm(x). */

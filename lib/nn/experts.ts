@@ -49,6 +49,18 @@ export function routingOf(rows: number, { topK }: Pick<Router, "topK">, count: n
   return { pairs, tile, tiles };
 }
 
+/** Largest number of tokens whose slots fit bindings of this many bytes, and one dispatch; Infinity for a dense model. */
+export function expertRows({ router, hidden, layers }: DecoderSpec, bytes: number): number {
+  const all = layers.flatMap(({ experts }) => experts ?? []);
+  if (!router || all.length === 0) return Infinity;
+  const width = strideOf(Math.max(hidden, ...all.map(({ ffn }) => ffn)));
+  const padding = Math.max(...all.map(({ count }) => count)) * (TILE - 1);
+  return Math.floor((Math.min(bytes / (4 * width), MOST_GROUPS) - padding) / router.topK);
+}
+
+/** Workgroups of a dimension that WebGPU promises. */
+const MOST_GROUPS = 65535;
+
 /** Buffers of the experts, for one layer at a time. */
 export interface ExpertActivations {
   /** Logits of the router [paddedRows, strideOf(experts)], and of the shared expert's gate [paddedRows, 64]. */

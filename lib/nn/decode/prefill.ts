@@ -1,4 +1,5 @@
 // Plans that read many tokens of a sequence at once, at its start or after cached tokens.
+import { expertRows } from "../experts.ts";
 import { existing } from "../../core/guards.ts";
 import type { DeviceBuffer } from "../../gpu/types.ts";
 import type { Device } from "../../gpu/device.ts";
@@ -66,7 +67,8 @@ export function prefillRows({ limits, facts }: Pick<Device, "limits" | "facts">,
   const width = strideOf(Math.max(hidden, q, kv, ffn));
   const bytes = Math.min(limits.maxStorageBufferBindingSize, limits.maxBufferSize);
   const texels = facts.isCpu ? limits.maxTextureDimension2D : Infinity;
-  const rows = Math.min(Math.floor(bytes / (4 * width)), limits.maxComputeWorkgroupsPerDimension, texels, MOST_ROWS);
+  const fitting = Math.min(Math.floor(bytes / (4 * width)), expertRows(spec, bytes));
+  const rows = Math.min(fitting, limits.maxComputeWorkgroupsPerDimension, texels, MOST_ROWS);
   return Math.max(ROW_ALIGN, Math.floor(rows / ROW_ALIGN) * ROW_ALIGN);
 }
 

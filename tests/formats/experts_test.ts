@@ -51,6 +51,14 @@ Deno.test("a layer without experts among others has no GGUF", async () => {
   assert.deepEqual(GGUF_ARCHS.filter((arch) => misfits(spec, arch).length === 0).map(({ arch }) => arch), []);
 });
 
+Deno.test("experts that no class of transformers has are not written as a folder", async () => {
+  const source = await openHfFolder(`${ROOT}olmoe/model`), { qkNorm: _, ...spec } = source.spec;
+  await inTemporaryFolder(async (folder) => {
+    const writing = exportHf({ ...source, spec }, `${folder}/out`, { dtype: "f32", tokenizer: null });
+    await rejects(writing, "input");
+  });
+});
+
 /** Rows that begin and end within experts. */
 async function assertRows(read: WeightSource, source: WeightSource): Promise<void> {
   for (const one of ["gate", "down"] as const) {

@@ -31,6 +31,8 @@ Deno.test("ggufNames() gives every canonical tensor its own name", () => {
     new Set(
       tensorShapes({
         ...withBiases(SPEC, PROJECTIONS),
+        layers: SPEC.layers.map((layer) => ({ ...layer, experts: { count: 2, ffn: 3 } })),
+        router: { topK: 1, sharedGate: true },
         qkNorm: "head",
         normPlaces: "both",
         norm: "layer",
@@ -151,8 +153,8 @@ const REFUSED: readonly (readonly [string, (model: ReturnType<typeof parts>) => 
   ],
   [
     "an architecture of experts",
-    ({ metadata }) => metadata.set("general.architecture", "qwen3moe"),
-    { value: "qwen3moe" },
+    ({ metadata }) => metadata.set("general.architecture", "deepseek2moe"),
+    { value: "deepseek2moe" },
   ],
   [
     "a vision part",
@@ -175,9 +177,18 @@ const REFUSED: readonly (readonly [string, (model: ReturnType<typeof parts>) => 
     { names: "GGUF" },
   ],
   [
-    "experts",
+    "experts without their number for a token",
     ({ metadata }) => metadata.set("llama.expert_count", 8),
-    { value: ["llama.expert_count", 8] },
+    { names: "llama.expert_used_count" },
+  ],
+  [
+    "experts of an architecture without any",
+    ({ metadata }) => {
+      const own = [...metadata].filter(([key]) => key.startsWith("llama."));
+      for (const [key, value] of own) metadata.set(key.replace("llama.", "qwen2."), value);
+      metadata.set("general.architecture", "qwen2").set("qwen2.expert_count", 8);
+    },
+    { value: ["qwen2.expert_count", 8] },
   ],
   [
     "no head count",

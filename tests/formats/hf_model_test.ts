@@ -292,10 +292,10 @@ const REFUSED: readonly (readonly [Record<string, unknown>, Refusal])[] = [
   ],
   [{ model_type: 7 }, { value: ["model_type", 7] }],
   [
-    { model_type: "qwen3_moe", num_experts: 128 },
-    { value: ["model_type", '"qwen3_moe"', "num_experts", 128] },
+    { model_type: "dbrx", num_experts: 128 },
+    { value: ["model_type", '"dbrx"', "num_experts", 128] },
   ],
-  [{ model_type: "mixtral", num_local_experts: 8 }, { value: ["model_type", '"mixtral"'] }],
+  [{ model_type: "mixtral", num_local_experts: 8 }, { names: ["model.layers.0.block_sparse_moe.gate.weight", 8] }],
   [
     { model_type: "llava", text_config: { model_type: "llama" } },
     { value: ["model_type", '"llava"', "text_config", '"llama"'], names: ["gemma3", "mistral3"] },

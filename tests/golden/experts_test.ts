@@ -26,4 +26,3 @@ for (const name of NAMES) {
     assertClose(distances, TOLERANCE);
   });
 }
-void openHfFolder;

@@ -139,7 +139,7 @@ export async function ggufSpec(file: GgufFile): Promise<{ readonly spec: Decoder
 }
 
 /** What the file says of experts; null for a dense model. */
-function expertsOf(file: GgufFile, { arch, experts }: GgufArch): {
+function expertsOf(file: GgufFile, { arch, experts, holds: { router = ["none"] } }: GgufArch): {
   readonly count: number;
   readonly ffn: number;
   readonly shared: number;
@@ -147,7 +147,7 @@ function expertsOf(file: GgufFile, { arch, experts }: GgufArch): {
 } | null {
   const keys = metadataReader(file), own = (key: string): string => `${arch}.${key}`, countKey = own("expert_count");
   const count = keys.number(countKey, 0);
-  if (count === 0 && arch !== "llama" && experts) keys.size(countKey);
+  if (count === 0 && router !== true && !router.includes("none")) keys.size(countKey);
   if (count === 0) return null;
   if (!experts) {
     const rule = `a ${arch} is dense`, value = `${countKey} = ${count}`;

@@ -147,7 +147,17 @@ async function readRuns(
     const first = Math.max(start, run.start), end = Math.min(start + count, run.start + run.count);
     if (first >= end) continue;
     const rows = { start: run.from + first - run.start, count: end - first };
-    out.set(await run.place.file.read(run.place.name, rows), (first - start) * width);
+    out.set(await readRows(run.place, rows, width), (first - start) * width);
   }
   return out;
+}
+
+/** Rows of a matrix, or of matrices that stand one after another in a stack. */
+async function readRows({ file, name }: TensorPlace, rows: RowRange, width: number): Promise<Float32Array> {
+  const shape = file.tensors.get(name)?.shape ?? [], [, height = 1] = shape;
+  if (shape.length < 3) return await file.read(name, rows);
+  const first = Math.floor(rows.start / height), end = Math.ceil((rows.start + rows.count) / height);
+  const whole = await file.read(name, { start: first, count: end - first });
+  const skipped = rows.start - first * height;
+  return whole.subarray(skipped * width, (skipped + rows.count) * width);
 }

@@ -10,6 +10,7 @@ import {
 } from "../../spec/decoder.ts";
 import { familyFor } from "../../families/all.ts";
 import type { Family } from "../../families/family.ts";
+import { misfits } from "../../families/fit.ts";
 import { activationName, ATTENTION, biasKeys } from "../../families/shared.ts";
 import { type FileSystem, type Staged, writeFile } from "../../files/system.ts";
 import { firstNonFinite } from "../../core/half.ts";
@@ -57,7 +58,7 @@ const FILE_DTYPES = { f32: "F32", f16: "F16", bf16: "BF16" } as const;
  * tensors' names. If none does, as where layers differ, the class is our own, whose Python files are written too; the layout
  * `padded` makes such layers alike. Biases that config.json announces and the model does not have are zeros.
  *
- * @throws CompressoError("input") where the folder is not empty, where RoPE factors have no name here.
+ * @throws CompressoError("input") where the folder is not empty, where RoPE factors have no name here, and for experts that no class has.
  * @throws CompressoError("numeric") for weights that are not finite, and as the writer of safetensors.
  */
 export async function stageHf(
@@ -66,7 +67,9 @@ export async function stageHf(
   options: HfExportOptions & { readonly files: FileSystem },
 ): Promise<Staged & { readonly family: Family }> {
   const { spec } = source, { dtype, tokenizer, files, signal } = options;
-  const family = familyFor(spec), config = hfConfig(spec, { dtype });
+  const family = familyFor(spec), [misfit] = misfits(spec, family.stock);
+  if (misfit) refuse("input", "cannot write the model as a folder", misfit);
+  const config = hfConfig(spec, { dtype });
   const written = writtenSpec(spec), own = tensorShapes(spec), shapes = tensorShapes(written);
   const fused = [...fusedTensors(written, fusionsOf(written)).values()];
   const parts = new Map(fused.map((whole) => [fusedModuleName(whole), whole.parts.map(({ name }) => name)]));

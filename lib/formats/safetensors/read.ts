@@ -2,7 +2,7 @@
 import { refuse } from "../../core/errors.ts";
 import { type ByteSource, readBytes, streamBytes } from "../../files/system.ts";
 import { widenBf16, widenF16 } from "../../core/half.ts";
-import { rowWindow, stackedShape } from "../../spec/row_range.ts";
+import { rowWindow } from "../../spec/row_range.ts";
 import {
   DTYPE_BITS,
   readSafetensorsHeader,
@@ -56,7 +56,7 @@ export async function openSafetensors(source: ByteSource): Promise<SafetensorsFi
   ): Promise<Uint8Array<ArrayBuffer>> {
     const entry = entryOf(name);
     if (!rows) return await readBytes(source, entry.offset, entry.byteLength, into);
-    const { start, count, width } = rowWindow(name, stackedShape(entry.shape), { rows });
+    const { start, count, width } = rowWindow(name, entry.shape, { rows });
     const rowBits = width * DTYPE_BITS[entry.dtype];
     if (rowBits % 8 !== 0) {
       refuse("input", `cannot read rows of the tensor ${JSON.stringify(name)} of ${path}`, {
@@ -71,7 +71,7 @@ export async function openSafetensors(source: ByteSource): Promise<SafetensorsFi
 
   async function read(name: string, rows?: RowRange): Promise<Float32Array<ArrayBuffer>> {
     const { dtype, shape, offset } = entryOf(name, ["F32", "F16", "BF16"]);
-    const { start, count, width } = rowWindow(name, stackedShape(shape), { rows });
+    const { start, count, width } = rowWindow(name, shape, { rows });
     const bytes = dtype === "F32" ? 4 : 2;
     const length = count * width * bytes, first = offset + start * width * bytes;
     // Values are little-endian, as is every machine that has WebGPU.

@@ -8,7 +8,11 @@ export function bytesOfToken({ weights: { layers, head, spec: { router } } }: Mo
   let ofExperts = 0;
   for (const { attention, ffn } of layers) {
     if (attention) matrices.push(attention.q, attention.k, attention.v, attention.o);
-    matrices.push(...[ffn?.gate, ffn?.up, ffn?.down, ffn?.experts?.router].filter((matrix) => matrix != null));
+    matrices.push(
+      ...[ffn?.gate, ffn?.up, ffn?.down, ffn?.experts?.router].filter((matrix) =>
+        matrix !== null && matrix !== undefined
+      ),
+    );
     const { experts } = ffn ?? {}, share = (router?.topK ?? 0) / (experts?.router.rows ?? 1);
     if (experts) ofExperts += share * (experts.gate.bytes + experts.up.bytes + experts.down.bytes);
   }

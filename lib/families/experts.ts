@@ -2,7 +2,16 @@
 import { z } from "../core/packages.ts";
 import type { Json } from "../core/guards.ts";
 import { type DecoderSpec, type LayerSpec, QWEN2_BIASES, type Router } from "../spec/decoder.ts";
-import { type Config, type ExpertModules, family, type LayerParts, type ReadContext, slides, width } from "./family.ts";
+import {
+  type Config,
+  type ExpertModules,
+  family,
+  type FamilyParts,
+  type LayerParts,
+  type ReadContext,
+  slides,
+  width,
+} from "./family.ts";
 import { alike, headsFillHidden, type Limit, ONE_WINDOW, UNSCALED_OR_LINEAR, untied } from "./fit.ts";
 import { f32, type GgufArch } from "./gguf_arch.ts";
 import { attentionBiases, biasKeys, factor, flag, layerTypes, windowLayer, windowOf } from "./shared.ts";
@@ -123,7 +132,7 @@ export const QWEN3_MOE = family({
   defaults: { ...QWEN_DEFAULTS, num_key_value_heads: 4 },
   ids: NO_IDS,
   keys: { ...KEYS, attention_bias: flag },
-  read(config, context) {
+  read(config, context): FamilyParts {
     const { router, layer } = expertsOf(config, context, { experts: 128, topK: 8, ffn: 768 }, {
       ...config.norm_topk_prob ? { renormalised: true } : {},
     });
@@ -153,7 +162,7 @@ export const QWEN2_MOE = family({
   defaults: { ...QWEN_DEFAULTS, num_key_value_heads: 16 },
   ids: NO_IDS,
   keys: { ...KEYS, qkv_bias: flag },
-  read(config, context) {
+  read(config, context): FamilyParts {
     const { router, layer } = expertsOf(config, context, { experts: 60, topK: 4, ffn: 1408, shared: 5632 }, {
       sharedGate: true,
       ...config.norm_topk_prob ? { renormalised: true } : {},
@@ -174,7 +183,7 @@ export const QWEN2_MOE = family({
     },
     limits: [alikeByKind, headsFillHidden],
     biases: ({ biases = [] }) => biases,
-    keys(spec) {
+    keys(spec): Json {
       const window = windowOf(spec);
       return {
         ...sparseKeys(spec),
@@ -203,7 +212,7 @@ export const OLMOE = family({
   defaults: { max_position_embeddings: 4096, rms_norm_eps: 1e-5 },
   ids: { bos: null, eos: 50279, pad: 1 },
   keys: { ...KEYS, attention_bias: flag, clip_qkv: z.null().optional() },
-  read(config, context) {
+  read(config, context): FamilyParts {
     const parts = expertsOf(config, context, { experts: 64, topK: 8 }, {
       ...config.norm_topk_prob ? { renormalised: true } : {},
     });
@@ -236,7 +245,7 @@ export const MIXTRAL = family({
   defaults: { num_key_value_heads: 8, max_position_embeddings: 131072, rms_norm_eps: 1e-5 },
   rope: { base: 1e6 },
   keys: KEYS,
-  read(config, context) {
+  read(config, context): FamilyParts {
     const { router, layer } = expertsOf(config, context, { experts: 8, topK: 2 }, { renormalised: true });
     return { router, layer: both(windowLayer(config), layer) };
   },

@@ -159,7 +159,7 @@ const LAYERS_CUT = 0.2, VOCABULARY_CUT = 0.5;
 
 /** Prunes that this model can take, with what they save. All need weights and a tokenizer. */
 function nextSteps({ model, format, spec, prunable, tokenizer }: Omit<Facts, "next">): NextStep[] {
-  if (!tokenizer || "unread" in tokenizer) return [];
+  if (!tokenizer || "unread" in tokenizer || spec.router) return [];
   const steps: NextStep[] = [];
   if (tokenizer.uncutVocab === null) {
     const size = String(VOCABULARY_CUT), flags = ["--units", "vocab", "--vocab-size", size, "--vocab-data", "TEXTS"];
@@ -199,6 +199,8 @@ function show({ model, format, bytes, parameters, prunable, spec, dtypes, tokeni
     `shape       ${layers.length} layers, hidden ${spec.hidden}, head_dim ${spec.headDim}, vocabulary ${spec.vocab}`,
   );
   print(`context     ${spec.maxPosition} tokens, ${positionsLine(spec)}`);
+  const experts = expertsLine(spec);
+  if (experts) print(`experts     ${experts}`);
   const window = windowLine(spec);
   if (window) print(`window      ${window}`);
   const { attention, logits } = spec.softCaps ?? {};
@@ -220,6 +222,17 @@ function show({ model, format, bytes, parameters, prunable, spec, dtypes, tokeni
     // A command to copy is not wrapped.
     print(`    ${[programAsRun(), ...command.map(shellWord)].join(" ")}`);
   }
+}
+
+/** The experts of the layers that have some; null in a dense model. Layers with the same experts are named once. */
+function expertsLine({ layers, router }: DecoderSpec): string | null {
+  if (!router) return null;
+  const kinds = Map.groupBy(
+    layers.flatMap(({ experts }) => experts ?? []),
+    ({ count, ffn }) => `${count} of ${ffn} columns`,
+  );
+  const places = [...kinds].map(([kind, those]) => `${kind} in ${those.length} of ${layers.length} layers`);
+  return `${places.join(", ")}; ${router.topK} for each token`;
 }
 
 /** How positions enter the model. */

@@ -21,3 +21,10 @@ Deno.test("inspect proposes the cut that saves most parameters first, and the ru
 Deno.test("inspect proposes nothing for a configuration alone, which has nothing to prune", async () => {
   assert.deepEqual((await json(["inspect", "fixtures/demo/config.json"])).next, []);
 });
+
+Deno.test("inspect says how many experts layers have, and how many a token", async () => {
+  const { code, stdout } = await cli(["inspect", "fixtures/golden_experts/qwen3_moe/model"]);
+  assert.equal(code, 0);
+  const [line = ""] = stdout.split("\n").filter((line) => line.startsWith("experts"));
+  assert.deepEqual(line.match(/\d+/g), ["5", "13", "2", "3", "2"]);
+});

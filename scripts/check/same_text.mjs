@@ -4,7 +4,6 @@
 // deno-lint-ignore-file explicit-function-return-type -- JavaScript has no place to write one
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
-import process from "node:process";
 import { pathToFileURL } from "node:url";
 import { parseArgs } from "node:util";
 import { install, VERSION } from "../node_llama_cpp.mjs";

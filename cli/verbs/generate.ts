@@ -9,7 +9,7 @@ import type { Adapters, Model } from "../../lib/model/model.ts";
 import { timeTokens } from "../../lib/generate/timed_tokens.ts";
 import { listen, speak, type Spoken, spokenValues, type Voice } from "./chat/answers.ts";
 import { MODEL_TEXT, verb } from "../command.ts";
-import { printJson } from "../terminal/output.ts";
+import { note, printJson } from "../terminal/output.ts";
 import { promptNote, promptText } from "../options/prompt.ts";
 import { readText, readTextInput } from "../terminal/read_text.ts";
 import { ADAPTER_FLAG, addFlags, type FlagTable, type FlagValues, MODEL_FLAGS, required } from "../options/flags.ts";
@@ -87,12 +87,24 @@ async function run(path: string, loaded: Loaded, settings: Settings): Promise<vo
   const rows = Math.max(...speakers.map(({ prompt }) => prompt.length));
   await tune({ rows, directions: ["forward"], tokens: rows + maxTokens });
   progress[Symbol.dispose](); // the answer may share its terminal
-  const voices = speakers.map((speaker) => voiceOf(speaker, { ...options, stop }));
+  const silent = new Set<string>();
+  const voices = speakers.map((speaker) =>
+    voiceOf(speaker, { ...options, stop, onSilence: () => void silent.add(speaker.name) })
+  );
+  const noteSilence = (): void => {
+    for (const { name, tokenizer } of speakers.filter((speaker) => silent.has(speaker.name))) {
+      const isChat = !settings.chat && tokenizer.chatTemplate !== null;
+      note(
+        `compresso: ${name} ended at its first token${isChat ? "; it is a chat model: --chat asks it the text" : ""}`,
+      );
+    }
+  };
   if (!json) {
     await speak(voices);
-    return;
+    return noteSilence();
   }
   const heard = await listen(voices);
+  noteSilence();
   const values = heard.map((answer, index) => {
     const { prompt = [], name } = speakers[index] ?? {};
     return { model: name, prompt, text: answer.text, ...spokenValues(answer) };
@@ -115,7 +127,10 @@ interface Speaker {
 
 function voiceOf(
   { name, model, adapters, tokenizer, prompt, before, endTokens }: Speaker,
-  { stop, ...options }: GenerateOptions & { readonly stop: readonly string[] },
+  { stop, onSilence, ...options }: GenerateOptions & {
+    readonly stop: readonly string[];
+    readonly onSilence: () => void;
+  },
 ): Voice<Spoken> {
   const { tokens, times } = timeTokens(generate(model, prompt, { ...options, adapters, endTokens }));
   return { name, pieces: pieces() };
@@ -123,6 +138,7 @@ function voiceOf(
   async function* pieces(): AsyncGenerator<string, Spoken, undefined> {
     const seen: number[] = [];
     const reason = yield* streamText(tokens, { tokenizer, stop, before, onToken: (id) => void seen.push(id) });
+    if (seen.length === 0) onSilence();
     return { tokens: seen, reason, times };
   }
 }

@@ -12,6 +12,7 @@ import { type RunSetup } from "./allocate.ts";
 import { type Checkpoint, noCheckpoint, readCheckpoint } from "./checkpoint.ts";
 import type { RunPosition, StepRecord } from "./contract.ts";
 import { encodeRun, withCalibration } from "./data.ts";
+import { type ExpectedCut, expectedCut } from "./expected_cut.ts";
 import { exportRun } from "./export_run.ts";
 import { type FinishedRun, finishRun } from "./finish.ts";
 import { sequencesToMeasure } from "./calibration.ts";
@@ -107,6 +108,12 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   /** Steps of all stages. */
   get steps(): number {
     return this.#run.steps;
+  }
+
+  /** What the run will cut, as far as it is known before its first step; null for a run to a size. */
+  get expected(): ExpectedCut | null {
+    const { setup } = this.#run;
+    return expectedCut(setup.options, setup);
   }
 
   /** How the rows were encoded. */

@@ -50,6 +50,8 @@ export type { LambdaRule } from "../masks/lambda_rule.ts";
 export type { StartRule } from "../masks/initial_log_alpha.ts";
 export type { SliceOptions } from "../run/session.ts";
 export type { RunPhase, SinkOptions } from "../run/run_into.ts";
+export type { ExpectedCut } from "../run/expected_cut.ts";
+export type { UniformCounts } from "../units/uniform.ts";
 export type { Ranked } from "../run/prune_to_folder.ts";
 export type { Ranks } from "../ranks/ranks.ts";
 

@@ -1,6 +1,6 @@
 // Runs `prune`: decides how the run begins, starts it, and prints the summary.
 import { isHubName } from "../../../lib/hub/name.ts";
-import { modelPath } from "../../../lib/local/open_model.ts";
+import { modelPath, openModelFiles } from "../../../lib/local/open_model.ts";
 import { checkResumable } from "../../../lib/run/folder.ts";
 import { atPaths, checkTogether } from "../../../lib/run/options/check.ts";
 import type { PruneOptions, ResolvedOptions } from "../../../lib/run/options/options.ts";
@@ -19,7 +19,7 @@ import { dataPathOf, evaluationOf, inputsOf } from "./inputs.ts";
 import type { RunFlags, TypedFlags } from "./flags.ts";
 import { checkRunFolder, finishedRun, holdsRun } from "./run_folder.ts";
 import { nameOf, resolvedFor, startRun } from "./start.ts";
-import { showSummary } from "./summary.ts";
+import { showSummary, writtenModel } from "./summary.ts";
 import { targetOf, withFileType, withScheduleTarget } from "./targets.ts";
 
 /** Runs the verb; in an MPI job, on the ranks of the job. */
@@ -67,5 +67,8 @@ async function pruneOn(ranks: MpiRanks | null, path: string, typed: TypedFlags):
   if (!summary) return;
   dashboard?.tell({ kind: "finished" });
   if (json) printJson(summary);
-  else showSummary(summary, { out, model: path });
+  else {
+    const tokenizer = await openModelFiles(writtenModel(summary, out)).then((made) => made.tokenizer, () => null);
+    showSummary(summary, { out, model: path, chats: typeof tokenizer?.chatTemplate === "string" });
+  }
 }

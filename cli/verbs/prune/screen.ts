@@ -56,7 +56,7 @@ export function showRun(
       dashboard?.tell({ kind: "alarm", alarm });
     }
   };
-  const noteRun = ({ steps, data, options }: PruneSession): void => {
+  const noteRun = ({ steps, data, options, expected }: PruneSession): void => {
     const places = ranks ? `${ranks.size} ranks, rank 0 on ` : "", { tokenizer } = model;
     const hasEnds = ({ packed: isPacked }: EncodeReport): boolean =>
       tokenizer !== null && haveEnds(rows[0]?.kind ?? "text", { tokenizer, prompt: resolved.prompt, isPacked });
@@ -65,7 +65,7 @@ export function showRun(
     if (data.calibration) progress.note(`calibration: ${dataLine(data.calibration, resolved)}`);
     const heads = headsLine(model.spec, options);
     const choices = choiceLines(model.spec, asked, options);
-    for (const line of [...choices, ...heads === null ? [] : [heads], ...layoutLines(model.spec, options)]) {
+    for (const line of [...choices, ...heads === null ? [] : [heads], ...layoutLines(model.spec, options, expected)]) {
       progress.note(line);
     }
   };

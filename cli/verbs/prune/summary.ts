@@ -18,7 +18,12 @@ import { sizeLine } from "./targets.ts";
 /** Prints the results of the run of a model into the folder `out`, and what to look at next. */
 export function showSummary(
   summary: RunSummary,
-  { out, model }: { readonly out: string; readonly model: string },
+  { out, model, chats }: {
+    readonly out: string;
+    readonly model: string;
+    /** Whether the model has a chat template, so that it does not continue texts. */
+    readonly chats: boolean;
+  },
 ): void {
   const { sparsity, parameters, writtenParameters, fellBack, size, layers, hidden, maskedVsSliced, seconds, skipped } =
     summary;
@@ -76,7 +81,18 @@ export function showSummary(
   // Commands to copy are not wrapped.
   const command = (...words: readonly string[]): string => [programAsRun(), ...words.map(shellWord)].join(" ");
   note(`next        ${command("report", out)}`);
-  note(`            ${command("generate", `${out}/model`, "--compare", model, "--prompt", "Your text")}`);
+  const written = writtenModel(summary, out), other = ["--compare", model];
+  note(
+    `            ${
+      chats ? command("chat", written, ...other) : command("generate", written, ...other, "--prompt", "Your text")
+    }`,
+  );
+}
+
+/** The model that a run has written: its folder or, without one, its GGUF. */
+export function writtenModel({ files }: Pick<RunSummary, "files">, out: string): string {
+  const names = files.map(({ file }) => lastPart(file));
+  return `${out}/${["model", "model.gguf"].find((name) => names.includes(name)) ?? "model"}`;
 }
 
 function vocabularyLines({ before, after, coverage, growth, heldout, text }: VocabularySummary): string[] {

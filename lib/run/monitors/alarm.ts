@@ -14,7 +14,7 @@ interface MonitorEntry {
 }
 
 /**
- * What is monitored during a run:
+ * Name of a monitor, of what is watched during a run:
  *
  * - `collapse`: masks that become all zero or all one.
  * - `dead-layer`: layers that add nothing any more.
@@ -24,6 +24,9 @@ interface MonitorEntry {
  * - `constraint`: a sparsity target that is not met.
  * - `memory`: GPU memory that runs out.
  */
+export type MonitorName = "collapse" | "dead-layer" | "oscillation" | "divergence" | "nan" | "constraint" | "memory";
+
+/** The monitors, one entry each. */
 const MONITORS = {
   collapse: { actions: ["rollback", "warn", "stop"], threshold: 0.95 },
   "dead-layer": { actions: ["warn", "stop", "rollback"], threshold: 0.98 },
@@ -32,10 +35,8 @@ const MONITORS = {
   nan: { actions: ["rollback", "stop"], threshold: null },
   constraint: { actions: ["warn", "stop", "rollback"], threshold: 0.01 },
   memory: { actions: ["warn", "stop"], threshold: 0.95 },
-} as const satisfies Readonly<Record<string, MonitorEntry>>;
+} as const satisfies Readonly<Record<MonitorName, MonitorEntry>>;
 
-/** Name of a monitor. */
-export type MonitorName = keyof typeof MONITORS;
 /** The monitors. */
 export const MONITOR_NAMES: readonly MonitorName[] = Object.keys(MONITORS).filter(isMonitorName);
 

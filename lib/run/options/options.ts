@@ -99,7 +99,7 @@ export interface RunOptions {
   readonly seq?: number | undefined;
   /** Seed of all random draws; default 1. */
   readonly seed?: number | undefined;
-  /** Kinds of units, in any order; default KV groups and FFN columns. */
+  /** Kinds of units, in any order; default KV groups and FFN columns, without a kind that the model or the layout cannot lose. */
   readonly units?: readonly UnitKind[] | undefined;
   /** What is kept of the vocabulary; only if `units` has "vocab". */
   readonly vocab?: VocabularyOptions | undefined;
@@ -110,7 +110,10 @@ export interface RunOptions {
    * prompt of your own if all rows are texts, since texts get no prompt.
    */
   readonly prompt?: string | null | undefined;
-  /** Layout of the exported files; default "compact". "uniform" also determines the hard masks. */
+  /**
+   * Layout of the exported files. "uniform" also determines the hard masks. Default "compact"; "uniform" for a model
+   * from a GGUF whose family has no GGUF with layers that differ.
+   */
   readonly layout?: Layout | undefined;
   /**
    * Whether the backward pass recomputes most of each layer instead of keeping it (gradient checkpointing). It needs

@@ -14,8 +14,11 @@ import { type Selection, unitParameters, type UnitTable, unitTable } from "./tab
 export interface UniformCounts {
   /** Query heads, a multiple of `kvHeads`. */
   readonly heads: number;
+  /** KV heads. */
   readonly kvHeads: number;
+  /** FFN columns. */
   readonly ffn: number;
+  /** Hidden dims. */
   readonly hidden: number;
 }
 

@@ -47,7 +47,8 @@ Deno.test("plan and inspect read config and headers alone, write nothing, and sa
     ok(await cli(["plan", "demo"])),
   );
   assert.equal(hub.seen.filter(({ host }) => host === "store").length, 0);
-  const facts = JSON.parse(ok(await cli(["inspect", "hf:maker/demo", "--json"])));
+  const printed = ok(await cli(["inspect", "hf:maker/demo", "--json"]));
+  const facts = JSON.parse(printed.replaceAll('"hf:maker/demo"', '"demo"'));
   const own = JSON.parse(ok(await cli(["inspect", "demo", "--json"])));
   assert.deepEqual({ ...facts, model: "", bytes: 0 }, { ...own, model: "", bytes: 0 });
   const large = hub.repos.get("models/maker/demo")?.files.get("model.safetensors")?.length ?? 0;

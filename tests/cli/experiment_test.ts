@@ -43,8 +43,8 @@ Deno.test("experiment --dry-run lists runs, steps and tokens, and refuses names 
     const [more, refusal] of [
       [["--only", "rank=3"], { value: 3, names: [2, 4] }],
       [["--set", "rnak=3"], { names: "'rnak'" }],
-      [["--set", "rank"], { option: "--set", value: "rank" }],
-      [["--file", "x=y"], { option: "--file", value: "x=y" }],
+      [["--set", "rank"], { value: "rank", names: "--set rank" }],
+      [["--file", "x=y"], { names: "--file x=y" }],
     ] as const
   ) await refused([...run, ...more], "usage", refusal);
 });

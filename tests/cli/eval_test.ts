@@ -255,13 +255,20 @@ Deno.test("perplexities that stop keep their windows, and the same command ends 
     assertNames(again.stderr, kept);
     assert.deepEqual((await Deno.readTextFile(out)).trim().split("\n"), [head, ...lines]);
   }
-  // What the file says is believed, not measured again.
-  const changed = lines.map((line) => JSON.stringify({ ...JSON.parse(line), nll: 0 }));
-  await Deno.writeTextFile(out, [head, ...changed, ""].join("\n"));
+  // A line that was changed is told by its digest. Files of earlier versions have none: what they say is believed, not measured again.
+  const own = rest.filter((word) => word !== "--json");
+  const changed = lines.map((line) => ({ ...JSON.parse(line), nll: 0 }));
+  await Deno.writeTextFile(out, [head, ...changed.map((line) => JSON.stringify(line)), ""].join("\n"));
+  await refused([...args.filter((word) => word !== "--json"), "--out", out], "input", { names: out });
+  const { digests, ...earlier } = JSON.parse(head);
+  assert.equal(digests, true);
+  const bare = changed.map(({ digest: _digest, ...line }) => JSON.stringify(line));
+  await Deno.writeTextFile(out, [JSON.stringify(earlier), ...bare, ""].join("\n"));
   const believed = await cli([...args, "--out", out]);
+  assert.equal(believed.code, 0, believed.stderr);
   assert.deepEqual(JSON.parse(believed.stdout).perplexities.map(({ nll }: { nll: number }) => nll), [0, 0]);
   const before = await Deno.readTextFile(out);
-  const same = ["--text", folder.at("text.txt")], own = rest.filter((word) => word !== "--json");
+  const same = ["--text", folder.at("text.txt")];
   for (
     const [other, value] of [
       [[...same, "--window", "64"], ["window", "64,96", 64]],

@@ -63,7 +63,7 @@ export interface FidelityReference {
    */
   readonly tokens: readonly number[];
   /**
-   * The dense model's ids of these models' tokens, as in {@link denseIds}.
+   * The dense model's id of each token of these models, −1 for a token that it lacks; null if all ids are the same.
    *
    * @internal
    */

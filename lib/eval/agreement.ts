@@ -12,8 +12,9 @@ export interface TokenAgreement {
 }
 
 /**
- * How faithful a model is to the dense one on the same tokens. The figures are those of llama.cpp's `--kl-divergence` (tools/perplexity):
- * at each token q is the dense model's distribution of the next one and p the model's, and KL = Σ q·(ln q − ln p), in nats.
+ * How close a model is to the dense one on the same tokens, by the figures of llama.cpp's `--kl-divergence`
+ * (tools/perplexity). At each token, q is the dense model's distribution of the next token, p is the model's, and KL =
+ * Σ q·(ln q − ln p), in nats.
  */
 export interface Agreement {
   /** Mean KL. */
@@ -24,13 +25,16 @@ export interface Agreement {
   readonly klMedian: number;
   /** 99th percentile, between two tokens by linear interpolation. */
   readonly kl99: number;
-  /** Share of the tokens at which both models have the same first choice. Among equals the first token of the vocabulary is it. */
+  /**
+   * Share of the tokens at which both models have the same first choice. Among equals, the lowest id is the first
+   * choice.
+   */
   readonly top1: number;
   /** Tokens that were compared. */
   readonly tokens: number;
   /**
-   * Mean of what the dense model gives to tokens that the model lacks: 0 where their vocabularies are the same. KL and first choices are over
-   * the tokens that both have, with q and p scaled to a sum of 1 there.
+   * Mean probability that the dense model gives to tokens that the model lacks; 0 if the vocabularies are the same. KL
+   * and first choices use only the tokens that both have, with q and p each rescaled to sum to 1 over them.
    */
   readonly dropped: number;
 }

@@ -42,7 +42,8 @@ export interface RowAnswers {
 /**
  * Has the model answer instructions in its own words, decoded greedily up to an end token, and compares with the rows' outputs.
  *
- * @throws CompressoError("input") for no rows, rows that are no instructions or too long for the model's context, and a model without tokenizer.
+ * @throws CompressoError("input") for no rows, for rows that are not instructions or do not fit the model's context,
+ * and for a model without tokenizer.
  * @throws CompressoError("usage") for options out of range or that do not exist.
  * @example
  * ```ts

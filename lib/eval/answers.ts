@@ -11,9 +11,9 @@ export interface AnswerPrompt {
   readonly prompt: readonly number[];
   /** Tokens of the answer at most. */
   readonly maxTokens: number;
-  /** Texts before which the answer ends, besides the model's end tokens. */
+  /** Texts that end the answer, in addition to the model's end tokens. The answer does not include them. */
   readonly until: readonly string[];
-  /** Tokens that end the answer besides those of the model, such as the end of a turn. Default: none. */
+  /** Further tokens that end the answer, such as the end of a turn. Default: none. */
   readonly endTokens?: readonly number[];
 }
 
@@ -35,7 +35,8 @@ export interface AnswersOptions {
 const SEQUENCES = 8, GROUP = 32;
 
 /**
- * The model's answers by greedy decoding, without special tokens. They do not depend on how many are decoded at once.
+ * The model's answers by greedy decoding, without special tokens. An answer does not depend on how many prompts are
+ * decoded at once.
  *
  * @throws CompressoError("gpu") where a question and its answer do not fit the memory of the GPU.
  * @throws CompressoError("numeric") where the logits are not finite.
@@ -62,8 +63,9 @@ export async function greedyAnswers(
 }
 
 /**
- * Whether an answer is one of the accepted ones. Both are normalised as SQuAD 1.1 does it, except that articles stay, so that the answer "A" counts:
- * lower case, no ASCII punctuation, runs of white space as one space, none at the ends. What is punctuation alone keeps it.
+ * Whether an answer is one of the accepted ones. Both are normalised first: lower case, no ASCII punctuation, one space
+ * for each run of white space, no space at the ends. A text of punctuation alone keeps its punctuation. SQuAD 1.1 also
+ * removes articles; here they stay, so that the answer "A" counts.
  */
 export function isExactMatch(text: string, accepted: readonly string[]): boolean {
   const answer = normalised(text);

@@ -20,7 +20,7 @@ export interface ChoiceOptions {
 const NAMES: NamesOf<ChoiceOptions> = { tokenizer: true, prompt: true, limit: { ...count(1), endless: true } };
 
 /**
- * Encodes every row as its prompt and its choices, each ending with the end token where there is one.
+ * Encodes every row as its prompt and its choices. Each choice ends with the end token, if the tokenizer has one.
  *
  * @throws CompressoError("input") for rows without choices, or whose output is not among them.
  * @throws CompressoError("usage") for options that do not exist, a limit out of range or an empty prompt.

@@ -9,7 +9,7 @@ export interface PairedDifference {
   readonly difference: number;
   /** Its standard error, from the differences item by item; NaN for one item. */
   readonly stderr: number;
-  /** Lower end of the interval; NaN for one item, and where all differences are the same, which says nothing of the spread. */
+  /** Lower end of the interval; NaN for one item, and if all differences are equal, as the spread is then unknown. */
   readonly low: number;
   /** Upper end. */
   readonly high: number;
@@ -42,11 +42,13 @@ export type TaskDifference =
   | { readonly exact_match: PairedDifference; readonly acc?: undefined; readonly acc_norm?: undefined };
 
 /**
- * Differences in acc and acc_norm, or in exact_match, of a second model against a first on the same questions. As both models answer each question, what makes a
- * question hard for both cancels: the interval is that of the mean of the differences, not of two independent means. Items do not hold what was
- * asked: that it was the same is checked by their number and, of each, by subset, number of choices and right answer.
+ * Differences in acc and acc_norm, or in exact_match, of a second model against a first on the same questions. The
+ * interval is that of the mean of the differences per question, so the difficulty of a question cancels.
  *
- * @throws CompressoError("mismatch") where one of these differs.
+ * Items do not hold the question itself. Two lists count as the same questions if they have the same length, and each
+ * pair of items has the same subset, number of choices and right answer.
+ *
+ * @throws CompressoError("mismatch") if the questions are not the same.
  * @throws CompressoError("usage") where there are no items.
  */
 export function compareItems(
@@ -104,8 +106,8 @@ function firstGap(first: readonly ItemScore[], second: readonly ItemScore[]): st
 }
 
 /**
- * Ratio of the perplexities of two models over the same windows; null where tokens or windows differ, as with other tokenizers. The interval is that
- * of the difference of the mean losses, with the windows as what varies.
+ * Ratio of the perplexities of two models over the same windows; null if their tokens or windows differ, as with
+ * different tokenizers. The interval is that of the difference of the mean losses, with windows as the samples.
  */
 export function comparePerplexity(first: PerplexityResult, second: PerplexityResult): PerplexityRatio | null {
   const a = first.perWindow, b = second.perWindow;

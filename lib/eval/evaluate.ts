@@ -18,13 +18,19 @@ export interface EvaluateOptions {
   readonly tasks: readonly (string | TaskDefinition)[];
   /** Folder of the data, `<task>.<split>.jsonl` (or .json, .jsonl.gz, .jsonl.zst, .parquet). */
   readonly taskData: string;
-  /** Questions of each task, or of each of its subsets, at most, from the first on. Default: all. */
+  /** Most questions of each task, or of each of its subsets, from the first. Default: all. */
   readonly limit?: number | undefined;
-  /** Text before each question, with a blank line between, such as the collaborative prompt; what has no context stays without it. Default null: none, as the harness has it. */
+  /**
+   * Text before each question, with a blank line between, such as the collaborative prompt. Questions without context
+   * get none. Default null: none, as in the harness.
+   */
   readonly prompt?: string | null | undefined;
   /** Masks and LoRA. */
   readonly adapters?: Adapters | undefined;
-  /** Whether a question that does not fit the model's context is an error; else its context is cut from the left. Default false. */
+  /**
+   * Whether a question that does not fit the model's context is an error. Default false: its context is cut from the
+   * left.
+   */
   readonly refuseLong?: boolean | undefined;
   /** Processes that share the questions: all call it with the same options, and each gets all scores. */
   readonly ranks?: Ranks | undefined;
@@ -55,9 +61,10 @@ export interface EvaluateResult {
 }
 
 /**
- * Evaluates a model on multiple choice tasks as EleutherAI's lm-evaluation-harness 0.4.13 does: the same prompts, the same division into context
- * and continuation, acc, acc_norm and their standard errors. A task with `generate` has the model answer in its own words, decoded greedily, and
- * gives exact_match. All questions are encoded before the first is scored.
+ * Evaluates a model on multiple choice tasks as EleutherAI's lm-evaluation-harness 0.4.13 does, with the same prompts
+ * and the same split into context and continuation. Gives acc, acc_norm and their standard errors. In a task with
+ * `generate` the model answers in its own words, decoded greedily, and the score is exact_match. All questions are
+ * encoded before the first is scored.
  *
  * @throws CompressoError("usage") for an unknown task or option, an empty prompt, and a prompt if no question has a context.
  * @throws CompressoError("input") where data are missing or do not fit, for questions that cannot be scored or are refused as too long, and for a

@@ -29,7 +29,9 @@ export interface ReferenceOptions {
   readonly limitChars?: number | undefined;
   /** Windows at most. Default: all. */
   readonly maxWindows?: number | undefined;
-  /** Processes that share the windows; all call it alike, and {@link fidelity} too. */
+  /**
+   * Processes that share the windows. All call this function with the same text and options, and then {@link fidelity}.
+   */
   readonly ranks?: Ranks | undefined;
   /** Stops the work. */
   readonly signal?: AbortSignal | undefined;
@@ -48,7 +50,10 @@ const REFERENCE_NAMES: NamesOf<ReferenceOptions> = {
   onProgress: true,
 };
 
-/** What a dense model leaves for comparisons: no GPU memory, and 4 · hidden bytes of this process for each compared token. */
+/**
+ * What is kept of a dense model for comparisons. It holds no GPU memory, and 4 · hidden bytes of main memory for each
+ * compared token.
+ */
 export interface FidelityReference {
   /** Tokens of a window. */
   readonly window: number;
@@ -131,10 +136,13 @@ const BATCH_TOKENS = 2048;
 const LEAST_WINDOW = 3;
 
 /**
- * Reads a text with the dense model, for {@link fidelity} of other models. The dense model may be disposed then: models need not be in GPU
- * memory at the same time, as the states before its output head are kept, and the head alone is loaded again. Windows are those of llama.cpp's perplexity: the text with its
- * leading tokens (BOS) is cut into whole windows, each of which has the leading tokens in place of its first ones, is read alone,
- * and is compared at the tokens of its second half, so that each has at least half a window before it.
+ * Reads a text with the dense model, for {@link fidelity} of other models. The dense model can be disposed afterwards:
+ * the inputs of its output head are kept in memory, and `fidelity` loads the head alone again. So the two models need
+ * not be in GPU memory at the same time.
+ *
+ * Windows are those of llama.cpp's perplexity. The text with its leading tokens (BOS) is cut into whole windows, and
+ * leading tokens replace the first tokens of each. Each window is read alone. The models are compared at the tokens of
+ * its second half, so that each has at least half a window before it.
  *
  * @throws CompressoError("usage") for options out of range or that do not exist.
  * @throws CompressoError("input") for a text shorter than a window, and a model without tokenizer.
@@ -198,11 +206,11 @@ export async function readReference(dense: Model, text: string, options: Referen
 }
 
 /**
- * Compares a model with the dense one on the text that {@link readReference} has read: mean, median and 99th percentile of the KL divergence
- * in nats, the share of equal first choices, and both perplexities, as llama.cpp's `--kl-divergence` defines them. Loads the dense model's head
- * on the model's device, and frees it.
+ * Compares a model with the dense one on the text that {@link readReference} has read. Gives the mean, median and 99th
+ * percentile of the KL divergence in nats, the share of equal first choices, and both perplexities, as llama.cpp's
+ * `--kl-divergence` defines them. During the call the dense model's head is on the model's device.
  *
- * @throws CompressoError("mismatch") for a model whose vocabulary has another size than the reference was read for.
+ * @throws CompressoError("mismatch") if the model's vocabulary does not have the size of the reference's `vocab`.
  * @throws CompressoError("numeric") where a logit is not finite.
  */
 export async function fidelity(

@@ -11,11 +11,11 @@ export interface LikelyToken {
   readonly logprob: number;
 }
 
-/** What the model thinks of one place of a text, given the tokens before it. */
+/** The model's prediction for one place of a sequence, given the tokens before it. */
 export interface PlaceLogprobs {
-  /** Of the token at this place, in nats; null at the first place and after the last token. */
+  /** Log-probability of the token at this place, in nats; null at the first place and after the last token. */
   readonly logprob: number | null;
-  /** The most likely tokens there, in order, the lowest id first among equals; none at the first place. */
+  /** The most likely tokens there, most likely first, among equals the lowest id first; empty at the first place. */
   readonly top: readonly LikelyToken[];
 }
 

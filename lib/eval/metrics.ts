@@ -7,7 +7,7 @@ export interface ChoiceItem {
   readonly scores: readonly number[];
   /** The choice with the highest score, the first among equals. */
   readonly picked: number;
-  /** The choice with the highest score for each character of it, the first among equals. */
+  /** The choice with the highest score per character, the first among equals. */
   readonly pickedNorm: number;
   /** Index of the right choice; null where none is right. */
   readonly answer: number | null;

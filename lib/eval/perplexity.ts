@@ -13,8 +13,9 @@ export interface PerplexityOptions {
   /** Tokens of a window. */
   readonly window: number;
   /**
-   * Tokens from one window to the next, at most `window`: the windows slide, and of each only the tokens that the previous window did not have are
-   * counted, as in the page on perplexity of transformers' documentation. Default: windows do not overlap.
+   * Tokens from the start of one window to the start of the next, at most `window`. Of each window only the tokens
+   * count that the previous window did not have, as on the perplexity page of transformers' documentation. Default:
+   * windows do not overlap.
    */
   readonly stride?: number | undefined;
   /**
@@ -35,8 +36,8 @@ export interface PerplexityOptions {
   /** Stops the work. */
   readonly signal?: AbortSignal | undefined;
   /**
-   * Windows measured before with the same model, text and options, by place. A batch of nothing else is not run again; the others run as they
-   * would have without, so that every loss is the same to the last bit.
+   * Windows measured before with the same model, text and options, by place. A batch is skipped if all its windows are
+   * known. Other batches run whole, so that every loss is the same to the last bit.
    */
   readonly known?: ReadonlyMap<number, WindowLoss> | undefined;
   /** Called for each window as it is measured, with its place among the windows; not for known ones. */
@@ -66,18 +67,24 @@ export interface PerplexityResult {
   readonly perplexity: number;
   /** Mean negative log-likelihood of a predicted token, in nats. */
   readonly nll: number;
-  /** The same loss in bits for each byte in UTF-8 of the predicted tokens' text; null for a model without tokenizer and tokens without text. */
+  /**
+   * The same loss in bits for each byte in UTF-8 of the predicted tokens' text; null for a model without tokenizer, and
+   * for tokens without text.
+   */
   readonly bitsPerByte: number | null;
   /**
    * Tokens that were predicted: window − 1 of each window, fewer only with several leading ids; with a stride below it, all of what the windows
    * cover, but the first where no leading id is before it.
    */
   readonly tokens: number;
-  /** Windows that count, known ones among them. */
+  /** Number of windows, including known ones. */
   readonly windows: number;
   /** What each window adds. */
   readonly perWindow: readonly WindowLoss[];
-  /** Hash of the tokens that the windows have: other tokenizers make others of a text, and losses over them cannot be compared. */
+  /**
+   * Hash of the tokens that the windows read. Losses can be compared only if the hashes are equal; other tokenizers
+   * give other tokens.
+   */
   readonly digest: string;
 }
 
@@ -92,9 +99,13 @@ export interface WindowLoss {
 const BATCH_TOKENS = 2048;
 
 /**
- * Measures the perplexity of a text or of token ids. The first `limitChars` characters are encoded without special tokens and cut
- * to whole windows, the rest is dropped; each window is read alone from position 0, after its leading ids, and all but its first token are predicted. With a stride below the window
- * every token but the first is predicted once, with at least window − stride tokens before it but in the first window, and nothing is dropped.
+ * Measures the perplexity of a text or of token ids. The first `limitChars` characters are encoded without special
+ * tokens. Each window begins with the leading ids and is read alone, from position 0.
+ *
+ * - Without `stride`, the tokens are cut into whole windows and the rest is dropped. All tokens of a window but the
+ *   leading ids are predicted; without leading ids, all but the first.
+ * - With `stride`, windows overlap and nothing is dropped. Each token is predicted once, with at least window − stride
+ *   tokens before it except in the first window. Without leading ids the first token of the text is not predicted.
  *
  * @throws CompressoError("usage") for options out of range or that do not exist.
  * @throws CompressoError("input") for a text shorter than one window, with a stride of fewer than two tokens, or a text where the model has no

@@ -62,8 +62,14 @@ const BATCH_TOKENS = 2048;
 const WIDTH_STEP = 64;
 
 /**
- * Measures the perplexity of rows as training encodes them, with the tokenizer's own special tokens: all tokens of a text but its first, the
- * responses and end tokens of instructions, the assistant's turns of conversations. Texts are cut to `seq` tokens, other rows as in training.
+ * Measures the perplexity of rows as training encodes them, with the tokenizer's special tokens. The predicted tokens
+ * are:
+ *
+ * - of a text, all but the first;
+ * - of an instruction, the response and the end token;
+ * - of a conversation, the assistant's turns.
+ *
+ * Texts are cut to `seq` tokens, other rows as in training.
  *
  * @throws CompressoError("usage") for a `seq` out of range, an empty prompt and options that do not exist.
  * @throws CompressoError("input") for a model without tokenizer and rows without anything to predict.

@@ -12,11 +12,11 @@ export type { Sequence } from "../nn/token_tree.ts";
 export interface ChoiceRow {
   /** The tokens before the answer; not empty. */
   readonly prefix: readonly number[];
-  /** Continuations, none empty; each may end with the end token, which then counts. */
+  /** Continuations, none empty. An end token at the end of one counts in its likelihood. */
   readonly choices: readonly (readonly number[])[];
   /** Index of the right choice. */
   readonly answer: number;
-  /** Its number in errors. Default: its place, from 1. */
+  /** Number of the row in errors. Default: its place, from 1. */
   readonly number?: number;
 }
 
@@ -90,12 +90,13 @@ export async function scoreChoices(
 }
 
 /**
- * The log-likelihood of each sequence's choice after its prefix, in nats: the sum over its tokens. Sequences that begin alike share what is
- * computed of their beginning, and a pass holds as many as fit; the same numbers as one at a time except for rounding in f32.
+ * The log-likelihood of each sequence's choice after its prefix, in nats: the sum over its tokens. A pass holds as many
+ * sequences as fit, and computes a beginning that several of them share once. The results equal those of one sequence
+ * at a time, up to rounding in f32.
  *
  * @throws CompressoError("usage") for options that do not exist.
- * @throws CompressoError("input") for an empty prefix or choice, a sequence that is longer than the model's context (its last token, which is not
- * read, does not count), and ids outside the vocabulary.
+ * @throws CompressoError("input") for an empty prefix or choice, a sequence longer than the model's context (its last
+ * token is not read and does not count), and ids outside the vocabulary.
  * @throws CompressoError("numeric") where a likelihood is not finite.
  */
 export async function logLikelihoods(

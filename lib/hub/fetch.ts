@@ -21,7 +21,7 @@ export interface HubProgress {
 export interface HubFetchOptions extends HubListener {
   /** What the name is used for: "data" are rows, in a repository of a data set. Default "model". */
   readonly use?: HubUse;
-  /** Whether a branch stands for the commit that the cache knows, as for work that is resumed, not for the newest. Default false. */
+  /** Whether a branch means the commit in the cache, for work that is resumed. Default false: the newest commit. */
   readonly resumes?: boolean | undefined;
   /** Called as bytes come. */
   readonly onProgress?: ((progress: HubProgress) => void) | undefined;
@@ -39,12 +39,13 @@ export interface HubFetched {
 const fetched = new Map<string, Promise<HubFetched>>();
 
 /**
- * Fetches a model, an adapter or data from the Hugging Face Hub into the cache that Python's huggingface_hub shares, and returns where it is. Only
- * files that are needed are fetched: safetensors with what belongs to them, or one GGUF. A download that was interrupted is resumed; size and hash of
- * every file are checked. `HF_ENDPOINT`, `HF_HOME`, `HF_HUB_CACHE`, `HF_TOKEN` and `HF_HUB_OFFLINE` mean what they do in Python.
+ * Fetches a model, an adapter or data from the Hugging Face Hub into the cache of Python's huggingface_hub, and returns
+ * its path. Of a model only the needed files are fetched: the safetensors with config, tokenizer, card and licence, or
+ * one GGUF. An interrupted download is resumed. Size and hash of every file are checked. `HF_ENDPOINT`, `HF_HOME`,
+ * `HF_HUB_CACHE`, `HF_TOKEN` and `HF_HUB_OFFLINE` mean what they do in Python.
  *
- * `loadModel`, `readRows` and whatever takes a path take such a name too; this function shows progress, or fetches beforehand. Later uses of a name in
- * the same process are of the same commit.
+ * `loadModel`, `readRows` and other functions that take a path take such a name too. Use this function to show progress
+ * or to fetch beforehand. Later uses of a name in the same process read the same commit.
  *
  * @throws CompressoError("usage") for a name of another form than `hf:owner/name[@revision][:file]`.
  * @throws CompressoError("input") where there is no such thing, it may not be read, several files could be meant, its bytes are not those that the Hub

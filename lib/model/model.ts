@@ -94,8 +94,8 @@ export interface LabelAgreement {
 }
 
 /**
- * A model on the GPU. Calls may overlap: each works on its input as it was when it was made. Dispose the model to free its memory; what is under
- * way then ends first, and from then on it gives `CompressoError("usage")`.
+ * A model on the GPU. Calls may overlap: each call copies its input when it is made. Dispose the model to free its
+ * memory; calls in progress finish first. Later calls throw `CompressoError("usage")`.
  */
 export class Model implements Disposable {
   /** The device that holds the model. */
@@ -326,8 +326,9 @@ export class Model implements Disposable {
   }
 
   /**
-   * Log-probabilities of next tokens, in nats, from one forward pass over right-padded sequences: entry b · seq + t is about the token after
-   * token t of sequence b. `next` holds the ids asked for, −1 where none is: the entries there are 0. With each come the `top` most likely tokens.
+   * Log-probabilities of next tokens, in nats, from one forward pass over right-padded sequences. Entry b · seq + t is
+   * that of the token after token t of sequence b. `next` holds the ids whose log-probabilities are returned; for −1
+   * the entry is 0. Each entry also has the `top` most likely tokens.
    *
    * @throws CompressoError("input") for no tokens, sequences longer than the model's context and ids outside the vocabulary.
    * @throws CompressoError("usage") for `next` of another length, a `top` out of range and a batch that does not divide the tokens.
@@ -438,12 +439,15 @@ export class Model implements Disposable {
     return { loss: losses.reduce((sum, loss) => sum + loss, 0) / Math.max(1, count), gradients };
   }
 
-  /** Begins work on the GPU that needs the weights: they stay until what it gives is disposed. Throws `CompressoError("usage")` once the model is. */
+  /**
+   * Begins work on the GPU that needs the weights. They stay until the returned object is disposed. Throws
+   * `CompressoError("usage")` once the model is disposed.
+   */
   enter(): Disposable {
     return this.#life.enter();
   }
 
-  /** Frees what is kept for another call of the same shape as the last; that one makes it again. */
+  /** Frees the buffers that are kept for a next call of the same shape. The next call allocates them again. */
   async release(): Promise<void> {
     await this.#inTurn(() => Promise.resolve(this.#release()));
   }

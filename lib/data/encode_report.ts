@@ -27,7 +27,7 @@ export interface EncodeReport {
   readonly padding: number;
   /** Whether rows were joined. */
   readonly packed: boolean;
-  /** Tokens that packing left out, see `pack`, or without it tails of texts that fill no sequence. */
+  /** Tokens left out: by packing (see `pack`) or, without packing, the ends of texts that do not fill a sequence. */
   readonly leftOver: number;
   /** Tokens that the prompt adds to each row, or their mean, see `promptCostOf`; 0 for texts, which get none. */
   readonly promptTokens: number;

@@ -109,7 +109,8 @@ const ROLES: ReadonlyMap<string, ChatMessage["role"]> = new Map([
 const CHATS = ["messages", "conversations"] as const;
 
 /**
- * A row from a value of a program, by the fields that a row of a file has: `instruction`, `input` and `output`, `messages` or `conversations`, or `text`.
+ * Makes a row of a value, by the same fields as a row of a file: `instruction`, `input` and `output`, `messages` or
+ * `conversations`, or `text`.
  *
  * @throws CompressoError("input") for a value that is no row, or has nothing in it.
  * @throws CompressoError("usage") for options that do not exist.

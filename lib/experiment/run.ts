@@ -27,9 +27,9 @@ import type {
 } from "./types.ts";
 
 /**
- * Runs the cells of an experiment. Each prunes a model and measures it in one folder; finished cells are not run again. After every cell the
- * report is written: `report.md`, `report.json` and charts. An error of a single cell, also a `CompressoError` of `onModel`, is recorded, and the next
- * cell runs.
+ * Runs the cells of an experiment. Each cell prunes a model and measures it, in a folder of its own. Finished cells are
+ * not run again. After every cell the report is written: `report.md`, `report.json` and charts. An error of a single
+ * cell is recorded, and the next cell runs; a `CompressoError` that `onModel` throws counts as such an error.
  *
  * @throws CompressoError("usage") for an experiment that cannot work, unknown options, and a folder in which another call works
  * @throws CompressoError("mismatch") for cells whose definition changed since their results, without `redo`, and for files that change meanwhile

@@ -32,8 +32,9 @@ export interface SeedValue {
 }
 
 /**
- * Mean of a difference over seeds, each with the mean of its pairs, and its standard error sd / √seeds, which is null for one seed. Where no two seeds have
- * pairs of the same setting, it is the mean of all pairs, without error.
+ * Mean of a difference over seeds, where the value of a seed is the mean of its pairs. Its standard error is sd /
+ * √seeds, null for one seed. If no two seeds have pairs of the same setting, it is the mean of all pairs, without a
+ * standard error.
  */
 export interface Difference {
   /** The mean. */

@@ -115,8 +115,8 @@ export interface ExperimentDefinition {
   /** The question that it answers; the report begins with it. */
   readonly question?: string | undefined;
   /**
-   * Files by name. null: an override must give the path; false: there is no such file unless an override gives a path, and measures and prompts at
-   * inference that would use it are left out.
+   * Files by name. null: an override must give the path. false: unless an override gives a path, measures and prompts
+   * at inference that use the file are left out.
    */
   readonly files?: Readonly<Record<string, string | null | false>> | undefined;
   /** The model, or several by name. */
@@ -199,7 +199,10 @@ export interface Value {
   readonly tasks?: number;
   /** The task that it is a score of. */
   readonly task?: string;
-  /** What its name says of the prompt, where a task is scored with several: means are over values of the same prompt. */
+  /**
+   * Label of the prompt in its name, if a task is scored with several prompts. Means are over values of the same
+   * prompt.
+   */
   readonly label?: string;
 }
 
@@ -280,7 +283,10 @@ export interface CellFailure {
   readonly message: string;
   /** How often the cell was tried since it last went well. */
   readonly tries: number;
-  /** Identities of the measures that were missing then, by name; of a finished run the failure counts while one of them is missing. */
+  /**
+   * Identities of the measures that were missing then, by name. The failure of a finished run counts as long as one of
+   * them is missing.
+   */
   readonly missing?: Readonly<Record<string, string>> | undefined;
 }
 

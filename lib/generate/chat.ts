@@ -17,8 +17,8 @@ import { timeTokens, type TokenTimes } from "./timed_tokens.ts";
 /** Options of {@link createChat}. */
 export interface ChatOptions extends Omit<GenerateOptions, "endTokens" | "signal"> {
   /**
-   * Text before the first question: the system turn of the chat template, or where it takes none, the beginning of the first question.
-   * Default: none.
+   * Text before the first question: the system turn of the chat template or, if the template has none, the beginning of
+   * the first question. Default: none.
    */
   readonly system?: string | null | undefined;
   /** Layout of the turns. Default: the model's own, see `promptStyle`. */
@@ -61,18 +61,19 @@ export interface Chat extends Disposable {
   /** The conversation so far, without the system text. */
   readonly messages: readonly ChatMessage[];
   /**
-   * Asks, and gives the answer piece by piece; returns it as a whole. Where the signal fires or the caller turns away, what was said so far
-   * stays in the conversation. Where question and history leave no room, the oldest turns are dropped.
+   * Asks a question. Yields the answer piece by piece, and returns it as a whole. If the signal fires or the caller
+   * leaves the loop, the part that was written stays in the conversation. If question and history leave no room for an
+   * answer, the oldest turns are dropped.
    *
-   * @throws CompressoError("input") for a question that alone fills the context, and where the chat template refuses it: the conversation is as
-   * before then.
-   * @throws CompressoError("usage") where another answer is under way. And what `generate` throws.
+   * @throws CompressoError("input") for a question that alone fills the context, or that the chat template refuses. The
+   * conversation is then as before.
+   * @throws CompressoError("usage") while another answer is in progress; and what `generate` throws.
    */
   ask(
     question: string,
     options?: { readonly signal?: AbortSignal | undefined },
   ): AsyncGenerator<string, ChatAnswer, undefined>;
-  /** Forgets all turns, and that of an answer that is under way as soon as it has ended. */
+  /** Forgets all turns. If an answer is in progress, its turn is forgotten as soon as it has ended. */
   reset(): void;
 }
 
@@ -80,8 +81,8 @@ export interface Chat extends Disposable {
 const ROOM_SHARE = 1 / 4;
 
 /**
- * Begins a conversation. It uses the tokenizer's chat template or, for a model with a prompt style, that style. The beginning that
- * two turns have in common is not read again.
+ * Begins a conversation. It uses the tokenizer's chat template or, for a model with a prompt style, that style. If a
+ * prompt begins with the same tokens as the one before it, the common tokens are not read again.
  *
  * @throws CompressoError("input") for a model without tokenizer, or whose tokenizer has neither a chat template nor a style.
  * @throws CompressoError("usage") for an empty system text or stop string, and options that do not exist.

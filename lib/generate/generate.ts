@@ -12,7 +12,7 @@ import { createSampler, drawSettings, type Sampler, SAMPLING_NAMES, type Samplin
 export interface GenerateOptions extends SamplingOptions {
   /** Tokens to generate at most. */
   readonly maxTokens: number;
-  /** Tokens that end the text besides those of the model, such as the end of a turn in a chat. Default: none. */
+  /** Further tokens that end the text, such as the end of a turn in a chat. Default: none. */
   readonly endTokens?: readonly number[] | undefined;
   /**
    * Called with each chosen token, including the token that ends the text, and with the model's logits [vocab] that it is chosen from.
@@ -20,8 +20,8 @@ export interface GenerateOptions extends SamplingOptions {
    */
   readonly onChoice?: ((id: number, logits: Float32Array) => void) | undefined;
   /**
-   * Whether the GPU continues with likely tokens while the last ones are looked at, as it does where that is possible; false keeps it free
-   * between two tokens, for models that take turns. Default true.
+   * Whether the GPU continues with likely tokens, if it can, while the caller handles the last ones. Set false to keep
+   * it free between two tokens, for models that take turns. Default true.
    */
   readonly readsAhead?: boolean | undefined;
   /** Masks and LoRA. */
@@ -50,8 +50,8 @@ const GROUP_SECONDS = 0.1;
 const GROUP_TOKENS = 64;
 
 /**
- * Continues a prompt of token ids; an empty prompt means BOS. Ends before an end token, after `maxTokens`, or where prompt and
- * continuation fill the model's context, and returns which of them it was. The same seed gives the same tokens.
+ * Continues a prompt of token ids; an empty prompt means BOS. Ends before an end token, after `maxTokens`, or once
+ * prompt and continuation fill the model's context; returns the reason. The same seed gives the same tokens.
  *
  * @throws CompressoError("usage") for options out of range or that do not exist.
  * @throws CompressoError("input") for an empty prompt without BOS, a prompt that fills the context, and ids outside the vocabulary.

@@ -13,13 +13,14 @@ export interface SamplingOptions {
   /** 0 always takes the most likely token; else tokens are drawn from softmax(logits / temperature). Default 0. */
   readonly temperature?: number | undefined;
   /**
-   * Draws among the tokens whose logit is at least that of the k-th largest (Fan et al. 2018, arXiv 1805.04833), so among more than k
-   * where some are equal to it; 0 for all. Default 0.
+   * Draws among the tokens whose logit is at least that of the k-th largest (Fan et al. 2018, arXiv 1805.04833). With
+   * equal logits these can be more than k tokens. 0 for all tokens. Default 0.
    */
   readonly topK?: number | undefined;
   /**
-   * Draws among the most likely tokens that together reach this probability, after top-k, at least one (Holtzman et al. 2019, arXiv
-   * 1904.09751); 1 for all. Of equal ones those with lower ids count first (torch leaves their order open). Default 1.
+   * Draws among the fewest most likely tokens that together reach this probability, at least one, after top-k (Holtzman
+   * et al. 2019, arXiv 1904.09751); 1 for all. Of tokens of equal probability the lower ids count first; torch leaves
+   * their order open. Default 1.
    */
   readonly topP?: number | undefined;
   /**

@@ -27,7 +27,10 @@ export interface SelfDataOptions extends SelfDataSettings {
   readonly count: number;
   /** Texts to leave out at the beginning, because they are there already. Default 0. */
   readonly skip?: number | undefined;
-  /** Bytes of GPU memory that keys and values of texts under way take at most, which decides how many are written in step; 1 GiB or half of what a memory limit leaves is the most, and the default. */
+  /**
+   * Most bytes of GPU memory for the KV cache; they limit how many texts are decoded together. Default, and largest
+   * value: 1 GiB, or half of what a memory limit leaves.
+   */
   readonly cacheBytes?: number | undefined;
   /** Processes that share the work; each gets all texts. All give the same options. Default: this process alone. */
   readonly ranks?: Ranks | undefined;
@@ -58,8 +61,9 @@ export interface SelfText {
   /** Tokens, the first one included, the end token not. */
   readonly tokens: number;
   /**
-   * Whether the model has ended it; else it was cut off, at the number of tokens asked for or where the context was full. As a row it is
-   * `toRow(hasEnded ? { text } : { text, ended: false })`: no end is learned after a text that was cut off.
+   * Whether the model ended it. Otherwise it was cut off at the requested number of tokens, or at the end of the
+   * context. As a row it is `toRow(hasEnded ? { text } : { text, ended: false })`: no end is learned after a text that
+   * was cut off.
    */
   readonly hasEnded: boolean;
 }
@@ -79,18 +83,18 @@ const TRIES = 8;
 const ORDER_STREAM = 0x71a7, DRAW_STREAM = 0x71a8;
 
 /**
- * Lets a model write texts, as LLM-QAT makes data for training without data (Liu et al., "LLM-QAT: Data-Free Quantization
- * Aware Training for Large Language Models", arXiv 2305.17888, and its public code): the first token of each text is
- * another one of the vocabulary, the next ones up to the third, fourth or fifth are the likeliest, all others are drawn.
- * A text ends at an end token or after `tokens` tokens.
+ * Lets a model write texts, as LLM-QAT makes data for training without data (Liu et al., "LLM-QAT: Data-Free
+ * Quantization Aware Training for Large Language Models", arXiv 2305.17888, and its public code): each text begins with
+ * another token of the vocabulary. The next tokens, up to the third, fourth or fifth, are the likeliest; all others are
+ * drawn. A text ends at an end token or after `tokens` tokens.
  *
  * Deviations: the tokens that the tokenizer puts before a text (BOS) are before the first; the vocabulary is walked in
  * an order that the seed decides, without special tokens and without tokens that are not whole characters; a text that
  * would be empty begins again with another token; draws are from the whole vocabulary, where the code leaves transformers
  * its default of the 50 likeliest tokens.
  *
- * Text n depends on the settings and n alone, so that a series can be continued. Up to 32 are written in step, which is several times as fast as one by
- * one, and come together.
+ * Text n depends on the settings and n alone, so that a series can be continued. Up to 32 texts are decoded together,
+ * several times as fast as one by one, and are yielded together.
  *
  * @throws CompressoError("usage") for options out of range.
  * @throws CompressoError("input") for a model without tokenizer.

@@ -19,7 +19,10 @@ import {
 
 /** Options of {@link writeTextFile}. */
 export interface SelfDataFileOptions extends Omit<SelfDataOptions, "skip"> {
-  /** The file, JSON lines of `{"text": …}`, with `"ended": false` where a text was cut off; until it is whole, its texts are in `PATH.part`. */
+  /**
+   * The file, JSON lines of `{"text": …}`, with `"ended": false` for a text that was cut off. Until the file is
+   * complete, its texts are in `PATH.part`.
+   */
   readonly path: string;
   /** Continues `PATH.part` if it exists. Default false: it is replaced. */
   readonly resume?: boolean | undefined;

@@ -28,9 +28,9 @@ export interface StreamTextOptions {
 }
 
 /**
- * Continues a text, piece by piece; a piece is whole characters, special tokens are left out. The prompt begins with the
- * tokens that the tokenizer puts before a text, and does not end with the tokens that it puts after a text. Text that may become a stop string
- * is held back until it is known. Returns why the text ended.
+ * Continues a text. Yields pieces of whole characters, without special tokens, and returns why the text ended. The
+ * prompt begins with the tokens that the tokenizer puts before a text, and is not followed by those that it puts after
+ * one. Text that may be the beginning of a stop string is held back until that is decided.
  *
  * @throws CompressoError("input") for a model without tokenizer.
  * @throws CompressoError("usage") for an empty stop string; and what {@link generate} throws.

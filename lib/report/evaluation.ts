@@ -27,7 +27,7 @@ export interface Score {
 export interface ScoreChange {
   /** The other model. */
   readonly against: string;
-  /** Whether the numbers are this score over the other's; else they are differences. */
+  /** Whether the numbers are ratios, this score over the other's. Otherwise they are differences. */
   readonly isRatio: boolean;
   /** The ratio or the difference. */
   readonly value: number;

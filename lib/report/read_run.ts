@@ -47,8 +47,8 @@ export interface ReportRun {
 }
 
 /**
- * Reads a run's folder: records.jsonl, run.json where the run is finished, and files named `eval….json`, as `compresso eval --json` prints
- * them. An unfinished run is read as far as it is.
+ * Reads a run's folder: records.jsonl, run.json if the run is finished, and files named `eval….json` with the output of
+ * `compresso eval --json`. Of an unfinished run, the steps so far are read.
  *
  * Throws `CompressoError("input")` where the folder holds no run, and for broken lines and records of another version, with file and line.
  */

@@ -29,8 +29,9 @@ export interface ReportOptions {
 const NAMES: NamesOf<ReportOptions> = { title: "text", evaluations: true };
 
 /**
- * One self-contained HTML document of one run or several laid over each other: sizes, evaluation, loss, sparsity, masks, layers, what the training
- * did, alarms and options. Figures are drawn already, so that it can be read without its script; it asks for nothing from elsewhere.
+ * Makes one self-contained HTML document of one run, or of several in the same charts: sizes, evaluation, loss,
+ * sparsity, masks, layers, training, alarms and options. Figures are drawn in the document, so that it can be read
+ * without its script. It loads nothing from the network.
  *
  * Throws `CompressoError("usage")` for no runs, and options that do not exist.
  *

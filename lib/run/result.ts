@@ -38,8 +38,8 @@ export interface PruneResult {
   /** Sparsity: the target, expected at the end of the pruning stage, and of the hard masks. */
   readonly sparsity: { readonly target: number; readonly expected: number; readonly hard: number };
   /**
-   * log α of every unit at the end of the pruning stage; under "gradual" the running mean of squared gradients, under a
-   * one-shot method the ranks of the units. If a hook set it after that stage, the values that it set.
+   * One number per unit, at the end of the pruning stage: log α of learned masks, under "gradual" the running mean of
+   * squared gradients, under a one-shot method the rank. If a hook set values after that stage, these.
    */
   readonly logAlpha: Float32Array<ArrayBuffer>;
   /** The units. */

@@ -58,8 +58,8 @@ export interface SinkOptions {
 export type RunIntoOptions = Omit<RunOptions, "checkpoint" | "calibration"> & Target & SinkOptions;
 
 /**
- * Runs a run from its first step to its end. With the unit "vocab" the vocabulary is cut first; with that unit alone,
- * the steps train LoRA on the cut vocabulary, and without steps nothing is trained.
+ * Prunes a model from the first step to the end, and gives the result to the sink. With the unit "vocab" the vocabulary
+ * is cut first; with that unit alone, the steps train LoRA on the cut vocabulary, and without steps nothing is trained.
  *
  * @throws what iterating a {@link PruneSession} and the sink do.
  */

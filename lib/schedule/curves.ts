@@ -64,7 +64,8 @@ export function exponential(options: ExponentialOptions): CurveFunction {
 }
 
 /**
- * Stairs: from each [progress, value] on its value, until the next. The first begins at progress 0.
+ * Stairs: each [progress, value] holds its value from its progress until that of the next. The first begins at progress
+ * 0.
  *
  * @example
  * ```ts

@@ -190,7 +190,7 @@ export interface Schedule {
 }
 
 /**
- * Makes a schedule, which a script gives as its default export or a program as an option of its run.
+ * Makes a schedule: the default export of a script, or the option `schedule` of a program's run.
  *
  * @throws CompressoError("usage") for a part that does not exist, or is neither a number in range nor a function
  *

@@ -25,8 +25,8 @@ export interface ServeOptions {
   /** Limits that are not the default. */
   readonly limits?: Partial<ServeLimits> | undefined;
   /**
-   * Origin of web pages that may use the server, such as "http://localhost:5173", or "*" for every page. Default null: browsers let no page of another
-   * origin read its answers.
+   * Origin of web pages that may use the server, such as "http://localhost:5173", or "*" for every page. Default null:
+   * browsers let only pages of the server's own origin read its answers.
    */
   readonly cors?: string | null | undefined;
   /** Temperature of requests that give none, from 0 to 2. Default 1, as of OpenAI's API; 0 takes the likeliest token. */
@@ -56,8 +56,8 @@ export interface ModelServer extends AsyncDisposable {
   /** `http://host:port`; OpenAI's clients need it with `/v1` appended. */
   readonly url: string;
   /**
-   * Resolves when it has ended and the GPU is idle, without waiting for clients that do not read their answers. Rejects with `CompressoError("gpu")` where the
-   * GPU failed for good, after which the server shuts down by itself.
+   * Resolves when the server has ended and the GPU is idle. It does not wait for clients that do not read their
+   * answers. If the GPU fails permanently, the server shuts down and this rejects with `CompressoError("gpu")`.
    */
   readonly finished: Promise<void>;
   /** Takes no more requests, refuses waiting requests, gives running ones `graceSeconds`, and then stops them. */
@@ -70,9 +70,10 @@ const LAST_WORDS = 1000;
 /**
  * Serves a model over HTTP as OpenAI's API does: `/v1/completions` (with `echo` and `logprobs`; 16 tokens by default),
  * `/v1/chat/completions` (of a model with a chat template; 1,024 tokens by default), both also as a stream,
- * `/v1/models` and `/health`, whose status is 503 once the GPU has failed. A few requests are answered at once: their
- * texts share the steps of the model, and each is the same as alone. The model must not be used otherwise meanwhile. Work for a client that has gone is stopped. Without a key, a server that listens at loopback answers only requests for this machine's
- * names and `host`.
+ * `/v1/models` and `/health`, whose status is 503 once the GPU has failed. Several requests are answered at once: their
+ * texts share the steps of the model, and each text is the same as alone. Do not use the model for anything else until
+ * the server has ended. Work for a client that disconnects is stopped. Without a key, a server that listens at loopback
+ * answers only requests for this machine's names and `host`.
  *
  * @throws CompressoError("input") for a model without tokenizer
  * @throws CompressoError("usage") for options out of range, and an address where it cannot listen, such as a busy port

@@ -8,8 +8,8 @@ import { endToken, formatExample, type FormatOptions, keepsSystem, styleOf } fro
 export { endToken, formatExample, type FormatOptions, type PromptStyle, promptStyle } from "./format.ts";
 
 /**
- * Told to the model before the instruction while it is pruned and afterwards, so that it takes part in its own pruning
- * (the collaborative prompting of Compresso, arXiv 2310.05015, in our words).
+ * The text before each instruction during pruning, and at inference if chosen there. It tells the model to take part in
+ * its own pruning (the collaborative prompting of Compresso, arXiv 2310.05015, in our words).
  */
 export const COLLABORATIVE_PROMPT: string =
   "You are a language model that is being made smaller by pruning: attention heads and feed-forward units that matter " +

@@ -37,7 +37,10 @@ export interface MemoryPlan {
   readonly peakBytes: number;
   /** Bytes at the peak by what they are for; they add up to it. */
   readonly parts: Readonly<Record<MemoryPart, number>>;
-  /** Bytes of the frozen weights alone, and peaks of training and of comparing the pruned model with the masked and the dense one, which include them. */
+  /**
+   * Bytes of the frozen weights alone; peak of training; and peak of comparing the pruned model with the masked and the
+   * dense one. Both peaks include the weights.
+   */
   readonly stages: { readonly weights: number; readonly training: number; readonly verification: number };
   /** The largest storage buffer, and the size that the adapter allows for one. */
   readonly largestBuffer: { readonly label: string; readonly bytes: number; readonly limit: number };

@@ -33,7 +33,10 @@ export interface ErrorParts {
   readonly option?: string | undefined;
 }
 
-/** How a front writes an option, with its value where one is named: `rates.lora` in programs, `--lora-rate` on the command line. */
+/**
+ * How an interface spells an option, with its value if one is given: `rates.lora` in programs, `--lora-rate` on the
+ * command line.
+ */
 export type SpellOption = (path: string, value?: string) => string;
 
 /** An option in a text inside the library. */
@@ -117,7 +120,10 @@ export class CompressoError extends Error {
   readonly parts: ErrorParts;
   readonly #marked: ErrorParts;
 
-  /** Makes the message from its parts; undefined ones count as absent. Parts of messages over 2,048 characters are cut in their middle. */
+  /**
+   * Makes the message from its parts; an undefined part counts as absent. If the message has more than 2,048
+   * characters, its long parts are cut in their middle.
+   */
   constructor(code: ErrorCode, given: ErrorParts, options?: ErrorOptions) {
     const marked = present(bounded(given));
     super(spelled(sentence(marked), spellPath), options);
@@ -131,7 +137,10 @@ export class CompressoError extends Error {
     return present(spelledParts(this.#marked, spell));
   }
 
-  /** This error with the place where it happened after its `what`, or another `what` or `fix`; this one is its cause. */
+  /**
+   * A copy of this error with another `what` or `fix`, or with the place `at` appended to `what`. This error is its
+   * cause.
+   */
   with(
     { at, ...parts }: Pick<Partial<ErrorParts>, "what" | "fix"> & { readonly at?: string | undefined },
   ): CompressoError {

@@ -40,7 +40,8 @@ export interface RowAnswers {
 }
 
 /**
- * Has the model answer instructions in its own words, decoded greedily up to an end token, and compares with the rows' outputs.
+ * Lets the model answer instructions in its own words, decoded greedily up to an end token, and compares the answers
+ * with the rows' outputs.
  *
  * @throws CompressoError("input") for no rows, for rows that are not instructions or do not fit the model's context,
  * and for a model without tokenizer.

@@ -73,8 +73,8 @@ export interface PerplexityResult {
    */
   readonly bitsPerByte: number | null;
   /**
-   * Tokens that were predicted: window − 1 of each window, fewer only with several leading ids; with a stride below it, all of what the windows
-   * cover, but the first where no leading id is before it.
+   * Number of predicted tokens. Without `stride`, each window has `window` minus its leading ids, or `window` − 1
+   * without any. With `stride`, all tokens that the windows cover count, without leading ids all but the first.
    */
   readonly tokens: number;
   /** Number of windows, including known ones. */

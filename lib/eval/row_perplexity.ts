@@ -45,7 +45,7 @@ export interface RowPerplexityResult {
   readonly tokens: number;
   /** Rows that were measured. */
   readonly rows: number;
-  /** Rows, among these, that were cut to fit: they count with fewer tokens. */
+  /** Measured rows that were cut to fit. Only the tokens that remain count. */
   readonly truncated: number;
   /** Rows left out because they have no token to predict within `seq`. */
   readonly skipped: number;

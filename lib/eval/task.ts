@@ -3,7 +3,10 @@ import { shownJson } from "../core/text.ts";
 import { type CompressoError, refusal, refuse } from "../core/errors.ts";
 import { isObject } from "../core/guards.ts";
 
-/** One row of a task's data. Fields in objects are named with a dot, such as `choices.text`; `text`, `texts` and `whole` throw `CompressoError("input")` that names file, line and field. */
+/**
+ * One row of a task's data. Fields in objects are named with a dot, such as `choices.text`; `text`, `texts` and `whole`
+ * throw `CompressoError("input")` with file, line and field if the field does not fit.
+ */
 export interface TaskRow {
   /** Whether the row has the field. */
   has(field: string): boolean;
@@ -37,7 +40,10 @@ export interface GenerateAnswers {
 
 /** One question with choices. */
 export interface TaskItem {
-  /** The text before a choice. A list has one for each choice: then `continuation` is scored after each ("partial evaluation"). */
+  /**
+   * The text before a choice. A list has one text per choice, and `continuation` is scored after each of them ("partial
+   * evaluation").
+   */
   readonly context: string | readonly string[];
   /** The choices; acc_norm divides a score by the length of its choice in characters. */
   readonly choices: readonly string[];
@@ -47,15 +53,15 @@ export interface TaskItem {
   readonly answer: number | null;
 }
 
-/** A task, see {@link defineTask}: multiple choice, or exact match of generated answers where it has `generate`. */
+/** A task, see {@link defineTask}: multiple choice or, with `generate`, exact match of generated answers. */
 export interface TaskDefinition {
   /** Letters, digits, `_`, `-` and `.`; data are found as `<name>.<split>.jsonl`. */
   readonly name: string;
-  /** Splits that hold the questions, the first that is there is taken. Default: test, validation, valid. */
+  /** Splits that may hold the questions; the first one that exists is read. Default: test, validation, valid. */
   readonly splits?: readonly string[];
   /** Makes a question of a row. */
   readonly item: (row: TaskRow) => TaskItem | AnswerQuestion;
-  /** That answers are generated, and how. Default: questions have choices, which are scored. */
+  /** How answers are generated. Default: answers are not generated; questions have choices, which are scored. */
   readonly generate?: GenerateAnswers;
   /** Solved examples before each question: the first rows of the subset without the row that is asked. Default 0. */
   readonly shots?: number;

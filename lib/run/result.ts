@@ -98,7 +98,10 @@ export interface RunSummary {
   readonly writtenParameters: number;
   /** Type of the GGUF's matrices; null where there is no GGUF. */
   readonly ggufDtype: GgufWriteType | null;
-  /** Matrices of the GGUF that are f16 in place of a type of blocks, because their rows are no multiple of 32 values. */
+  /**
+   * Number of matrices of the GGUF stored as f16 instead of a block type, because their rows are not a multiple of 32
+   * values.
+   */
   readonly fellBack: number;
   /** The requested and the reached size; null if a sparsity was requested. */
   readonly size: SlicedModel["size"];
@@ -113,7 +116,7 @@ export interface RunSummary {
   readonly maskedVsSliced: { readonly maxAbs: number; readonly range: number };
   /** Loss on held-out rows before and after; null where no rows are held out. */
   readonly heldoutLoss: LossChange | null;
-  /** The same of the text, and the scores of the tasks, that were to be measured. */
+  /** Loss on the text and scores of the tasks that the run was asked to measure, before and after. */
   readonly evaluation: Pick<QualityChange, "text" | "tasks">;
   /** What became of the vocabulary; null if it was not cut. */
   readonly vocabulary: VocabularySummary | null;

@@ -139,7 +139,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
    * Runs the steps and yields their records. Leaving the loop pauses the run, and the next loop continues there.
    * Leaving saves nothing: to stop with a checkpoint, fire the option `signal` and let the loop throw.
    *
-   * @throws AlarmError where an alarm stops the run; its code is "numeric", of the monitor `memory` "gpu".
+   * @throws AlarmError if an alarm stops the run. Its code is "gpu" for the monitor `memory`, otherwise "numeric".
    * @throws CompressoError("gpu") where the run does not fit, or the device fails.
    * @throws CompressoError("mismatch") for a checkpoint of another run.
    * @throws CompressoError("input") for a schedule that fails.

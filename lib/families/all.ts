@@ -19,7 +19,7 @@ import { GRANITE_HYBRID } from "./granite_hybrid.ts";
 import { HELIUM } from "./helium.ts";
 import { HUNYUAN } from "./hunyuan.ts";
 import { LLAMA } from "./llama.ts";
-import { MINISTRAL, MISTRAL } from "./mistral.ts";
+import { MINISTRAL, MINISTRAL3, MISTRAL } from "./mistral.ts";
 import { NEMOTRON } from "./nemotron.ts";
 import { OLMO2, OLMO3 } from "./olmo2.ts";
 import { OPT } from "./opt.ts";
@@ -38,6 +38,7 @@ export const FAMILIES: readonly Family[] = [
   LLAMA,
   MISTRAL,
   MINISTRAL,
+  MINISTRAL3,
   QWEN3,
   GEMMA,
   GEMMA2,

@@ -1,6 +1,6 @@
 // Our own class: a model of another family whose layers may differ. Its configuration says all that a spec says.
 import { z } from "../core/packages.ts";
-import type { Json } from "../core/guards.ts";
+import { isObject, type Json } from "../core/guards.ts";
 import type { DecoderSpec } from "../spec/decoder.ts";
 import { type Config, family, type FamilyParts, MOST_WIDTH, type ReadContext, width } from "./family.ts";
 import { ANYTHING } from "./fit.ts";
@@ -52,6 +52,11 @@ function check(config: Own, { fail }: ReadContext): void {
     }
   }
   if (config.attn_logit_softcapping && config.qk_norm) fail("attn_logit_softcapping", "q and k heads have no norms");
+  const { rope_parameters: rope } = config;
+  const isOther = config.qk_norm ?? config.attn_logit_softcapping ?? config.fused ?? config.partial_rotary_factor;
+  if (isObject(rope) && rope["llama_4_scaling_beta"] && (isOther || rope["partial_rotary_factor"])) {
+    fail("rope_parameters", "queries that grow have no norms, soft caps, fused matrices or dims without RoPE");
+  }
   if (config.layer_ropes?.includes("local") && !config.local_rope_theta) {
     fail("layer_ropes", "local needs local_rope_theta");
   }
@@ -122,7 +127,7 @@ export const COMPRESSO = family({
   label: "Compresso",
   architecture: "CompressoForCausalLM",
   activations: { silu: "silu", ...UNGATED_ACTIVATIONS, relu2: "relu2" },
-  rope: { isPartial: true },
+  rope: { isPartial: true, queryGrowth: "possible" },
   keys: KEYS,
   read(config, context): FamilyParts {
     check(config, context);

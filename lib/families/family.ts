@@ -111,6 +111,8 @@ export interface RopeRules {
   readonly localBase?: number | "same";
   /** "dynamic" with `alpha` stretches the base, whatever the length of the text. */
   readonly hasAlpha?: true;
+  /** Queries grow with the position: `llama_4_scaling_beta` with YaRN is "needed" or "possible". Other families ignore it. */
+  readonly queryGrowth?: "needed" | "possible";
   /** LongRoPE is the only scaling; the original context where the configuration says none. */
   readonly longRope?: { readonly originalMaxPosition: number };
 }

@@ -8,6 +8,7 @@ import {
   type Projection,
   windowsOf,
 } from "../spec/decoder.ts";
+import { queryGrowth } from "../spec/rope.ts";
 
 /** Why a class or architecture cannot hold a model. */
 export interface Misfit {
@@ -145,6 +146,11 @@ const FEATURES = {
     of: (spec) => spec.positions ? "none" : spec.rope.scaling.kind,
     words: { none: "RoPE without scaling", factors: "RoPE scaled by factors", longrope: "LongRoPE", yarn: "YaRN" },
     label: "RoPE with the scaling",
+  },
+  queryGrowth: {
+    usual: "none",
+    of: ({ positions, rope }) => positions ? "none" : given(queryGrowth(rope)),
+    words: part("growth of queries with the position"),
   },
   partialRope: {
     usual: "none",

@@ -47,6 +47,8 @@ export interface GgufArch extends Fit {
   readonly divisors?: true;
   /** A part of each head rotates where the file says so. */
   readonly partialRope?: true;
+  /** Queries grow with the position where the file says so, and it may say YaRN's factor of cos and sin by a logarithm. */
+  readonly queryGrowth?: true;
   /** LongRoPE follows from its tensors alone. */
   readonly longRope?: true;
   /** Norms are LayerNorm. */

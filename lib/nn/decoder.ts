@@ -228,6 +228,7 @@ export function recordSelfAttention(context: DecoderContext, index: number): voi
 
 /** The queries or the keys that a layer rotates. */
 interface Turned {
+  readonly of: "q" | "k";
   readonly buffer: DeviceBuffer;
   readonly heads: number;
   readonly width: number;
@@ -238,8 +239,8 @@ export function recordTurn(context: DecoderContext, index: number, turn: (part: 
   const { layer, forward: { q, q0, k, k0 } } = partsOf(context, index), { spec } = context.weights;
   const { heads, kvHeads } = layer.spec, widths = headWidths(spec, layer.spec), isAfter = spec.qkNormAfter;
   if (hasRope(spec, layer.spec)) {
-    turn({ buffer: isAfter ? q0 : q, heads, width: widths.q });
-    turn({ buffer: isAfter ? k0 : k, heads: kvHeads, width: widths.kv });
+    turn({ of: "q", buffer: isAfter ? q0 : q, heads, width: widths.q });
+    turn({ of: "k", buffer: isAfter ? k0 : k, heads: kvHeads, width: widths.kv });
   }
   if (isAfter) recordHeadNorms(context, index);
 }
@@ -422,8 +423,9 @@ function recordAttentionPartBackward(context: DecoderContext, index: number, x: 
     scratch: act.attention,
   });
   if (spec.qkNormAfter) recordHeadNormsBackward(context, index);
-  rotate(context, { layer: layer.spec, buffer: b.dq, heads: layer.spec.heads, width: widths.q, inverse: true });
-  rotate(context, { layer: layer.spec, buffer: b.dk, heads: layer.spec.kvHeads, width: widths.kv, inverse: true });
+  const { heads, kvHeads } = layer.spec, back = { layer: layer.spec, inverse: true };
+  rotate(context, { ...back, of: "q", buffer: b.dq, heads, width: widths.q });
+  rotate(context, { ...back, of: "k", buffer: b.dk, heads: kvHeads, width: widths.kv });
   if (!spec.qkNormAfter) recordHeadNormsBackward(context, index);
   for (const [projection, buffer] of [["q", b.dq], ["k", b.dk], ["v", b.dv]] as const) {
     const width = projection === "q" ? widths.q : widths.kv;
@@ -545,13 +547,7 @@ function attentionShape({ act, weights }: DecoderContext, { spec }: LayerWeights
 
 function rotate(
   { plan, act, weights, rope, trees }: DecoderContext,
-  { layer, buffer, heads, width, inverse }: {
-    readonly layer: LayerSpec;
-    readonly buffer: DeviceBuffer;
-    readonly heads: number;
-    readonly width: number;
-    readonly inverse: boolean;
-  },
+  { layer, of, buffer, heads, width, inverse }: Turned & { readonly layer: LayerSpec; readonly inverse: boolean },
 ): void {
   if (!hasRope(weights.spec, layer)) return;
   recordRope(plan, {
@@ -562,7 +558,7 @@ function rotate(
     dims: weights.spec.rope.dims,
     buffer,
     stride: strideOf(width),
-    cosSin: layerTable(rope, layer),
+    cosSin: layerTable(rope, layer, of),
     inverse,
     ...(trees ? { positions: trees.positions } : {}),
   });

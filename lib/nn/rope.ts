@@ -6,38 +6,45 @@ import type { DeviceBuffer } from "../gpu/types.ts";
 import { compileKernel, sourceOf } from "../gpu/kernel.ts";
 import { f32, type Plan, u32 } from "../gpu/plan.ts";
 import { type DecoderSpec, type LayerSpec, ropeDims } from "../spec/decoder.ts";
-import { localRope, ropeTable } from "../spec/rope.ts";
+import { localRope, queryGrowth, ropeTable } from "../spec/rope.ts";
 import { headStride } from "./padding.ts";
 
 /**
- * Tables of {@link ropeTable}: of the model, of the layers with `rope: "local"`, and for the layers with `rope: "none"`
+ * Tables of {@link ropeTable}: of the model, of its queries where they grow with the position, of the layers with `rope: "local"`, and for the layers with `rope: "none"`
  * one row that rotates nothing, which holds for all positions.
  */
 export interface RopeTables extends Disposable {
   readonly model: DeviceBuffer;
+  readonly query: DeviceBuffer | null;
   readonly local: DeviceBuffer | null;
   readonly none: DeviceBuffer | null;
 }
 
 /** Uploads the tables of a model for `positions` positions. */
 export function createRopeTables(device: Device, spec: DecoderSpec, positions: number): RopeTables {
-  const upload = (of: Pick<DecoderSpec, "headDim" | "rope">): DeviceBuffer =>
-    device.uploadBuffer("rope", ropeTable(of, positions));
+  const upload = (rope: Pick<DecoderSpec, "headDim" | "rope">, of: "q" | "k" = "k"): DeviceBuffer =>
+    device.uploadBuffer("rope", ropeTable(rope, positions, { of }));
   const own = localRope(spec), model = upload(spec), local = own ? upload(own) : null;
+  const query = queryGrowth(spec.rope) === undefined ? null : upload(spec, "q");
   const still = Float32Array.from({ length: ropeDims(spec) }, (_, i) => i % 2 === 0 ? 1 : 0);
   const none = spec.layers.some(({ rope }) => rope === "none") ? device.uploadBuffer("rope", still) : null;
   return {
     model,
+    query,
     local,
     none,
-    [Symbol.dispose]: () => [model, local, none].forEach((table) => table?.[Symbol.dispose]()),
+    [Symbol.dispose]: () => [model, query, local, none].forEach((table) => table?.[Symbol.dispose]()),
   };
 }
 
-/** The table of a layer. */
-export function layerTable({ model, local, none }: RopeTables, { rope }: LayerSpec): DeviceBuffer {
+/** The table of the queries or of the keys of a layer. */
+export function layerTable(
+  { model, query, local, none }: RopeTables,
+  { rope }: LayerSpec,
+  of: "q" | "k",
+): DeviceBuffer {
   if (rope === "none") return existing(none, "table without RoPE");
-  return rope === "local" ? existing(local, "local RoPE") : model;
+  return rope === "local" ? existing(local, "local RoPE") : of === "q" && query ? query : model;
 }
 
 /** Operands of {@link recordRope}. */

@@ -13,7 +13,8 @@ export type RopeScaling =
   }
   /**
    * YaRN (Peng et al. 2023): frequencies that turn at most `betaSlow` times in `originalMaxPosition` positions are divided by the factor, those that
-   * turn at least `betaFast` times are kept. cos and sin are multiplied by `attention`.
+   * turn at least `betaFast` times are kept. cos and sin are multiplied by `attention`. With `queryGrowth` b, the query of position p is multiplied by
+   * 1 + b · ln(1 + floor(p / originalMaxPosition)) too (Llama 4, Ministral 3).
    */
   | {
     readonly kind: "yarn";
@@ -22,6 +23,7 @@ export type RopeScaling =
     readonly betaSlow: number;
     readonly attention: number;
     readonly originalMaxPosition: number;
+    readonly queryGrowth?: number;
   }
   /** One divisor for each of the `ropeDims` / 2 frequencies, as GGUF stores it in `rope_freqs.weight`. */
   | { readonly kind: "factors"; readonly factors: readonly number[] }

@@ -52,6 +52,17 @@ export function ropeAttention({ scaling }: DecoderSpec["rope"]): number {
   return scaling.kind === "longrope" || scaling.kind === "yarn" ? scaling.attention : 1;
 }
 
+/** How much queries grow with the position, see `queryGrowth` of YaRN; undefined if they do not. */
+export function queryGrowth({ scaling }: DecoderSpec["rope"]): number | undefined {
+  return scaling.kind === "yarn" ? scaling.queryGrowth : undefined;
+}
+
+/** The factor of the query of a position, beside that of {@link ropeAttention}. */
+export function queryScale({ scaling }: DecoderSpec["rope"], position: number): number {
+  if (scaling.kind !== "yarn" || scaling.queryGrowth === undefined) return 1;
+  return 1 + scaling.queryGrowth * Math.log(1 + Math.floor(position / scaling.originalMaxPosition));
+}
+
 /** The share of the divided frequency in that of pair i: it grows from 0 to 1 between two whole pairs. */
 function yarnRamp(
   { betaFast, betaSlow, originalMaxPosition }: Extract<RopeScaling, { kind: "yarn" }>,
@@ -81,13 +92,19 @@ export function localRope(
 
 /**
  * The (cos, sin) pairs [positions, `ropeDims` / 2, 2] of positions 0 … positions − 1, computed in f64. LongRoPE chooses
- * its factors by `positions`, as llama.cpp does by the size of its context.
+ * its factors by `positions`, as llama.cpp does by the size of its context. `of` is "q" for the table of queries, which differs from that of keys where
+ * {@link queryGrowth} is given.
  */
-export function ropeTable(spec: Pick<DecoderSpec, "headDim" | "rope">, positions: number): Float32Array<ArrayBuffer> {
-  const frequencies = ropeFrequencies(spec, positions), size = ropeAttention(spec.rope);
+export function ropeTable(
+  spec: Pick<DecoderSpec, "headDim" | "rope">,
+  positions: number,
+  { of = "k" }: { readonly of?: "q" | "k" } = {},
+): Float32Array<ArrayBuffer> {
+  const frequencies = ropeFrequencies(spec, positions), attention = ropeAttention(spec.rope);
   const table = new Float32Array(positions * frequencies.length * 2);
   let at = 0;
   for (let position = 0; position < positions; position++) {
+    const size = attention * (of === "q" ? queryScale(spec.rope, position) : 1);
     for (const frequency of frequencies) {
       table[at++] = size * Math.cos(position * frequency);
       table[at++] = size * Math.sin(position * frequency);

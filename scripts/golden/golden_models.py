@@ -370,6 +370,16 @@ MODELS |= {
                                                 "original_max_position_embeddings": 16},
                              "sliding_attention": {"rope_type": "default", "rope_theta": 500.0}}, **COMMON),
     },
+    # YaRN, and queries that grow with the position.
+    "ministral3": {
+        "dtype": torch.float32, "old": None, "shard": None, "seed": 1064,
+        "config": lambda: AutoConfig.for_model(
+            "ministral3", hidden_size=38, num_attention_heads=3, num_key_value_heads=1, head_dim=10,
+            intermediate_size=47, num_hidden_layers=2, vocab_size=73, max_position_embeddings=128, rms_norm_eps=1e-3,
+            rope_parameters={"rope_type": "yarn", "factor": 8.0, "rope_theta": 500.0, "mscale": 1.0,
+                             "mscale_all_dim": 0.5, "original_max_position_embeddings": 4,
+                             "llama_4_scaling_beta": 0.6}, **COMMON),
+    },
 }
 
 LEGEND = {

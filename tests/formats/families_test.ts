@@ -293,6 +293,29 @@ const CONFIGS: readonly (readonly [string, Readonly<Record<string, unknown>>, Pa
       },
     },
   }],
+  ["ministral3", { rope_theta: undefined }, {
+    rope: {
+      base: 1_000_000,
+      scaling: {
+        kind: "yarn",
+        factor: 16,
+        betaFast: 32,
+        betaSlow: 1,
+        attention: 1,
+        originalMaxPosition: 16384,
+        queryGrowth: 0.1,
+      },
+    },
+  }],
+  ["ministral3", { rope_parameters: { rope_type: "yarn", factor: 4 } }, null],
+  ["ministral3", { rope_parameters: { rope_type: "linear", factor: 4, llama_4_scaling_beta: 0.1 } }, null],
+  // transformers reads it in that class alone.
+  ["llama", { rope_scaling: { type: "yarn", factor: 4, attention_factor: 1, llama_4_scaling_beta: 0.1 } }, {
+    rope: {
+      base: 12345,
+      scaling: { kind: "yarn", factor: 4, betaFast: 32, betaSlow: 1, attention: 1, originalMaxPosition: 128 },
+    },
+  }],
   ["olmo3", { vocab_size: 60000, num_hidden_layers: 4, sliding_window: 9, rope_theta: undefined }, {
     layers: [true, true, true, false].map((slides) => ({
       heads: 4,

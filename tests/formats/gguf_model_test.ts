@@ -145,6 +145,29 @@ for (const [name, keys, factors, expected] of ROPE) {
   });
 }
 
+Deno.test("openGguf() reads the growth of queries and the logarithm of YaRN of a mistral3", async () => {
+  await inTemporaryFolder(async (folder) => {
+    const { metadata, tensors } = parts();
+    const own = new Map([...metadata].map(([key, value]) => [key.replace(/^llama\./, "mistral3."), value]));
+    own.set("general.architecture", "mistral3").set("mistral3.rope.scaling.type", "yarn");
+    own.set("mistral3.rope.scaling.original_context_length", 16);
+    for (const [key, value] of [["rope.scaling.factor", 4], ["rope.scaling.yarn_log_multiplier", 1]] as const) {
+      own.set(`mistral3.${key}`, { type: "f32", value });
+    }
+    own.set("mistral3.attention.temperature_scale", { type: "f32", value: 0.5 });
+    await writeGguf(`${folder}/a`, { metadata: own, tensors });
+    assert.deepEqual((await openGguf(`${folder}/a`)).spec.rope.scaling, {
+      kind: "yarn",
+      factor: 4,
+      betaFast: 32,
+      betaSlow: 1,
+      attention: 1,
+      originalMaxPosition: 16,
+      queryGrowth: 0.5,
+    });
+  });
+});
+
 const REFUSED: readonly (readonly [string, (model: ReturnType<typeof parts>) => void, Refusal])[] = [
   [
     "another architecture",

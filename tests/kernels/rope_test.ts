@@ -140,6 +140,29 @@ for (const { base, scaling, frequencies, cos, sin } of GOLDEN) {
   });
 }
 
+Deno.test("ropeTable() of queries is that of keys times 1 + b · ln(1 + floor(p / original))", () => {
+  const scaling = {
+    kind: "yarn",
+    factor: 4,
+    betaFast: 32,
+    betaSlow: 1,
+    attention: 1.5,
+    originalMaxPosition: 3,
+  } as const;
+  const of = (queryGrowth: number): Parameters<typeof ropeTable>[0] => ({
+    headDim: 4,
+    rope: { base: 100, scaling: { ...scaling, queryGrowth } },
+  });
+  const keys = ropeTable(of(0.7), 8), queries = ropeTable(of(0.7), 8, { of: "q" });
+  assert.deepEqual(keys, ropeTable({ headDim: 4, rope: { base: 100, scaling } }, 8));
+  const factors = [1, 1, 1, 1 + 0.7 * Math.log(2), 1 + 0.7 * Math.log(2), 1 + 0.7 * Math.log(2)];
+  factors.push(1 + 0.7 * Math.log(3), 1 + 0.7 * Math.log(3));
+  queries.forEach((value, at) => {
+    const want = (keys[at] ?? NaN) * (factors[Math.floor(at / 4)] ?? NaN);
+    assert.ok(Math.abs(value - want) < 1e-6, `value ${at}: ${value} against ${want}`);
+  });
+});
+
 Deno.test("ropeFrequencies() divides by the factors and refuses a wrong number of them", () => {
   const spec = (factors: number[]) => ({
     headDim: 4,

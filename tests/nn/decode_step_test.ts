@@ -69,6 +69,7 @@ for (
     "hunyuan",
     "cohere2",
     "olmo3",
+    "ministral3",
   ] as const
 ) {
   for (const placement of ["texture", "buffer"] as const) {

@@ -22,6 +22,7 @@ import {
   LOCAL_BASE_KEY,
   MORE_EOS_KEY,
   ORIGINAL_KEY,
+  QUERY_GROWTH_KEY,
   WINDOW_KEY,
   WINDOW_PATTERN_KEY,
 } from "./spec.ts";
@@ -202,8 +203,9 @@ function modelMetadata(
     metadata.set(`${arch}.rope.scaling.factor`, float(spec.rope.scaling.factor));
   }
   if (spec.rope.scaling.kind === "yarn") {
-    const { factor, betaFast, betaSlow, attention, originalMaxPosition } = spec.rope.scaling;
+    const { factor, betaFast, betaSlow, attention, originalMaxPosition, queryGrowth } = spec.rope.scaling;
     metadata.set(`${arch}.rope.scaling.type`, "yarn");
+    if (queryGrowth !== undefined) metadata.set(`${arch}.${QUERY_GROWTH_KEY}`, float(queryGrowth));
     metadata.set(`${arch}.rope.scaling.factor`, float(factor));
     metadata.set(`${arch}.${BETA_FAST_KEY}`, float(betaFast));
     metadata.set(`${arch}.${BETA_SLOW_KEY}`, float(betaSlow));

@@ -26,6 +26,9 @@ export const ATTENTION_KEY = "rope.scaling.attn_factor", ORIGINAL_KEY = "rope.sc
 
 /** Keys of YaRN, after the prefix `arch.`. */
 export const BETA_FAST_KEY = "rope.scaling.yarn_beta_fast", BETA_SLOW_KEY = "rope.scaling.yarn_beta_slow";
+/** Growth of queries, after the prefix `arch.`. */
+export const QUERY_GROWTH_KEY = "attention.temperature_scale";
+const YARN_LOG_KEY = "rope.scaling.yarn_log_multiplier";
 
 /** Keys of attention windows, after the prefix `arch.`. */
 export const WINDOW_KEY = "attention.sliding_window", WINDOW_PATTERN_KEY = "attention.sliding_window_pattern";
@@ -313,13 +316,17 @@ async function ropeScaling(
     const factor = keys.decimal(own("rope.scaling.factor")), original = keys.number(own(ORIGINAL_KEY), maxPosition);
     keys.check(own("rope.scaling.factor"), factor, (value) => value > 0, "a number above 0");
     keys.check(own(ORIGINAL_KEY), original, (value) => Number.isInteger(value) && value > 0, "a whole number above 0");
+    const logarithm = arch.queryGrowth && file.metadata.has(own(YARN_LOG_KEY)) ? keys.decimal(own(YARN_LOG_KEY)) : 0;
     return {
       kind: "yarn",
       factor,
       betaFast: decimal(BETA_FAST_KEY, 32),
       betaSlow: decimal(BETA_SLOW_KEY, 1),
-      attention: decimal(ATTENTION_KEY, 1) * (1 + 0.1 * Math.log(factor)),
+      attention: decimal(ATTENTION_KEY, 1) * (1 + 0.1 * Math.log(factor)) / (1 + 0.1 * logarithm * Math.log(factor)),
       originalMaxPosition: original,
+      ...arch.queryGrowth && file.metadata.has(own(QUERY_GROWTH_KEY))
+        ? { queryGrowth: decimal(QUERY_GROWTH_KEY, 1) }
+        : {},
     };
   }
   if (type !== "none" && type !== "linear") {

@@ -26,6 +26,7 @@ const ROPE = z.looseObject({
   beta_slow: z.number().positive().nullish(),
   mscale: z.number().nonnegative().nullish(),
   mscale_all_dim: z.number().nonnegative().nullish(),
+  llama_4_scaling_beta: z.number().positive().nullish(),
   truncate: z.literal(true).nullish(),
 });
 
@@ -123,6 +124,9 @@ function oneRope(json: Json, { maxPosition, headDim, path, rules = {} }: RopeCon
       const rule = "RoPE of this family is default or longrope";
       throw keyError(path, { key: `${chosen}.rope_type`, rule, value: shownJson(kind) });
     }
+    if (rules.queryGrowth === "needed" && kind !== "yarn") {
+      throw keyError(path, { key: `${chosen}.rope_type`, rule: "RoPE of this family is yarn", value: shownJson(kind) });
+    }
     if (kind === "default") return { kind: "none" };
     if (kind === "longrope" || kind === "su") return longRope();
     if (kind === "yarn") return yarn();
@@ -157,7 +161,14 @@ function oneRope(json: Json, { maxPosition, headDim, path, rules = {} }: RopeCon
       betaSlow: rope.beta_slow ?? 1,
       attention: rope.attention_factor ?? implied,
       originalMaxPosition,
+      ...growth(),
     };
+  }
+
+  function growth(): { readonly queryGrowth?: number } {
+    const { queryGrowth: rule } = rules, { llama_4_scaling_beta: beta } = rope;
+    if (!rule || (rule === "possible" && !beta)) return {};
+    return { queryGrowth: need("llama_4_scaling_beta") };
   }
 
   function longRope(): RopeScaling {

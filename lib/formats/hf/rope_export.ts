@@ -76,6 +76,7 @@ function scalingKeys(
         beta_slow: scaling.betaSlow,
         attention_factor: scaling.attention,
         original_max_position_embeddings: scaling.originalMaxPosition,
+        ...scaling.queryGrowth === undefined ? {} : { llama_4_scaling_beta: scaling.queryGrowth },
       };
     case "longrope":
       return {

@@ -84,8 +84,8 @@ function recordCachedAttention(
   if (cache?.placement !== "buffer" || !layer || !own) return;
   const { headDim, rope: { dims }, scales: { attention: scale } = {}, softCaps } = spec;
   const { heads, kvHeads, window } = layer.spec, { q, k, v, o } = own.forward, { rows } = act;
-  recordTurn(context, index, ({ width, ...part }) => {
-    const cosSin = layerTable(rope, layer.spec), stride = strideOf(width);
+  recordTurn(context, index, ({ of, width, ...part }) => {
+    const cosSin = layerTable(rope, layer.spec, of), stride = strideOf(width);
     recordRope(plan, { ...part, rows, seq: 1, headDim, dims, cosSin, stride, positions: position });
   });
   const pages = pagesFor(state, layer.spec);

@@ -129,8 +129,8 @@ function recordLaterAttention(
   const { q, k, v, o } = existing(act.layers[index], `buffers of layer ${index}`).forward;
   const { spec } = weights, { headDim, rope: { dims } } = spec, { heads, kvHeads, window } = layer.spec;
   const { rows } = act;
-  recordTurn(context, index, ({ width, ...part }) => {
-    const cosSin = layerTable(rope, layer.spec), stride = strideOf(width);
+  recordTurn(context, index, ({ of, width, ...part }) => {
+    const cosSin = layerTable(rope, layer.spec, of), stride = strideOf(width);
     recordRope(plan, { ...part, rows, seq: rows, headDim, dims, cosSin, stride, positionBuffer: position });
   });
   const pages = pagesFor(state, layer.spec);

@@ -11,6 +11,7 @@ import { type CacheLimits, mostPages, pagesFor } from "./cache.ts";
 import { type ChoiceState, recordChoice } from "./choice.ts";
 import type { PrefillState } from "./prefill.ts";
 import { type DecoderSpec, ropeDims } from "../../spec/decoder.ts";
+import { queryGrowth } from "../../spec/rope.ts";
 import { headStride, strideOf } from "../padding.ts";
 import { slotSlice } from "../mask_slots.ts";
 import type { MatrixPlacement } from "../products/matrix.ts";
@@ -86,7 +87,7 @@ function isFusable(spec: DecoderSpec): boolean {
   const { biases = [], qkNorm, activation, norm, normPlaces, ungated, parallel, positions, scales, softCaps, rope } =
       spec,
     { router } = spec;
-  return biases.length === 0 && rope.localBase === undefined &&
+  return biases.length === 0 && rope.localBase === undefined && queryGrowth(rope) === undefined &&
     [
       router,
       qkNorm,
@@ -177,7 +178,7 @@ function recordAttention(
 ): void {
   const { plan, weights, masks, caches: { layers }, capacity, position, x, qkv, o, rows } = context;
   const pages = pagesFor(context, layer);
-  const { heads, kvHeads, window } = layer, rope = layerTable(context.rope, layer);
+  const { heads, kvHeads, window } = layer, rope = layerTable(context.rope, layer, "k");
   const cache = existing(layers[index], `cache of layer ${index}`), { spec } = weights, { headDim } = spec;
   const widths = headWidths(spec, { heads, kvHeads, ffn: 0 });
   const input = streamOf(context, existing(part.norm, `norm of layer ${index}`).weight);

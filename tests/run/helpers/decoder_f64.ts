@@ -3,7 +3,7 @@
 import type { WeightSource } from "../../../lib/spec/source.ts";
 import type { MaskValues } from "../../../lib/nn/mask_slots.ts";
 import { normal } from "../../kernels/helpers/normal.ts";
-import { localRope, ropeAttention, ropeFrequencies } from "../../../lib/spec/rope.ts";
+import { localRope, queryScale, ropeAttention, ropeFrequencies } from "../../../lib/spec/rope.ts";
 import {
   EMBEDDING,
   embeddingWidth,
@@ -95,7 +95,7 @@ export async function decoderOf(source: WeightSource): Promise<Decoder> {
     );
   };
   /** Rotates pairs (i, i + half) of every head by the position. */
-  const rotate = (x: Rows, layer: LayerSpec): Rows => {
+  const rotate = (x: Rows, layer: LayerSpec, of: "q" | "k"): Rows => {
     if (!hasRope(spec, layer)) return x;
     const turn = (layer.rope === "local" && localRope(spec)) || spec, size = ropeAttention(turn.rope);
     const frequencies = ropeFrequencies(turn, x.length);
@@ -104,7 +104,8 @@ export async function decoderOf(source: WeightSource): Promise<Decoder> {
         const inHead = i % headDim, angle = position * (frequencies[inHead % half] ?? NaN);
         if (inHead >= 2 * half) return value;
         const other = inHead < half ? -(row[i + half] ?? NaN) : row[i - half] ?? NaN;
-        return size * (value * Math.cos(angle) + other * Math.sin(angle));
+        return size * (of === "q" ? queryScale(turn.rope, position) : 1) *
+          (value * Math.cos(angle) + other * Math.sin(angle));
       })
     );
   };
@@ -167,7 +168,7 @@ export async function decoderOf(source: WeightSource): Promise<Decoder> {
       const h = input("attention"), beside = spec.parallel === "shared" ? h : spec.parallel ? input("ffn") : null;
       const turned = (of: "q" | "k"): Rows => {
         const x = product(h, block(of)), normed = (x: Rows): Rows => headNorm(x, headNormName(index, of));
-        return spec.qkNormAfter ? normed(rotate(x, layer)) : rotate(normed(x), layer);
+        return spec.qkNormAfter ? normed(rotate(x, layer, of)) : rotate(normed(x), layer, of);
       };
       const [q, k] = [turned("q"), turned("k")];
       const o = attention(q, k, product(h, block("v")), layer)

@@ -28,6 +28,7 @@ class CompressoConfig(MistralConfig):
     """
 
     model_type = "compresso"
+    ignore_keys_at_rope_validation = {"llama_4_scaling_beta"}
 
     def __init__(
         self,

@@ -147,6 +147,18 @@ def norm_after_attention(config, layer_idx):
     return NormAfterAttention(config, layer_idx)
 
 
+def queries_grow(config):
+    """Whether queries are multiplied by a factor that grows with the position."""
+    return (getattr(config, "rope_parameters", None) or {}).get("llama_4_scaling_beta") is not None
+
+
+def growing_attention(config, layer_idx):
+    """Attention with such queries. Older versions of transformers do not have its class."""
+    from transformers.models.ministral3.modeling_ministral3 import Ministral3Attention
+
+    return Ministral3Attention(config, layer_idx)
+
+
 def is_partial(config):
     """Whether a part of each head rotates."""
     return ((getattr(config, "rope_parameters", None) or {}).get("partial_rotary_factor") or getattr(
@@ -240,6 +252,9 @@ class CompressoDecoderLayer(LlamaDecoderLayer):
             elif is_partial(config) or config.qk_norm == "layer":
                 own.sliding_window = window
                 self.self_attn = PartialAttention(own, cache_index)
+            elif queries_grow(config):
+                own.sliding_window = window
+                self.self_attn = growing_attention(own, cache_index)
             elif config.qk_norm_after:
                 self.self_attn = norm_after_attention(own, cache_index)
             elif config.qk_norm == "head":

@@ -310,17 +310,17 @@ Deno.test("a run over its limit by bytes is said to be over it, and what cannot 
   assert.doesNotMatch(parts.fix ?? "", /memoryLimit|\b(batch|seq|rank|baseDtype)\b/);
 });
 
-Deno.test("a batch of 100,000 sequences is refused as others are, with what would fit", async () => {
+Deno.test("a batch of 65,536 sequences is refused as others are, with what would fit", async () => {
   const demo = await openSpec("demo");
   const spec: DecoderSpec = { ...demo, vocab: 2 ** 20, layers: demo.layers.slice(0, 1) };
-  const options = { batch: 100_000, seq: 8, baseDtype: "q4" as const }, rows = options.batch * options.seq;
+  const options = { batch: 65_536, seq: 12, baseDtype: "q4" as const }, rows = options.batch * options.seq;
   // Each chunk of the output head has three blocks of params of its own: more in all than a call has arguments.
-  assert.equal(rows / headRowsFor(spec.vocab, rows), 50_000);
+  assert.equal(rows / headRowsFor(spec.vocab, rows), 49_152);
   assert.ok((await planMemory(spec, options)).excesses.length > 0);
   const few = { ...options, batch: 20_000 }, error: unknown = await checkMemory(spec, few).catch((error) => error);
   assert.match(checkRefusal(error, "gpu").parts.fix ?? "", /\bbatch: \d+ \([\d.]+ MiB\)/);
   // So do the blocks of rows that activations are counted in.
-  const { excesses } = await planMemory({ ...spec, vocab: demo.vocab }, { batch: 100_000, seq: 96, method: "flap" });
+  const { excesses } = await planMemory({ ...spec, vocab: demo.vocab }, { batch: 65_536, seq: 144, method: "flap" });
   assert.ok(excesses.length > 0);
 });
 

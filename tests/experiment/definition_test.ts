@@ -374,6 +374,6 @@ Deno.test("an experiment is opened from JSON or a script, and nothing else", asy
   await rejects(openExperiment(path("none.ts")), "input", { names: [path("none.ts"), "defineExperiment"] });
   await rejects(openExperiment(path("broken.ts")), "input", { names: path("broken.ts") });
   await rejects(openExperiment(path("absent.ts")), "input", { names: path("absent.ts") });
-  await rejects(openExperiment("https://example.com/x.ts"), "usage", { names: "https://example.com/x.ts" });
+  await rejects(openExperiment("https://example.com/x.ts"), "input", { names: "https://example.com/x.ts" });
   await Deno.remove(folder, { recursive: true });
 });

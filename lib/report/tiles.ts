@@ -45,6 +45,11 @@ export function tilesOf(run: ReportRun, { isLive }: { readonly isLive: boolean }
         note: alarms.length === 0 ? "the monitors saw nothing unusual" : "see below",
       }]
       : []),
+    ...(summary?.warnings ?? []).map(({ ratio, message }) => ({
+      label: "Warning",
+      value: ratio === null ? ABSENT : `× ${ratio.toFixed(2)}`,
+      note: message,
+    })),
   ];
 }
 

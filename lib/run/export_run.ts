@@ -20,6 +20,7 @@ import type { RunPosition, StepRecord } from "./contract.ts";
 import type { FinishedRun } from "./finish.ts";
 import { SUMMARY_FILE, VOCABULARY_FILE } from "./folder.ts";
 import { runCard } from "./run_card.ts";
+import { warningsOf } from "./warnings.ts";
 import type { RunHooks } from "./hooks.ts";
 import { fileBytes, maskSummary, modelBefore, withSmallerTypes } from "./mask_summary.ts";
 import type { ResolvedOptions } from "./options/options.ts";
@@ -123,6 +124,11 @@ export async function exportRun(dir: string, asked: SessionExportOptions, run: R
     peakGpuBytes,
     plannedGpuBytes: result.plannedGpuBytes,
     alarms: result.alarms,
+    warnings: warningsOf({
+      heldoutLoss: quality.heldout,
+      evaluation: { text: quality.text, tasks: quality.tasks },
+      vocabulary,
+    }),
     changes: result.changes,
     adapter: model.device.facts.description,
     versions: { compresso: config.version, deno: runtimeVersion() },

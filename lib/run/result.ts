@@ -137,6 +137,12 @@ export interface RunSummary {
   readonly plannedGpuBytes: number;
   /** Alarms in order; see {@link PruneResult.alarms}. */
   readonly alarms: readonly Alarm[];
+  /** What the run warns of: nothing was measured ("none"), or a loss or bits per byte rose to `ratio` times that before. */
+  readonly warnings: readonly {
+    readonly measure: "none" | "heldoutLoss" | "textLoss" | "heldoutBits" | "textBits";
+    readonly ratio: number | null;
+    readonly message: string;
+  }[];
   /** Options that changed when the run was resumed; `options` and `inputs` are those at its end. */
   readonly changes: readonly RunChange[];
   /** Adapter that ran it. */

@@ -12,6 +12,7 @@ import type { PruneResult, SlicedModel } from "./result.ts";
 import { keepsLayers } from "../units/kinds/all.ts";
 import { cutsVocabularyAlone } from "./options/resolve.ts";
 import { sparsityBase } from "./size_goal.ts";
+import { warningsOf } from "./warnings.ts";
 
 /** The card's facts, from the options and the outcome of a run. */
 export function runCard(
@@ -55,6 +56,11 @@ export function runCard(
       ...Object.entries(quality.tasks).map(([name, { before, after }]) =>
         [name, `${scoreOf(after)}, before pruning ${percent(before)} (${shown(after.n)} questions)`] as const
       ),
+      ...warningsOf({
+        heldoutLoss: quality.heldout,
+        evaluation: { text: quality.text, tasks: quality.tasks },
+        vocabulary,
+      }).map(({ message }) => ["warning", message] as const),
     ],
   };
 }

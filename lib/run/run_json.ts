@@ -123,6 +123,12 @@ const FIELDS = {
   peakGpuBytes: count,
   plannedGpuBytes: count,
   alarms: z.array(ALARM),
+  // Versions before 0.2 wrote none.
+  warnings: z.array(z.object({
+    measure: z.enum(["none", "heldoutLoss", "textLoss", "heldoutBits", "textBits"]),
+    ratio: z.number().nullable(),
+    message: text,
+  })).default([]),
   changes: z.array(z.object({ step: count, differences: z.array(text) })),
   adapter: text,
   versions: z.object({ compresso: text, deno: text }),

@@ -95,6 +95,7 @@ export const MADE_SUMMARY: RunSummary = {
   size: null,
   plannedGpuBytes: 1.2e7,
   alarms: [],
+  warnings: [],
   adapter: "a made adapter",
   data: {
     ...{ rows: 50, heldOut: 8, examples: 50, truncated: 0, divided: 0, skipped: 0, empty: 0, broken: 0 },

@@ -184,6 +184,17 @@ Deno.test("alarms stand in a table, and rolled-back steps are drawn once", () =>
   }
 });
 
+Deno.test("a report shows what the run warned of, and no warning where there was none", () => {
+  const run = madeRun("a"), { summary } = run;
+  assert.ok(summary);
+  assert.ok(!renderReport([run]).includes("Warning"));
+  const message = "the loss on held-out rows is 1.28 times that before pruning";
+  const warnings = [{ measure: "heldoutLoss", ratio: 1.28, message }] as const;
+  const page = renderReport([{ ...run, summary: { ...summary, warnings } }]);
+  assert.ok(page.includes(message));
+  assert.ok(page.includes("× 1.28"));
+});
+
 Deno.test("smoothed() is the exponential mean without bias, and leaves gaps out", () => {
   assert.deepEqual(smoothed([3, 3, 3], 5).map((value) => Number(value.toFixed(9))), [3, 3, 3]);
   const keep = Math.exp(-1 / 2), [, second = 0, third = 0] = smoothed([0, 1, NaN], 2);

@@ -10,6 +10,7 @@ import { labelBytes } from "../../lib/eval/text_bytes.ts";
 import { loadModelFrom } from "../../lib/model/mod.ts";
 import { measuredSequences } from "../../lib/run/quality.ts";
 import { rejects } from "../refuses.ts";
+import { warningsOf } from "../../lib/run/warnings.ts";
 import { qualityLines, qualityWarnings } from "../../cli/verbs/prune/quality.ts";
 import { BASE, withShortDemo } from "./helpers/demo_run.ts";
 
@@ -155,6 +156,11 @@ Deno.test("a loss of more than 1.25 times that before is warned of, and no small
   });
   assert.deepEqual(qualityWarnings(loss(2.5)), []);
   assert.match(qualityWarnings({ ...loss(2.5), heldoutLoss: null }).join(), /no loss was measured: .*--eval-text/);
+  assert.deepEqual(warningsOf(loss(2.5)), []);
+  const [warned] = warningsOf(loss(2.6));
+  assert.equal(warned?.measure, "heldoutLoss");
+  assert.equal(warned.ratio, 1.3);
+  assert.ok(qualityWarnings(loss(2.6)).join().includes(warned.message));
   assert.match(qualityWarnings(loss(2.6)).join(), /loss on held-out rows is 1\.30 times that before pruning/);
   const heldout = { before: 0.1, after: 1.5, bytes: 60 };
   const vocabulary = { before: 9, after: 5, counted: 100, coverage: 0.9, growth: 0.1, heldout, text: null };

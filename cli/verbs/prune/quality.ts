@@ -2,12 +2,9 @@
 import { gapsOf, type PairedDifference } from "../../../lib/eval/compare.ts";
 import { metricsOf } from "../../../lib/eval/metrics.ts";
 import { fidelityText } from "../../../lib/run/fidelity_text.ts";
-import { LOSS_WARNING } from "../../../lib/run/evaluation.ts";
 import type { LossChange } from "../../../lib/run/quality.ts";
-import type { RunSummary } from "../../../lib/run/result.ts";
+import { type Qualities, warningsOf } from "../../../lib/run/warnings.ts";
 import { formatCount } from "../../terminal/output.ts";
-
-type Qualities = Pick<RunSummary, "heldoutLoss" | "evaluation" | "vocabulary">;
 
 /** Loss, perplexity and bits per byte, and accuracy or exact match on tasks. */
 export function qualityLines({ heldoutLoss, evaluation: { text, tasks } }: Qualities): string[] {
@@ -39,27 +36,15 @@ export function qualityLines({ heldoutLoss, evaluation: { text, tasks } }: Quali
 export const UNMEASURED =
   "no loss was measured: there are fewer than ten rows, or no held-out row fits --seq; --eval-text measures a text";
 
-/** Warns if nothing was measured, or if the loss (bits per byte, if the vocabulary was cut) rose so much that the model may be of little use. */
-export function qualityWarnings({ heldoutLoss, evaluation: { text, tasks }, vocabulary }: Qualities): string[] {
-  const isMeasured = heldoutLoss ?? text ?? vocabulary?.heldout ?? vocabulary?.text ?? Object.keys(tasks).length > 0;
-  if (!isMeasured) return [`compresso: warning: ${UNMEASURED}`];
+/** The warnings of a run as lines, each with what to do. */
+export function qualityWarnings(found: Qualities): string[] {
   const cut = "less sparsity, more steps or more rows keep more";
   const words = "a larger --vocab-size, or --vocab-data like these texts, keeps more";
-  const measures = [
-    ["the loss on held-out rows is", heldoutLoss, cut],
-    ["the loss on the text is", text, cut],
-    ["bits per byte of held-out rows are", vocabulary?.heldout, words],
-    ["bits per byte of the text are", vocabulary?.text, words],
-  ] as const;
-  return measures.flatMap(([measure, found, advice]) =>
-    found && found.after > LOSS_WARNING * found.before
-      ? [
-        `compresso: warning: ${measure} ${
-          (found.after / found.before).toFixed(2)
-        } times that before pruning, more than ${LOSS_WARNING}: try the model before you rely on it; ${advice}`,
-      ]
-      : []
-  );
+  return warningsOf(found).map(({ measure, message }) => {
+    if (measure === "none") return `compresso: warning: ${UNMEASURED}`;
+    const advice = measure === "heldoutLoss" || measure === "textLoss" ? cut : words;
+    return `compresso: warning: ${message}: try the model before you rely on it; ${advice}`;
+  });
 }
 
 const WIDTH = 12;

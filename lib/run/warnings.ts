@@ -1,0 +1,26 @@
+// What a finished run warns of: nothing was measured, or the model got much worse.
+import { LOSS_WARNING } from "./evaluation.ts";
+import type { RunSummary } from "./result.ts";
+
+/** The measures before and after that a run warns of. */
+export type Qualities = Pick<RunSummary, "heldoutLoss" | "evaluation" | "vocabulary">;
+
+/** Warns if nothing was measured, or if the loss (bits per byte, if the vocabulary was cut) rose so much that the model may be of little use. */
+export function warningsOf(
+  { heldoutLoss, evaluation: { text, tasks }, vocabulary }: Qualities,
+): RunSummary["warnings"] {
+  const isMeasured = heldoutLoss ?? text ?? vocabulary?.heldout ?? vocabulary?.text ?? Object.keys(tasks).length > 0;
+  if (!isMeasured) return [{ measure: "none", ratio: null, message: "no loss was measured" }];
+  const measures = [
+    ["heldoutLoss", "the loss on held-out rows is", heldoutLoss],
+    ["textLoss", "the loss on the text is", text],
+    ["heldoutBits", "bits per byte of held-out rows are", vocabulary?.heldout],
+    ["textBits", "bits per byte of the text are", vocabulary?.text],
+  ] as const;
+  return measures.flatMap(([measure, words, found]) => {
+    if (!found || !(found.after > LOSS_WARNING * found.before)) return [];
+    const ratio = found.after / found.before;
+    const message = `${words} ${ratio.toFixed(2)} times that before pruning, more than ${LOSS_WARNING}`;
+    return [{ measure, ratio, message }];
+  });
+}

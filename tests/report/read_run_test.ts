@@ -51,6 +51,13 @@ Deno.test("readRun() reads records, run.json and every eval….json of a finishe
   assert.match(run.unread.join("\n"), /eval_harness\.json.*results, versions.*\n.*eval_new\.json/);
 });
 
+Deno.test("run.json of a version that wrote no warnings is read as one without warnings", async () => {
+  using folder = new TemporaryFolder();
+  await Deno.writeTextFile(folder.at("records.jsonl"), "");
+  await Deno.writeTextFile(folder.at("run.json"), summaryText({ warnings: undefined }));
+  assert.deepEqual((await readRun(folder.path)).summary?.warnings, []);
+});
+
 Deno.test("a run that goes on is read as far as its last whole line, without run.json", async () => {
   using folder = new TemporaryFolder();
   await Deno.writeTextFile(folder.at("records.jsonl"), lines(7) + `{"stage":"pru`);

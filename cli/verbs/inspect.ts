@@ -13,7 +13,6 @@ import type { WeightSource } from "../../lib/spec/source.ts";
 import {
   type DecoderSpec,
   embeddingWidth,
-  type LayerCount,
   type LayerSpec,
   linearCount,
   parameterCount,
@@ -267,8 +266,11 @@ const BAR_WIDTH = 24;
 
 /** A line for each layer; bars are relative to the widest layer. */
 function layerBars(layers: readonly LayerSpec[]): string[] {
-  const widest = (key: LayerCount): number => Math.max(1, ...layers.map((layer) => layer[key]));
-  const heads = widest("heads"), ffn = widest("ffn");
+  /** FFN columns of a layer, those of its experts among them. */
+  const columns = ({ ffn, experts = { count: 0, ffn: 0 } }: LayerSpec): number => ffn + experts.count * experts.ffn;
+  const columnsText = ({ ffn, experts }: LayerSpec): string =>
+    experts ? `${ffn > 0 ? `${ffn} + ` : ""}${experts.count} × ${experts.ffn}` : `${ffn}`;
+  const heads = Math.max(1, ...layers.map((layer) => layer.heads)), ffn = Math.max(1, ...layers.map(columns));
   const cell = (value: number, most: number): string => {
     const filled = value === 0 ? 0 : Math.max(1, Math.round(BAR_WIDTH * value / most));
     return "█".repeat(filled) + "·".repeat(BAR_WIDTH - filled);
@@ -277,7 +279,8 @@ function layerBars(layers: readonly LayerSpec[]): string[] {
     `layer  ${"heads / KV heads".padEnd(BAR_WIDTH + 11)}FFN columns`,
     ...layers.map((layer, index) => {
       const counts = `${layer.heads}/${layer.kvHeads}`.padEnd(9);
-      return `${String(index).padStart(5)}  ${cell(layer.heads, heads)} ${counts} ${cell(layer.ffn, ffn)} ${layer.ffn}`;
+      const cells = [cell(layer.heads, heads), counts, cell(columns(layer), ffn), columnsText(layer)];
+      return `${String(index).padStart(5)}  ${cells.join(" ")}`;
     }),
   ];
 }

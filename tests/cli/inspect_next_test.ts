@@ -27,4 +27,8 @@ Deno.test("inspect says how many experts layers have, and how many a token", asy
   assert.equal(code, 0);
   const [line = ""] = stdout.split("\n").filter((line) => line.startsWith("experts"));
   assert.deepEqual(line.match(/\d+/g), ["5", "13", "2", "3", "2"]);
+  const columns = stdout.split("\n").filter((line) => /[█·]/.test(line)).map((line) =>
+    line.split(/[█·]+/).at(-1)?.trim()
+  );
+  assert.deepEqual(columns, ["5 × 13", "29", "5 × 13"]);
 });

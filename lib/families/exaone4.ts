@@ -3,6 +3,7 @@ import { z } from "../core/packages.ts";
 import { family, slides } from "./family.ts";
 import { alike, type Limit, ropeWithinWindow, UNSCALED_OR_LINEAR } from "./fit.ts";
 import type { GgufArch } from "./gguf_arch.ts";
+import { AFTER_NORMS } from "./olmo2.ts";
 import { windowOf } from "./shared.ts";
 
 const NORMS = { normPlaces: ["after"], qkNorm: ["head"] } as const;
@@ -55,12 +56,7 @@ export const EXAONE4 = family({
       },
     };
   },
-  tensors: {
-    renames: [
-      [/\.post_self_attn_layernorm\./, ".post_attention_layernorm."],
-      [/\.post_mlp_layernorm\./, ".post_feedforward_layernorm."],
-    ],
-  },
+  tensors: AFTER_NORMS,
   stock: {
     holds: { ...NORMS, scaling: true, windows: ["none", "some"], layerRope: ["all", "some"] },
     limits: [alike, ropeWithinWindow, noWindowAlone],

@@ -4,7 +4,7 @@ import { family } from "./family.ts";
 import { alike, headsFillHidden, UNSCALED_OR_LINEAR } from "./fit.ts";
 import { GATE_UP } from "./fusion.ts";
 import type { GgufArch } from "./gguf_arch.ts";
-import { biasKeys, flag, partialRopeKeys } from "./shared.ts";
+import { GLM_FILES, GLM_STOCK, glmBiases } from "./glm.ts";
 
 const HOLDS = {
   normPlaces: ["both"],
@@ -24,29 +24,12 @@ const ARCH: GgufArch = {
 
 /** GLM-4 of 2025 (0414). */
 export const GLM4 = family({
+  ...GLM_FILES,
   type: "glm4",
   label: "GLM-4",
   about: "norms before and after, partial RoPE",
   architecture: "Glm4ForCausalLM",
-  defaults: {
-    num_key_value_heads: 2,
-    head_dim: 128,
-    max_position_embeddings: 131072,
-    rms_norm_eps: 1.5625e-7,
-    attention_bias: true,
-    partial_rotary_factor: 0.5,
-  },
-  ids: { bos: null, eos: [151329, 151336, 151338], pad: 151329 },
-  rope: { isPartial: true },
-  keys: { attention_bias: flag },
-  read: (config) => ({ normPlaces: "both", biases: config.attention_bias ? QWEN2_BIASES : [] }),
-  tensors: { packed: [{ module: "mlp.gate_up_proj", parts: ["gate", "up"] }], neighbours: true },
-  stock: {
-    holds: { ...HOLDS, scaling: true },
-    limits: [alike],
-    biases: ({ biases = [] }) => biases,
-    keys: (spec) => ({ attention_bias: biasKeys(spec).attention_bias }),
-    ropeKeys: partialRopeKeys,
-  },
+  read: (config) => ({ normPlaces: "both", biases: glmBiases(config) }),
+  stock: { ...GLM_STOCK, holds: { ...HOLDS, scaling: true } },
   gguf: [ARCH],
 });

@@ -18,7 +18,8 @@ const ARCH: GgufArch = {
   read: () => ({ normPlaces: "after", qkNorm: "whole" }),
 };
 
-const TENSORS: TensorRules = {
+/** Names of the norms after the sublayers. */
+export const AFTER_NORMS: TensorRules = {
   renames: [
     [/\.post_self_attn_layernorm\./, ".post_attention_layernorm."],
     [/\.post_mlp_layernorm\./, ".post_feedforward_layernorm."],
@@ -35,7 +36,7 @@ export const OLMO2 = family({
   ids: { bos: null, eos: 50279 },
   keys: { attention_bias: flag },
   read: (config) => ({ normPlaces: "after", qkNorm: "whole", biases: attentionBiases(config) }),
-  tensors: TENSORS,
+  tensors: AFTER_NORMS,
   stock: {
     holds: { ...NORMS, attentionBiases: true, scaling: true, fused: true },
     limits: [alike],
@@ -61,7 +62,7 @@ export const OLMO3 = family({
     layer: (index) =>
       slides(config, index, (index + 1) % PERIOD !== 0) ? { window: config.sliding_window, rope: "local" } : {},
   }),
-  tensors: TENSORS,
+  tensors: AFTER_NORMS,
   stock: {
     holds: { ...NORMS, attentionBiases: true, scaling: true, windows: ONE_WINDOW, localRope: ["set"] },
     limits: [alike, localWindows],

@@ -53,8 +53,8 @@ function check(config: Own, { fail }: ReadContext): void {
   }
   if (config.attn_logit_softcapping && config.qk_norm) fail("attn_logit_softcapping", "q and k heads have no norms");
   const { rope_parameters: rope } = config;
-  const isOther = config.qk_norm ?? config.attn_logit_softcapping ?? config.fused ?? config.partial_rotary_factor;
-  if (isObject(rope) && rope["llama_4_scaling_beta"] && (isOther || rope["partial_rotary_factor"])) {
+  const others = [config.qk_norm, config.attn_logit_softcapping, config.fused, config.partial_rotary_factor];
+  if (isObject(rope) && rope["llama_4_scaling_beta"] && [...others, rope["partial_rotary_factor"]].some(Boolean)) {
     fail("rope_parameters", "queries that grow have no norms, soft caps, fused matrices or dims without RoPE");
   }
   if (config.layer_ropes?.includes("local") && !config.local_rope_theta) {

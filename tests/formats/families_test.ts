@@ -235,6 +235,9 @@ const SIZES = {
   eos_token_id: [2, 5],
 };
 
+/** RoPE with queries that grow with the position. */
+const GROWING = { rope_type: "yarn", rope_theta: 12345, factor: 4, attention_factor: 1, llama_4_scaling_beta: 0.1 };
+
 /** Keys of a family's configuration, and what they give; null where they are refused. */
 const CONFIGS: readonly (readonly [string, Readonly<Record<string, unknown>>, Partial<DecoderSpec> | null])[] = [
   ["olmo2", {}, { normPlaces: "after", qkNorm: "whole" }],
@@ -309,6 +312,25 @@ const CONFIGS: readonly (readonly [string, Readonly<Record<string, unknown>>, Pa
   }],
   ["ministral3", { rope_parameters: { rope_type: "yarn", factor: 4 } }, null],
   ["ministral3", { rope_parameters: { rope_type: "linear", factor: 4, llama_4_scaling_beta: 0.1 } }, null],
+  ["compresso", { rope_parameters: GROWING }, {
+    rope: {
+      base: 12345,
+      scaling: {
+        kind: "yarn",
+        factor: 4,
+        betaFast: 32,
+        betaSlow: 1,
+        attention: 1,
+        originalMaxPosition: 128,
+        queryGrowth: 0.1,
+      },
+    },
+  }],
+  ["compresso", { qk_norm: "head", rope_parameters: GROWING }, null],
+  ["compresso", { attn_logit_softcapping: 30, rope_parameters: GROWING }, null],
+  ["compresso", { fused: true, rope_parameters: GROWING }, null],
+  ["compresso", { fused: false, partial_rotary_factor: 0.5, rope_parameters: GROWING }, null],
+  ["compresso", { rope_parameters: { ...GROWING, partial_rotary_factor: 0.5 } }, null],
   // transformers reads it in that class alone.
   ["llama", { rope_scaling: { type: "yarn", factor: 4, attention_factor: 1, llama_4_scaling_beta: 0.1 } }, {
     rope: {

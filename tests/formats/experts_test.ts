@@ -132,7 +132,7 @@ Deno.test("more experts of a token than there are, and settings that no family c
   refuses(() => parseHfConfig({ ...olmoe, model_type: "llama" }, files), "input", { value: ["llama", 3] });
 });
 
-Deno.test("a GGUF with fewer experts than a token has, or without a tensor of theirs, is refused", async () => {
+Deno.test("a GGUF with fewer experts than a token has is refused", async () => {
   const source = await openHfFolder(`${ROOT}olmoe/model`), { spec } = source;
   await inTemporaryFolder(async (folder) => {
     const path = `${folder}/x.gguf`, router = { topK: 4 };
@@ -140,6 +140,21 @@ Deno.test("a GGUF with fewer experts than a token has, or without a tensor of th
     await rejects(openGguf(path), "input", { value: 4, names: ["olmoe.expert_used_count", 3] });
   });
 });
+
+for (const part of ["ffn_gate_inp", "ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"]) {
+  Deno.test(`a GGUF with experts is refused without ${part}`, async () => {
+    const source = await openHfFolder(`${ROOT}olmoe/model`), name = `blk.1.${part}.weight`;
+    await inTemporaryFolder(async (folder) => {
+      const path = `${folder}/x.gguf`;
+      await exportGguf(source, path, OPTIONS);
+      const bytes = await Deno.readFile(path), at = new TextDecoder("latin1").decode(bytes).indexOf(name);
+      assert.ok(at > 0, name);
+      bytes.set(new TextEncoder().encode("other"), at);
+      await Deno.writeFile(path, bytes);
+      await rejects(openGguf(path), "input", { value: "no such tensor", names: name });
+    });
+  });
+}
 
 Deno.test("models with experts are not pruned or trained", async () => {
   const { spec } = await openHfFolder(`${ROOT}olmoe/model`);

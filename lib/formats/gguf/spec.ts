@@ -70,9 +70,7 @@ export async function ggufSpec(file: GgufFile): Promise<{ readonly spec: Decoder
     ...withWindow(layer, slides(index) ? window : undefined),
     ...hasLocalRope && slides(index) ? { rope: "local" as const } : {},
     ...arch.skipsRope?.(index, slides(index)) ? { rope: "none" as const } : {},
-    ...experts && file.tensors.has(`blk.${index}.ffn_gate_inp.weight`)
-      ? { ffn: experts.shared, experts: { count: experts.count, ffn: experts.ffn } }
-      : {},
+    ...experts ? { ffn: experts.shared, experts: { count: experts.count, ffn: experts.ffn } } : {},
   }));
   const hasLocal = hasLocalRope && (!isOptional || layers.some(({ rope }) => rope === "local"));
   const base = metadata.has(own("rope.freq_base")) ? keys.decimal(own("rope.freq_base")) : 10000;

@@ -109,7 +109,7 @@ export interface RopeRules {
    * Layers with a window have a RoPE without scaling, and this base where the configuration says none; "same" stands for that of the other layers.
    */
   readonly localBase?: number | "same";
-  /** "dynamic" with `alpha` stretches the base, whatever the length of the text. */
+  /** The scaling "dynamic" with `alpha` stretches the base. The length of the text does not matter. */
   readonly hasAlpha?: true;
   /** Queries grow with the position: `llama_4_scaling_beta` with YaRN is "needed" or "possible". Other families ignore it. */
   readonly queryGrowth?: "needed" | "possible";

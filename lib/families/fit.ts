@@ -186,7 +186,7 @@ function windowPlaces(spec: DecoderSpec): string {
   return sliding.length === 0 ? "none" : windows.length > 1 ? "some" : "all";
 }
 
-/** Every value of every feature, but for experts. */
+/** Every value of every feature except the router: layers are dense. */
 export const ANYTHING: Fit["holds"] = Object.fromEntries(
   RULES.filter(([name]) => name !== "router").map(([name]) => [name, true]),
 );

@@ -9,7 +9,7 @@ export interface RealModel {
   readonly sha256: string;
   /** Packages whose data files are the model's parts, in order. */
   readonly parts: readonly string[];
-  /** Prompts of the greedy continuations, none of which is a near tie. */
+  /** Prompts of the greedy continuations. No step of a continuation is a near tie. */
   readonly prompts: readonly string[];
 }
 

@@ -45,7 +45,7 @@ PARAMETER stop "<|im_end|>"
   );
 });
 
-Deno.test("a system message that a template adds stands where a chat has none", async () => {
+Deno.test("a chat without a system message gets the one that its template adds", async () => {
   const text = await textOf(WITH_DEFAULT);
   assert.ok(
     text.includes("{{ .System }}<|im_end|>\n{{ else }}<|im_start|>system\nBe kind.<|im_end|>\n{{ end }}{{ range"),

@@ -6,15 +6,18 @@ import { QKV } from "./fusion.ts";
 import type { GgufArch } from "./gguf_arch.ts";
 import { attentionBiases, biasKeys, flag, switchedWindowKeys } from "./shared.ts";
 
-const DEFAULTS = {
+/** Defaults of all Qwen. */
+export const QWEN_DEFAULTS = {
   num_key_value_heads: 32,
   max_position_embeddings: 32768,
   sliding_window: 4096,
   max_window_layers: 28,
 };
-const IDS = { bos: null, eos: null };
+/** They have no BOS and no EOS where the configuration says none. */
+export const QWEN_IDS = { bos: null, eos: null };
 
-function qwenLayer(config: Config): (index: number) => LayerParts {
+/** Layers with the window: the upper ones, where a switch says so. */
+export function qwenLayer(config: Config): (index: number) => LayerParts {
   const { use_sliding_window: isUsed, sliding_window: window, max_window_layers: full } = config;
   return (index) => ({ window: isUsed && slides(config, index, index >= (full ?? 0)) ? window : null });
 }
@@ -52,8 +55,8 @@ export const QWEN2 = family({
   label: "Qwen2",
   about: "biases of q, k and v",
   architecture: "Qwen2ForCausalLM",
-  defaults: DEFAULTS,
-  ids: IDS,
+  defaults: QWEN_DEFAULTS,
+  ids: QWEN_IDS,
   read: (config) => ({ biases: QWEN2_BIASES, layer: qwenLayer(config) }),
   stock: {
     holds: { attentionBiases: [QWEN2_BIASES.join()], windows: ONE_WINDOW, scaling: true, fused: true },
@@ -72,8 +75,8 @@ export const QWEN3 = family({
   label: "Qwen3",
   about: "RMSNorm of each q and k head",
   architecture: "Qwen3ForCausalLM",
-  defaults: { ...DEFAULTS, head_dim: 128 },
-  ids: IDS,
+  defaults: { ...QWEN_DEFAULTS, head_dim: 128 },
+  ids: QWEN_IDS,
   keys: { attention_bias: flag },
   read: (config) => ({ qkNorm: "head", biases: attentionBiases(config), layer: qwenLayer(config) }),
   stock: {

@@ -1,13 +1,10 @@
 // Qwen2 and Qwen3 with experts.
-import type { Json } from "../core/guards.ts";
 import { QWEN2_BIASES } from "../spec/decoder.ts";
 import { alikeByKind, both, everywhere, EXPERT_KEYS, expertsOf, QWEN_MODULES, sparseKeys } from "./experts.ts";
-import { family, type FamilyParts, type LayerParts, slides } from "./family.ts";
+import { family, type FamilyParts, type LayerParts } from "./family.ts";
 import { alike, headsFillHidden, ONE_WINDOW, UNSCALED_OR_LINEAR } from "./fit.ts";
-import { attentionBiases, biasKeys, flag, layerTypes, windowOf } from "./shared.ts";
-
-const QWEN_DEFAULTS = { max_position_embeddings: 32768, sliding_window: 4096, max_window_layers: 28 };
-const NO_IDS = { bos: null, eos: null };
+import { QWEN_DEFAULTS, QWEN_IDS, qwenLayer } from "./qwen.ts";
+import { attentionBiases, biasKeys, flag, switchedWindowKeys } from "./shared.ts";
 
 /** Qwen3 with experts; transformers' class has renormalised weights by a key, llama.cpp always. */
 export const QWEN3_MOE = family({
@@ -15,7 +12,7 @@ export const QWEN3_MOE = family({
   label: "Qwen3-MoE",
   architecture: "Qwen3MoeForCausalLM",
   defaults: { ...QWEN_DEFAULTS, num_key_value_heads: 4 },
-  ids: NO_IDS,
+  ids: QWEN_IDS,
   keys: { ...EXPERT_KEYS, attention_bias: flag },
   read(config, context): FamilyParts {
     const { router, layer } = expertsOf(config, context, { experts: 128, topK: 8, ffn: 768 }, {
@@ -45,18 +42,15 @@ export const QWEN2_MOE = family({
   label: "Qwen2-MoE",
   architecture: "Qwen2MoeForCausalLM",
   defaults: { ...QWEN_DEFAULTS, num_key_value_heads: 16 },
-  ids: NO_IDS,
+  ids: QWEN_IDS,
   keys: { ...EXPERT_KEYS, qkv_bias: flag },
   read(config, context): FamilyParts {
     const { router, layer } = expertsOf(config, context, { experts: 60, topK: 4, ffn: 1408, shared: 5632 }, {
       sharedGate: true,
       ...config.norm_topk_prob ? { renormalised: true } : {},
     });
-    const { use_sliding_window: isUsed, sliding_window: window, max_window_layers: full } = config;
-    const windows = (index: number): LayerParts => ({
-      window: isUsed && slides(config, index, index >= (full ?? 0)) ? window : null,
-    });
-    return { biases: config.qkv_bias === false ? [] : QWEN2_BIASES, router, layer: both(windows, layer) };
+    const biases = config.qkv_bias === false ? [] : QWEN2_BIASES;
+    return { biases, router, layer: both(qwenLayer(config), layer) };
   },
   tensors: { experts: QWEN_MODULES },
   stock: {
@@ -68,14 +62,11 @@ export const QWEN2_MOE = family({
     },
     limits: [alikeByKind, headsFillHidden],
     biases: ({ biases = [] }) => biases,
-    keys(spec): Json {
-      const window = windowOf(spec);
-      return {
-        ...sparseKeys(spec),
-        qkv_bias: (spec.biases ?? []).length > 0,
-        ...window === null ? {} : { use_sliding_window: true, sliding_window: window, layer_types: layerTypes(spec) },
-      };
-    },
+    keys: (spec) => ({
+      ...sparseKeys(spec),
+      qkv_bias: (spec.biases ?? []).length > 0,
+      ...switchedWindowKeys(spec),
+    }),
   },
   gguf: [{
     arch: "qwen2moe",

@@ -1,17 +1,11 @@
 // A model with fewer experts: whole experts and their rows of the router go, all other weights stay as the file has them.
 import { refuse } from "../core/errors.ts";
 import { type DecoderSpec, expertsName, type LayerSpec, routerName } from "../spec/decoder.ts";
-import type { QuantRows } from "../spec/quant.ts";
-import type { BlockOptions, RowRange, WeightSource } from "../spec/source.ts";
+import type { WeightSource } from "../spec/source.ts";
+import { remapSource } from "./remap.ts";
 
 /** Numbers of the experts that each layer keeps, ascending; null for a dense layer. */
 export type KeptExperts = readonly (readonly number[] | null)[];
-
-/** Rows that a tensor keeps: `per` rows of each of these experts. */
-interface Kept {
-  readonly experts: readonly number[];
-  readonly per: number;
-}
 
 /**
  * The model with the kept experts of each layer, in their order, and their rows of the router. Tokens then choose among
@@ -37,67 +31,24 @@ export function keepExperts(source: WeightSource, kept: KeptExperts): WeightSour
       value: `${kept.length} entries`,
     });
   }
-  const cut = new Map<string, Kept>();
+  // By tensor: the experts that stay, and the rows of each.
+  const cut = new Map<string, { readonly own: readonly number[]; readonly per: number }>();
   const layers = spec.layers.map((layer, index): LayerSpec => {
     const own = kept[index] ?? null, { experts } = layer;
     checkKept(spec, { index, own });
     if (!own || !experts) return layer;
-    cut.set(routerName(index), { experts: own, per: 1 });
-    cut.set(expertsName(index, "gate"), { experts: own, per: experts.ffn });
-    cut.set(expertsName(index, "up"), { experts: own, per: experts.ffn });
-    cut.set(expertsName(index, "down"), { experts: own, per: spec.hidden });
+    cut.set(routerName(index), { own, per: 1 });
+    cut.set(expertsName(index, "gate"), { own, per: experts.ffn });
+    cut.set(expertsName(index, "up"), { own, per: experts.ffn });
+    cut.set(expertsName(index, "down"), { own, per: spec.hidden });
     return { ...layer, experts: { ...experts, count: own.length } };
   });
-  const { provenance, readBlocks, readStored } = source;
-  return {
-    spec: { ...spec, layers },
-    ...provenance ? { provenance } : {},
-    storedDtype: (name) => source.storedDtype(name),
-    async read(name, rows): Promise<Float32Array<ArrayBuffer>> {
-      const own = cut.get(name);
-      if (!own) return await source.read(name, rows);
-      const parts: Float32Array[] = [];
-      for (const run of runsOf(own, rows)) parts.push(await source.read(name, run));
-      return concatenated(parts, (length) => new Float32Array(length));
-    },
-    ...readStored
-      ? {
-        async readStored(
-          name: string,
-          rows?: RowRange,
-          into?: Uint8Array<ArrayBuffer>,
-        ): Promise<Uint8Array<ArrayBuffer> | null> {
-          const own = cut.get(name);
-          if (!own) return await source.readStored?.(name, rows, into) ?? null;
-          const parts: Uint8Array[] = [];
-          for (const run of runsOf(own, rows)) {
-            const part = await source.readStored?.(name, run);
-            if (!part) return null;
-            parts.push(part);
-          }
-          return concatenated(parts, (length) => new Uint8Array(length));
-        },
-      }
-      : {},
-    ...readBlocks
-      ? {
-        async readBlocks(name: string, options: BlockOptions): Promise<QuantRows | null> {
-          const own = cut.get(name);
-          if (!own) return await source.readBlocks?.(name, options) ?? null;
-          const parts: QuantRows[] = [];
-          for (const rows of runsOf(own, options.rows)) {
-            const part = await source.readBlocks?.(name, { ...options, rows });
-            if (!part) return null;
-            parts.push(part);
-          }
-          return {
-            codes: concatenated(parts.map(({ codes }) => codes), (length) => new Uint8Array(length)),
-            scales: concatenated(parts.map(({ scales }) => scales), (length) => new Uint32Array(length)),
-          };
-        },
-      }
-      : {},
-  };
+  return remapSource(source, { ...spec, layers }, (name) => {
+    const { own, per = 1 } = cut.get(name) ?? {};
+    if (!own) return { from: name };
+    const row = (place: number): number => (own[Math.floor(place / per)] ?? 0) * per + place % per;
+    return { from: name, rows: Int32Array.from({ length: own.length * per }, (_, place) => row(place)) };
+  });
 }
 
 function checkKept(
@@ -118,31 +69,4 @@ function checkKept(
   if (!isOrdered) fail(`experts are ascending numbers from 0 to ${experts.count - 1}`, own.join(", "));
   const least = router?.topK ?? 1;
   if (own.length < least) fail(`as many experts are kept as a token has, ${least}`, String(own.length));
-}
-
-/** The rows of a source that the given rows (default: all) of the cut tensor are; neighbours are one run. */
-function runsOf({ experts, per }: Kept, rows: RowRange = { start: 0, count: experts.length * per }): RowRange[] {
-  const runs: { start: number; count: number }[] = [], end = rows.start + rows.count;
-  for (let row = rows.start; row < end;) {
-    const nth = Math.floor(row / per), within = row - nth * per, count = Math.min(end - row, per - within);
-    const start = (experts[nth] ?? 0) * per + within, last = runs.at(-1);
-    if (last && last.start + last.count === start) last.count += count;
-    else runs.push({ start, count });
-    row += count;
-  }
-  return runs;
-}
-
-/** Arrays one after another. */
-function concatenated<T extends Float32Array | Uint8Array | Uint32Array>(
-  parts: readonly ArrayLike<number>[],
-  make: (length: number) => T,
-): T {
-  const out = make(parts.reduce((sum, part) => sum + part.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    out.set(part, at);
-    at += part.length;
-  }
-  return out;
 }

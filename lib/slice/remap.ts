@@ -41,6 +41,9 @@ export interface Constant {
 /** Number of base values read at once, in whole rows. */
 const CHUNK_VALUES = 1 << 22;
 
+/** Most base values between two rows that are read to save a read: whole experts that go are not. */
+const GAP_VALUES = 1 << 16;
+
 /**
  * A source with the tensors of `spec`, each derived as `remap` says. Lazy: a read loads only what it needs of the base,
  * one chunk of rows at a time. Products and sums are computed in f64 and rounded once.
@@ -147,7 +150,7 @@ function hasWholeRows(made: Remap | Constant): made is Remap {
   return !("fill" in made) && !made.cols && !isComputed(made);
 }
 
-/** New rows `at` to `end` whose base rows are in order, from `first` to `last`, and within one chunk. */
+/** New rows `at` to `end` whose base rows are in order, from `first` to `last`, within one chunk and without a large gap. */
 interface Run {
   readonly at: number;
   readonly end: number;
@@ -157,7 +160,8 @@ interface Run {
 
 /** Splits a range of new rows into runs. Rows without a base row, −1, are within a run or left out. */
 function* runsOf(rows: Int32Array | undefined, { start, count }: RowRange, baseWidth: number): Generator<Run> {
-  const most = Math.max(1, Math.floor(CHUNK_VALUES / Math.max(1, baseWidth))), stop = start + count;
+  const rowsIn = (values: number): number => Math.max(1, Math.floor(values / Math.max(1, baseWidth)));
+  const most = rowsIn(CHUNK_VALUES), gap = rowsIn(GAP_VALUES), stop = start + count;
   const rowOf = (index: number): number => rows ? rows[index] ?? -1 : index;
   for (let at = start; at < stop;) {
     const first = rowOf(at);
@@ -168,7 +172,7 @@ function* runsOf(rows: Int32Array | undefined, { start, count }: RowRange, baseW
     let end = at + 1, last = first;
     for (; end < stop; end++) {
       const row = rowOf(end);
-      if (row >= 0 && (row < last || row - first >= most)) break;
+      if (row >= 0 && (row < last || row - last > gap || row - first >= most)) break;
       if (row >= 0) last = row;
     }
     yield { at, end, first, last };

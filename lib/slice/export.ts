@@ -30,8 +30,8 @@ export interface ExportResult {
   /** Path of the GGUF; null if it was not requested or was skipped. */
   readonly gguf: string | null;
   /**
-   * Path of the Modelfile for Ollama; null without a GGUF or a chat template, or if a Modelfile is there and may not be
-   * replaced.
+   * Path of the Modelfile for Ollama; null without a GGUF, or without a chat template where none is to be replaced, or if
+   * a Modelfile is there and may not be replaced.
    */
   readonly modelfile: string | null;
   /**
@@ -50,14 +50,15 @@ export interface ExportResult {
   readonly loadableBy: readonly { readonly file: string; readonly programs: readonly string[] }[];
   /** Formats that cannot represent this model or its tokenizer, with the reason. */
   readonly skipped: readonly { readonly format: ExportFormat; readonly error: CompressoError }[];
-  /** Paths of skipped formats at which `replace` has removed an earlier export. */
+  /** Paths of skipped formats, and of the Modelfile of a skipped GGUF, at which `replace` has removed an earlier export. */
   readonly removed: readonly string[];
 }
 
 /**
- * Writes `outDir/model/` (Hugging Face) and `outDir/model.gguf` (llama.cpp) first under temporary names. A model
- * with a chat template also gets a Modelfile, for Ollama. Both have the same layout, and omit layers that have neither heads nor FFN columns (see `shallow`). A format that
- * cannot represent the model or its tokenizer is skipped, with the reason, as long as another format is written.
+ * Writes `outDir/model/` (Hugging Face) and `outDir/model.gguf` (llama.cpp), first under temporary names. Both have the
+ * same layout, and omit layers that have neither heads nor FFN columns (see `shallow`). Next to the GGUF of a model with
+ * a chat template lies a Modelfile for Ollama. A format that cannot represent the model or its tokenizer is skipped,
+ * with the reason, as long as another format is written.
  *
  * @throws CompressoError("usage") for unknown options, layouts, formats and types, for a `ggufDtype` or `generation`
  * without its format, and for layout "uniform" if layers differ.
@@ -115,7 +116,8 @@ export async function stageModel(
       }]
       : [],
   ];
-  const recipe = file && hasTurns(tokenizer) && (replace || !await isThere(files, ollama))
+  // With the GGUF, the Modelfile of an earlier one is replaced too, also by one without turns.
+  const recipe = file && (await isThere(files, ollama) ? replace : hasTurns(tokenizer))
     ? await stageModelfile(files, ollama, { spec, tokenizer, generation, owned })
     : null;
   const removed: string[] = [];
@@ -136,9 +138,12 @@ export async function stageModel(
       await file?.commit();
       await recipe?.commit();
       // An earlier export here is of another model, since this model cannot be written in this format.
-      for (const { format } of skipped) {
-        if (await files.remove(paths[format]).catch(() => false)) removed.push(paths[format]);
-      }
+      const remove = async (path: string): Promise<boolean> => {
+        const isGone = await files.remove(path).catch(() => false);
+        if (isGone) removed.push(path);
+        return isGone;
+      };
+      for (const { format } of skipped) if (await remove(paths[format]) && format === "gguf") await remove(ollama);
     },
     [Symbol.dispose]: () => owned.dispose(),
   };

@@ -226,6 +226,38 @@ Deno.test("exportModel() refuses to overwrite, a layout that does not hold, and 
   }
 });
 
+Deno.test("a GGUF of a model that chats has a Modelfile, which only an export that replaces files changes or removes", async () => {
+  const out = await Deno.makeTempDir(), path = `${out}/Modelfile`;
+  try {
+    const { source } = await openModelFiles("demo"), dense = await loadHfTokenizer(await modelPath("demo"));
+    assert.ok(dense);
+    const chatTemplate = "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}" +
+      "{% if add_generation_prompt %}assistant: {% endif %}";
+    const chatting = { ...dense, chatTemplate }, own = "FROM ./model.gguf\n";
+    const write = async (tokenizer: typeof dense, replace = true): Promise<string | null> =>
+      (await exportModel(source, out, { dtype: "f32", name: "x", formats: ["gguf"], tokenizer, replace })).modelfile;
+    assert.equal(await write(dense), null);
+    assert.deepEqual(await names(out), ["model.gguf"]);
+    assert.equal(await write(chatting), path);
+    assert.match(await Deno.readTextFile(path), /^FROM \.\/model\.gguf\nTEMPLATE /m);
+    assert.equal(await write(dense), path, "the template of the model before is not that of this one");
+    assert.doesNotMatch(await Deno.readTextFile(path), /TEMPLATE/);
+
+    await Deno.remove(`${out}/model.gguf`);
+    await Deno.writeTextFile(path, own);
+    assert.equal(await write(chatting, false), null);
+    assert.equal(await Deno.readTextFile(path), own);
+
+    // No architecture of llama.cpp is for OPT.
+    const opt = await openSource("opt"), options = { dtype: "f32", name: "x", tokenizer: null, replace: true } as const;
+    const { modelfile, removed } = await exportModel(opt, out, options);
+    assert.deepEqual([modelfile, removed], [null, [`${out}/model.gguf`, path]]);
+    assert.deepEqual(await names(out), ["model"]);
+  } finally {
+    await Deno.remove(out, { recursive: true });
+  }
+});
+
 Deno.test("config.json has the class that loads the shape, and RoPE in both forms", async () => {
   const { spec } = await openSource("gqa_llama3");
   const shaped = (change: Partial<DecoderSpec>): Record<string, unknown> => ({

@@ -245,6 +245,15 @@ MODELS |= {
     },
 }
 
+
+def glm(model_type):
+    return AutoConfig.for_model(
+        model_type, hidden_size=42, num_attention_heads=3, num_key_value_heads=1, head_dim=14, intermediate_size=47,
+        num_hidden_layers=2, vocab_size=73, max_position_embeddings=128, rms_norm_eps=1e-3,
+        rope_parameters={"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.6},
+        **{**COMMON, "attention_bias": True})
+
+
 MODELS |= {
     # LayerNorm, biases everywhere, GELU without gate, a window.
     "starcoder2": {
@@ -292,11 +301,7 @@ MODELS |= {
     # Norms before and after the sublayers; RoPE turns neighbours in a part of each head; gate and up in one.
     "glm4": {
         "dtype": torch.float32, "old": None, "shard": None, "seed": 1055,
-        "config": lambda: AutoConfig.for_model(
-            "glm4", hidden_size=42, num_attention_heads=3, num_key_value_heads=1, head_dim=14, intermediate_size=47,
-            num_hidden_layers=2, vocab_size=73, max_position_embeddings=128, rms_norm_eps=1e-3,
-            rope_parameters={"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.6},
-            **{**COMMON, "attention_bias": True}),
+        "config": lambda: glm("glm4"),
     },
     # RoPE turns neighbours; one switch for all biases.
     "ernie4_5": {
@@ -318,11 +323,7 @@ MODELS |= {
     # Biases of q, k and v; RoPE turns neighbours in a part of each head; gate and up in one.
     "glm": {
         "dtype": torch.float32, "old": None, "shard": None, "seed": 1058,
-        "config": lambda: AutoConfig.for_model(
-            "glm", hidden_size=42, num_attention_heads=3, num_key_value_heads=1, head_dim=14, intermediate_size=47,
-            num_hidden_layers=2, vocab_size=73, max_position_embeddings=128, rms_norm_eps=1e-3,
-            rope_parameters={"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.6},
-            **{**COMMON, "attention_bias": True}),
+        "config": lambda: glm("glm"),
     },
     # Granite's factors without RoPE; gate and up in one.
     "granite_hybrid": {

@@ -12,6 +12,15 @@ from transformers.utils import logging
 
 logging.set_verbosity_error()
 
+
+def hunyuan(mscale_all_dim, **sizes):
+    return dict(
+        model_type="hunyuan_v1_dense", num_key_value_heads=8, max_position_embeddings=262144, rms_norm_eps=1e-5,
+        rope_theta=10000.0, tie_word_embeddings=True, **sizes,
+        rope_scaling=dict(type="dynamic", alpha=1000.0, beta_fast=32, beta_slow=1, factor=1.0, mscale=1.0,
+                          mscale_all_dim=mscale_all_dim))
+
+
 MODELS = {
     "bigcode/starcoder2-3b": dict(
         model_type="starcoder2", hidden_size=3072, num_hidden_layers=30, num_attention_heads=24, num_key_value_heads=2,
@@ -80,20 +89,12 @@ MODELS = {
         attention_multiplier=0.015625, residual_multiplier=0.22, logits_scaling=10, num_local_experts=0,
         num_experts_per_tok=0, position_embedding_type="rope", layer_types=["attention"] * 40, mamba_n_heads=128,
         tie_word_embeddings=True, bos_token_id=100257, eos_token_id=100257, pad_token_id=100256),
-    "tencent/Hunyuan-0.5B-Instruct": dict(
-        model_type="hunyuan_v1_dense", hidden_size=1024, num_hidden_layers=24, num_attention_heads=16,
-        num_key_value_heads=8, head_dim=64, intermediate_size=3584, vocab_size=120818, max_position_embeddings=262144,
-        rms_norm_eps=1e-5, rope_theta=10000.0, tie_word_embeddings=True, bos_token_id=120000, eos_token_id=120020,
-        pad_token_id=120002,
-        rope_scaling=dict(type="dynamic", alpha=1000.0, beta_fast=32, beta_slow=1, factor=1.0, mscale=1.0,
-                          mscale_all_dim=1.0)),
-    "tencent/Hunyuan-7B-Instruct": dict(
-        model_type="hunyuan_v1_dense", hidden_size=4096, num_hidden_layers=32, num_attention_heads=32,
-        num_key_value_heads=8, head_dim=128, intermediate_size=14336, vocab_size=128167, max_position_embeddings=262144,
-        rms_norm_eps=1e-5, rope_theta=10000.0, tie_word_embeddings=True, bos_token_id=1, eos_token_id=127960,
-        pad_token_id=127961,
-        rope_scaling=dict(type="dynamic", alpha=1000.0, beta_fast=32, beta_slow=1, factor=1.0, mscale=1.0,
-                          mscale_all_dim=0.0)),
+    "tencent/Hunyuan-0.5B-Instruct": hunyuan(
+        1.0, hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, head_dim=64, intermediate_size=3584,
+        vocab_size=120818, bos_token_id=120000, eos_token_id=120020, pad_token_id=120002),
+    "tencent/Hunyuan-7B-Instruct": hunyuan(
+        0.0, hidden_size=4096, num_hidden_layers=32, num_attention_heads=32, head_dim=128, intermediate_size=14336,
+        vocab_size=128167, bos_token_id=1, eos_token_id=127960, pad_token_id=127961),
     "CohereLabs/c4ai-command-r-v01": dict(
         model_type="cohere", hidden_size=8192, num_hidden_layers=40, num_attention_heads=64, num_key_value_heads=64,
         intermediate_size=22528, vocab_size=256000, max_position_embeddings=8192, layer_norm_eps=1e-5,

@@ -85,7 +85,7 @@ export const MODEL_TYPES: readonly string[] = ALL.map(({ type }) => type);
 export const GIVE_FAMILY = `give a text model of one of the families ${FAMILIES.map(({ label }) => label).join(", ")}`;
 
 /** Model types around a text model that is read. */
-export const WRAPPERS: readonly string[] = FAMILIES.flatMap(({ wrappers = [] }) => wrappers);
+export const WRAPPERS: readonly string[] = [...new Set(FAMILIES.flatMap(({ wrappers = [] }) => wrappers))];
 
 /** Keys that change what a family computes and that others ignore. */
 export const FOREIGN_KEYS: readonly string[] = [...COMPRESSO.keys, "no_rope_layers"];

@@ -51,12 +51,13 @@ const ARCH: GgufArch = {
   limits: [alike],
 };
 
-/** The text part of a Ministral 3. */
+/** The text part of a Ministral 3, which is published as a Mistral 3. */
 export const MINISTRAL3 = family({
   type: "ministral3",
   label: "Ministral 3",
   about: "YaRN, and queries that grow with the position",
   architecture: "Ministral3ForCausalLM",
+  wrappers: ["mistral3"],
   defaults: {
     num_key_value_heads: 8,
     head_dim: 128,

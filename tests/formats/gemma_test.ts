@@ -78,6 +78,12 @@ Deno.test("configurations of Gemma 3 as they are published have transformers' de
     2560,
   ]);
 
+  const growing = { ...mistral, model_type: "ministral3", rope_scaling: undefined };
+  const { layers: [layer], rope } = parseHfConfig({ model_type: "mistral3", text_config: growing }, {
+    path: "config.json",
+  });
+  assert.deepEqual([layer, rope.scaling.kind], [{ heads: 32, kvHeads: 8, ffn: 10240 }, "yarn"]);
+
   // As transformers 5 writes it, with a window as long as the context: the local RoPE stays.
   const five = parseHfConfig({
     ...one,

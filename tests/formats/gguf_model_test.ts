@@ -176,8 +176,8 @@ const REFUSED: readonly (readonly [string, (model: ReturnType<typeof parts>) => 
   ],
   [
     "an architecture of experts",
-    ({ metadata }) => metadata.set("general.architecture", "deepseek2moe"),
-    { value: "deepseek2moe" },
+    ({ metadata }) => metadata.set("general.architecture", "deepseek2"),
+    { value: "deepseek2" },
   ],
   [
     "a vision part",

@@ -50,14 +50,8 @@ const MODELS = [
   ["opt_residual", "opt"],
   ["gpt2", "gpt2"],
   ["gpt_neox", "gpt_neox"],
-  [
-    "stablelm",
-    "stablelm",
-  ],
-  [
-    "stablelm_parallel",
-    "stablelm",
-  ],
+  ["stablelm", "stablelm"],
+  ["stablelm_parallel", "stablelm"],
   ["phi", "phi"],
   ["cohere", "cohere"],
   ["cohere2", "cohere2"],

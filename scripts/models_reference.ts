@@ -1,4 +1,4 @@
-// Writes the table of docs/guide/models.md, from the records of families and what scripts/check/families.ts has loaded.
+// Writes the tables of docs/guide/models.md, from the records of families and what scripts/check/families.ts has loaded.
 // deno run -A scripts/models_reference.ts
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -9,13 +9,14 @@ import { parseHfConfig } from "../lib/formats/hf/config.ts";
 import type { DecoderSpec } from "../lib/spec/decoder.ts";
 import { recordOf, type UnitKind } from "../lib/units/kinds/all.ts";
 
-const ROOT = join(dirname(fileURLToPath(import.meta.url)), ".."), GOLDEN = join(ROOT, "fixtures/golden");
+const ROOT = join(dirname(fileURLToPath(import.meta.url)), "..");
+const GOLDEN = join(ROOT, "fixtures/golden"), GOLDEN_EXPERTS = join(ROOT, "fixtures/golden_experts");
 
-/** The page with the table. */
-export const MODELS_PAGE = join(ROOT, "docs/guide/models.md");
+/** The page with the tables. */
+const MODELS_PAGE = join(ROOT, "docs/guide/models.md");
 
-/** What stands before and after the table. */
-const BEGIN = "<!-- written by scripts/models_reference.ts -->\n", END = "\n<!-- end of the table -->";
+/** A table, with what stands before and after it. */
+const TABLE = /(<!-- written by scripts\/models_reference\.ts -->\n)([^]*?)(\n<!-- end of the table -->)/g;
 
 /** What {@link file://./check/families.ts} writes. */
 interface Reloads {
@@ -42,11 +43,10 @@ async function json(path: string): Promise<unknown> {
   return JSON.parse(await Deno.readTextFile(path));
 }
 
-async function goldens(): Promise<Golden[]> {
-  const { models } = await json(`${GOLDEN}/golden.json`) as { readonly models: object };
+async function goldens(folder: string, names: readonly string[]): Promise<Golden[]> {
   return await Promise.all(
-    Object.keys(models).map(async (name) => {
-      const config = await json(`${GOLDEN}/${name}/model/config.json`), path = `${name}/config.json`;
+    names.map(async (name) => {
+      const config = await json(`${folder}/${name}/model/config.json`), path = `${name}/config.json`;
       return {
         name,
         type: String((config as { model_type: unknown }).model_type),
@@ -66,6 +66,18 @@ function unitsOf(spec: DecoderSpec): string[] {
     .map((kind) => isFixed && (kind === "heads" || kind === "kv") ? `${kind}*` : kind);
 }
 
+/** The class of transformers that holds a model, without what all classes are called. */
+const classOf = (spec: DecoderSpec): string => familyFor(spec).architecture.replace(/ForCausalLM$|LMHeadModel$/, "");
+
+/** A family's name and what it is about, and its type. */
+const names = ({ label, about, type }: Family): string[] => [`${label}${about ? `: ${about}` : ""}`, code(type)];
+
+const line = (cells: readonly string[]): string => `| ${cells.join(" | ")} |`;
+
+function table(head: readonly string[], rows: readonly string[]): string {
+  return [line(head), `|${" - |".repeat(head.length)}`, ...rows, ""].join("\n");
+}
+
 function row(family: Family, models: readonly Golden[], reloads: Reloads["models"]): string {
   const specs = models.map(({ spec }) => spec), own = models.flatMap(({ name }) => reloads[name] ?? []);
   const archs = specs.flatMap((spec) =>
@@ -80,23 +92,30 @@ function row(family: Family, models: readonly Golden[], reloads: Reloads["models
     ...folders.length > 0 ? [`transformers ${most(folders)}`] : [],
     ...[...files].map(([arch, results]) => `${code(arch)} ${most(results)}`),
   ];
-  return [
-    "",
-    `${family.label}${family.about ? `: ${family.about}` : ""}`,
-    code(family.type),
-    list(specs.map((spec) => familyFor(spec).architecture.replace(/ForCausalLM$|LMHeadModel$/, ""))),
+  return line([
+    ...names(family),
+    list(specs.map(classOf)),
     list((family.gguf ?? []).map(({ arch }) => code(arch))),
     list(archs.map(({ arch }) => code(arch))),
     list(uneven.map(({ arch }) => code(arch))),
     list(specs.flatMap(unitsOf)),
     list(ran),
-    "",
-  ].join(" | ").trim();
+  ]);
 }
 
-/** The table. */
-export async function modelsTable(): Promise<string> {
-  const all = await goldens(), { models } = await json(`${GOLDEN}/reloads.json`) as Reloads;
+/** A family with experts: the architectures of its record, and the first that holds a model of it. */
+function expertsRow(family: Family, models: readonly Golden[]): string {
+  const specs = models.map(({ spec }) => spec);
+  const archs = [...family.gguf ?? [], ...specs.flatMap((spec) => GGUF_ARCHS.find((arch) => fits(spec, arch)) ?? [])];
+  return line([...names(family), list(specs.map(classOf)), list(archs.map(({ arch }) => code(arch)))]);
+}
+
+/** The tables: of dense families, and of families with experts. */
+export async function modelsTables(): Promise<readonly string[]> {
+  const { models } = await json(`${GOLDEN}/golden.json`) as { readonly models: object };
+  const { models: reloads } = await json(`${GOLDEN}/reloads.json`) as Reloads;
+  const withExperts = Array.from(Deno.readDirSync(GOLDEN_EXPERTS), ({ name }) => name);
+  const all = [...await goldens(GOLDEN, Object.keys(models)), ...await goldens(GOLDEN_EXPERTS, withExperts)];
   const head = [
     "family",
     "`model_type`",
@@ -107,18 +126,29 @@ export async function modelsTable(): Promise<string> {
     "units",
     "loaded by",
   ];
-  const rows = FAMILIES.map((family) => row(family, all.filter(({ type }) => type === family.type), models));
-  return [`| ${head.join(" | ")} |`, `|${" - |".repeat(head.length)}`, ...rows, ""].join("\n");
+  const modelsOf = ({ type }: Family): Golden[] => all.filter((model) => model.type === type);
+  const [dense = [], experts = []] = [false, true].map((has) =>
+    FAMILIES.filter(({ tensors }) => (tensors?.experts !== undefined) === has)
+  );
+  return [
+    table(head, dense.map((family) => row(family, modelsOf(family), reloads))),
+    table(
+      ["family", "`model_type`", "class", "GGUF"],
+      experts.map((family) => expertsRow(family, modelsOf(family))),
+    ),
+  ];
 }
 
-/** The page with this table in the place of its own, and its own. */
-export function tableOfPage(page: string): { readonly table: string; with(table: string): string } {
-  const begin = page.indexOf(BEGIN) + BEGIN.length, end = page.indexOf(END, begin);
-  return { table: page.slice(begin, end), with: (table) => `${page.slice(0, begin)}\n${table}${page.slice(end)}` };
+/** The tables of a page. */
+export function tablesOfPage(page: string): string[] {
+  return Array.from(page.matchAll(TABLE), ([, , table = ""]) => table);
 }
 
 if (import.meta.main) {
-  const page = await Deno.readTextFile(MODELS_PAGE);
-  await Deno.writeTextFile(MODELS_PAGE, tableOfPage(page).with(await modelsTable()));
+  const page = await Deno.readTextFile(MODELS_PAGE), tables = [...await modelsTables()];
+  await Deno.writeTextFile(
+    MODELS_PAGE,
+    page.replace(TABLE, (_, begin, _old, end) => `${begin}\n${tables.shift() ?? ""}${end}`),
+  );
   await new Deno.Command("deno", { args: ["fmt", "--quiet", MODELS_PAGE] }).output();
 }

@@ -9,6 +9,7 @@ import { attentionBiases, biasKeys, flag } from "./shared.ts";
 export const GRANITE_MOE = family({
   type: "granitemoe",
   label: "Granite-MoE",
+  about: "factors of Granite",
   architecture: "GraniteMoeForCausalLM",
   keys: { ...EXPERT_KEYS, attention_bias: flag, ...FACTOR_KEYS },
   read: (config, context) => ({

@@ -8,6 +8,7 @@ import { windowLayer, windowOf } from "./shared.ts";
 export const MIXTRAL = family({
   type: "mixtral",
   label: "Mixtral",
+  about: "a sliding window in all layers, or none",
   architecture: "MixtralForCausalLM",
   defaults: { num_key_value_heads: 8, max_position_embeddings: 131072, rms_norm_eps: 1e-5 },
   rope: { base: 1e6 },

@@ -9,6 +9,7 @@ import { attentionBiases, biasKeys, flag } from "./shared.ts";
 export const OLMOE = family({
   type: "olmoe",
   label: "OLMoE",
+  about: "norms of q and k as wholes",
   architecture: "OlmoeForCausalLM",
   defaults: { max_position_embeddings: 4096, rms_norm_eps: 1e-5 },
   ids: { bos: null, eos: 50279, pad: 1 },

@@ -10,6 +10,7 @@ import { attentionBiases, biasKeys, flag, switchedWindowKeys } from "./shared.ts
 export const QWEN3_MOE = family({
   type: "qwen3_moe",
   label: "Qwen3-MoE",
+  about: "norms of each q and k head",
   architecture: "Qwen3MoeForCausalLM",
   defaults: { ...QWEN_DEFAULTS, num_key_value_heads: 4 },
   ids: QWEN_IDS,
@@ -40,6 +41,7 @@ export const QWEN3_MOE = family({
 export const QWEN2_MOE = family({
   type: "qwen2_moe",
   label: "Qwen2-MoE",
+  about: "a gated shared expert; also Qwen1.5-MoE",
   architecture: "Qwen2MoeForCausalLM",
   defaults: { ...QWEN_DEFAULTS, num_key_value_heads: 16 },
   ids: QWEN_IDS,

@@ -95,6 +95,15 @@ MODELS = {
     "tencent/Hunyuan-7B-Instruct": hunyuan(
         0.0, hidden_size=4096, num_hidden_layers=32, num_attention_heads=32, head_dim=128, intermediate_size=14336,
         vocab_size=128167, bos_token_id=1, eos_token_id=127960, pad_token_id=127961),
+    "Qwen/Qwen3-30B-A3B": dict(
+        model_type="qwen3_moe", hidden_size=2048, num_hidden_layers=48, num_attention_heads=32, num_key_value_heads=4,
+        head_dim=128, intermediate_size=6144, moe_intermediate_size=768, num_experts=128, num_experts_per_tok=8,
+        norm_topk_prob=True, decoder_sparse_step=1, mlp_only_layers=[], vocab_size=151936, max_position_embeddings=40960,
+        rms_norm_eps=1e-6, rope_theta=1000000.0, hidden_act="silu", bos_token_id=151643, eos_token_id=151645),
+    "mistralai/Mixtral-8x7B-v0.1": dict(
+        model_type="mixtral", hidden_size=4096, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8,
+        intermediate_size=14336, num_local_experts=8, num_experts_per_tok=2, vocab_size=32000,
+        max_position_embeddings=32768, rms_norm_eps=1e-5, rope_theta=1000000.0, sliding_window=None),
     "CohereLabs/c4ai-command-r-v01": dict(
         model_type="cohere", hidden_size=8192, num_hidden_layers=40, num_attention_heads=64, num_key_value_heads=64,
         intermediate_size=22528, vocab_size=256000, max_position_embeddings=8192, layer_norm_eps=1e-5,

@@ -44,6 +44,14 @@ const FACTS: readonly (readonly [string, (spec: DecoderSpec) => unknown, unknown
     10,
   ]],
   ["tencent/Hunyuan-7B-Instruct", ({ rope }) => Math.round(rope.base), 11158840],
+  ["Qwen/Qwen3-30B-A3B", ({ layers: [first], router }) => [first, router], [
+    { heads: 32, kvHeads: 4, ffn: 0, experts: { count: 128, ffn: 768 } },
+    { topK: 8, renormalised: true },
+  ]],
+  ["mistralai/Mixtral-8x7B-v0.1", ({ layers, router }) => [layers[31], router], [
+    { heads: 32, kvHeads: 8, ffn: 0, experts: { count: 8, ffn: 14336 } },
+    { topK: 2, renormalised: true },
+  ]],
   ["CohereLabs/c4ai-command-r-v01", ({ scales, eosIds }) => [scales?.logits, eosIds], [16, [255001]]],
   [
     "CohereLabs/c4ai-command-r7b-12-2024",

@@ -11,8 +11,8 @@ import { fetchModel, REAL_MODELS, run } from "./fetched_models.ts";
 const HERE = fileURLToPath(new URL(".", import.meta.url));
 const HELP = `usage: deno run -A scripts/check/first_screen.ts FOLDER --c4 FILE --text FILE [options]
 
-Fetches Gemma 3 270M (Q4_K_M) into FOLDER unless it is there, chooses tokens by all documents of the C4 sample but the
-last 100, and cuts the rest of the vocabulary without training. Prints bytes, parameters, seconds, bits per byte before
+Fetches Gemma 3 270M (Q4_K_M) into FOLDER unless it is there, chooses tokens by all documents of the C4 sample except
+the last 100, and cuts the rest of the vocabulary without training. Prints bytes, parameters, seconds, bits per byte before
 and after on the last 100 documents and on the other text, and whether both GGUFs have the same greedy text in
 llama.cpp. Measured are the first characters of each text, every token once, in windows of 512 that begin 448 tokens apart.
 A cut that FOLDER holds is used again.
@@ -24,7 +24,7 @@ A cut that FOLDER holds is used again.
   --python PROGRAM   Python with pip (python3)
   --help             this text`;
 
-/** Greedy continuations of them are compared: they were written before the first comparison and not changed after. */
+/** Their greedy continuations are compared. They were written before the first comparison and not changed after. */
 const PROMPTS = [
   "The sun rises in the east and",
   "The capital of France is",
@@ -78,7 +78,7 @@ async function cut(): Promise<void> {
     out,
   ]);
   console.log(
-    `seconds      ${((performance.now() - began) / 1000).toFixed(0)}, whatever else the machine did among them`,
+    `seconds      ${((performance.now() - began) / 1000).toFixed(0)}, other work of the machine included`,
   );
 }
 

@@ -7,15 +7,16 @@ class CompressoConfig(MistralConfig):
     """A LLaMA configuration with layer_counts: {num_attention_heads, num_key_value_heads, intermediate_size} of each layer.
 
     With qk_norm = "head" queries and keys of each head are normed, as Qwen3's are, with "whole" those of all heads together,
-    as OLMo 2's are (with qk_norm_after those of each head follow RoPE, as HunYuan's do), with "layer" each head has a LayerNorm without bias, as StableLM 2 12B's. With fused, layers are Phi-3's: q, k
-    and v are one matrix, gate and up are one, and a part of each head may rotate.
+    as OLMo 2's are, with "layer" each head has a LayerNorm without bias, as StableLM 2 12B's. With qk_norm_after the norms of
+    each head follow RoPE, as HunYuan's do. With fused, layers are Phi-3's: q, k and v are one matrix, gate
+    and up are one, and a part of each head may rotate.
     A count of 0 means that the layer has no attention or no MLP. The counts outside the list are those of the widest layer.
     layer_windows, where there is one, holds the tokens that a query of each layer sees, itself included; None for all. The
     key is not sliding_window, by which transformers would make caches that forget what other layers still read.
-    With norm = "layer" norms are LayerNorm, with "layer_no_bias" without biases, as Cohere's; with ungated_mlp an MLP is down(act(up(x))), without gate; with
-    parallel = "own" it reads what attention reads, through a norm of its own, with "shared" through that of attention. With
-    head_bias the output head has a bias. With position_offset
-    there are learned position embeddings, that of position p in row p + position_offset, and no RoPE.
+    With norm = "layer" norms are LayerNorm, with "layer_no_bias" LayerNorm without biases, as Cohere's. With ungated_mlp an
+    MLP is down(act(up(x))), without gate. With parallel = "own" the MLP reads what attention reads, through a norm of its
+    own, with "shared" through that of attention. With head_bias the output head has a bias. With position_offset there are
+    learned position embeddings, that of position p in row p + position_offset, and no RoPE.
     With norm_places = "both" the outputs of attention and MLP are normed too, as Gemma 3's are, with "after" they alone;
     with "residual" the stream is, after each of them added to it, as OPT-350m's is, and there is no final norm. With embedding_width the
     embedding and what the head reads have this width, and a matrix stands between each and the stream. embedding_scale is a factor

@@ -10,7 +10,7 @@ const PARTS = { norm: "layer_no_bias", parallel: "shared" } as const;
 const HOLDS = { norm: ["layer_no_bias"], parallel: ["shared"], logitScale: true } as const;
 const PERIOD = 4;
 
-/** Layers with a window are all but each n-th, and there are some, or layers without RoPE. */
+/** All layers except each n-th have the window. A model with RoPE everywhere and no window does not fit. */
 const regular: Limit = ({ layers }) => {
   const isPlain = layers.every(({ window, rope }) => window === undefined && rope !== "none");
   if (!isPlain && slidingPeriod(layers, PERIOD) !== null) return null;

@@ -78,7 +78,7 @@ export const everywhere: Limit = ({ layers }) =>
 
 const firstWith = ({ layers }: DecoderSpec): LayerSpec | undefined => layers.find(({ experts }) => experts);
 
-/** Keys that say experts and, where layers may be dense, which are. */
+/** Keys of a family whose layers have experts or are dense. */
 export function sparseKeys(spec: DecoderSpec): Json {
   const { experts, ffn = 0 } = firstWith(spec) ?? {}, dense = spec.layers.find(({ experts }) => !experts);
   return {

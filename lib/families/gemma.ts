@@ -61,7 +61,7 @@ const regularWindows: Limit = ({ layers }) =>
     ? { rule: "needs a window in all layers but each n-th", value: windowsShown(layers) }
     : null;
 
-/** Layers with a RoPE of their own are all but each n-th; `usual` is the n of most models. */
+/** All layers except each n-th have a RoPE of their own. `usual` is the n of most models. */
 export function regularLocals(usual: number): Limit {
   return ({ layers }) =>
     slidingPeriod(layers, usual) === null

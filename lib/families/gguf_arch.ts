@@ -98,8 +98,8 @@ export interface GgufArch extends Fit {
 }
 
 /**
- * The n such that all layers but each n-th slide: 0 if all do; null if there is none. Local RoPE goes with a window, and so does RoPE where some layers
- * have none.
+ * The n for which all layers except each n-th slide. It is 0 if all layers slide, and null if there is no such n. Layers
+ * with local RoPE slide. Where some layers have no RoPE, the others slide.
  */
 export function slidingPeriod(layers: readonly LayerSpec[], usual: number): number | null {
   const isLocal = layers.some(({ rope }) => rope === "local"), isPartial = layers.some(({ rope }) => rope === "none");

@@ -226,7 +226,7 @@ Deno.test("exportModel() refuses to overwrite, a layout that does not hold, and 
   }
 });
 
-Deno.test("a GGUF of a model that chats has a Modelfile, which only an export that replaces files changes or removes", async () => {
+Deno.test("a GGUF of a model that chats has a Modelfile; only an export that replaces files changes or removes it", async () => {
   const out = await Deno.makeTempDir(), path = `${out}/Modelfile`;
   try {
     const { source } = await openModelFiles("demo"), dense = await loadHfTokenizer(await modelPath("demo"));

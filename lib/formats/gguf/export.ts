@@ -210,7 +210,7 @@ function modelMetadata(
     metadata.set(`${arch}.${BETA_FAST_KEY}`, float(betaFast));
     metadata.set(`${arch}.${BETA_SLOW_KEY}`, float(betaSlow));
     metadata.set(`${arch}.${ORIGINAL_KEY}`, originalMaxPosition);
-    // llama.cpp multiplies it by that which YaRN implies.
+    // llama.cpp multiplies it by the factor that YaRN implies.
     metadata.set(`${arch}.${ATTENTION_KEY}`, float(attention / (1 + 0.1 * Math.log(factor))));
   }
   if (spec.rope.scaling.kind === "longrope") {

@@ -102,7 +102,7 @@ Deno.test("options that are missing or exclude each other are refused", async ()
       option: "--resume",
       names: "checkpoint.safetensors",
     }],
-    [["prune", "fixtures/demo", ...sparsity, ...run], { names: "--data" }],
+    [["prune", folder.path, ...sparsity, ...run], { names: "--data" }],
     [["prune", "demo", ...sparsity, "--seq", "4096", ...run], { option: "--seq", value: 4096, names: 512 }],
     [["prune", "demo", "--sparsity", "0.9999", ...run], { names: 0.9999 }],
   ];

@@ -6,7 +6,7 @@ import { type DataReport, type Row } from "../../../lib/data/rows.ts";
 import { readRows } from "../../../lib/local/rows.ts";
 import { isHubName } from "../../../lib/hub/name.ts";
 import { disk } from "../../../lib/files/disk.ts";
-import { openWeights } from "../../../lib/formats/open.ts";
+import { modelInfo, openWeights } from "../../../lib/formats/open.ts";
 import { DEMO, modelPath } from "../../../lib/local/open_model.ts";
 import { checkMemory } from "../../../lib/run/memory/advice.ts";
 import { adapterOf } from "../../../lib/run/memory/plan.ts";
@@ -66,13 +66,14 @@ export async function resolvedFor(
 /** Reads data and model, and runs with progress on stderr; null on a rank that is not the first. */
 export async function startRun<T>(path: string, driven: Driven<T>): Promise<T | null> {
   const { flags } = driven, { out, memoryLimit, baseDtype, tuning } = flags;
-  const resolved = await resolvedFor(path, driven);
+  await modelInfo(disk, await modelPath(path));
+  const data = dataPathOf(path, flags), resolved = await resolvedFor(path, driven);
   if (!driven.ranks || driven.ranks.rank === 0) await checkFolder(out);
   const { textField, limitRows, skipBroken } = flags;
   const how = { textField, limit: limitRows, skipBroken };
   using progress = stderrProgress();
   progress.phase("reading the data");
-  const { rows, report: reading } = await readRows(dataPathOf(path, flags), how);
+  const { rows, report: reading } = await readRows(data, how);
   const beside = await calibrationOf(flags), needed = await vocabularyRows(flags);
   progress[Symbol.dispose]();
   const { calibration } = beside, all = typeof calibration === "string" ? rows : [...rows, ...calibration ?? []];

@@ -8,7 +8,7 @@ import { LEAST_BYTES, paused, silent, SILENT_SECONDS, strange, visible } from ".
 
 /** Tries of a request to the storage, and milliseconds before the second one, which double. */
 const TRIES = 4, FIRST_WAIT_MS = 500;
-/** Bytes that are hashed or sent at a time. */
+/** Bytes that are hashed at a time. */
 const PIECE = 1 << 20;
 /** Bytes of an answer of the storage. */
 const MOST_ANSWER = 1 << 20;
@@ -73,7 +73,7 @@ async function putOnce(
     signal,
   });
   let sent = 0, before = 0;
-  // A server that sends a byte now and then is as silent as one that sends none.
+  // Only bytes that go out count: a server may answer byte by byte for hours.
   const watch = setInterval(() => {
     if (sent < before + LEAST_BYTES) outgoing.destroy(silent(new URL(url).origin));
     before = sent;
@@ -92,7 +92,8 @@ async function putOnce(
     response.on("end", () => resolve({ status: response.statusCode ?? 0, etag: response.headers.etag ?? null }));
   });
   const send = async (): Promise<void> => {
-    for await (const piece of piecesOf(from, start, end)) {
+    // Pieces of a megabyte would need a line that carries one between two looks of the watch.
+    for await (const piece of piecesOf(from, start, end, LEAST_BYTES)) {
       const written = Promise.withResolvers<void>();
       outgoing.write(piece.slice(), () => written.resolve());
       await Promise.race([written.promise, promise]);
@@ -116,6 +117,11 @@ async function putOnce(
 }
 
 /** A range of a file in pieces. */
-export async function* piecesOf(path: string, start: number, end: number): AsyncGenerator<Uint8Array<ArrayBuffer>> {
-  yield* streamBytes(await openDiskFile(path), start, { length: end - start, pieceBytes: PIECE });
+export async function* piecesOf(
+  path: string,
+  start: number,
+  end: number,
+  pieceBytes: number = PIECE,
+): AsyncGenerator<Uint8Array<ArrayBuffer>> {
+  yield* streamBytes(await openDiskFile(path), start, { length: end - start, pieceBytes });
 }

@@ -42,11 +42,12 @@ export function expectedCut(
   const counts = uniformCounts(table, { target: asked }), { sparsity } = uniformGoals(table, { counts });
   const layers = spec.layers.map((layer) => withCounts(layer, counts));
   const { align = 1 } = rules, isMuch = sparsity > asked + MUCH && align > USUAL;
-  const nearer = isMuch ? tableOf(spec, { ...options, rules: { ...rules, align: USUAL } }) : null;
+  const finer = isMuch ? tableOf(spec, { ...options, rules: { ...rules, align: USUAL } }) : null;
+  const reached = finer ? uniformGoals(finer, { target: asked }).sparsity : sparsity;
   return {
     asked,
     sparsity: { least: sparsity, most: sparsity },
     uniform: { counts, parameters: parameterCount({ ...spec, hidden: counts.hidden, layers }) },
-    nearer: nearer && { align: USUAL, sparsity: uniformGoals(nearer, { target: asked }).sparsity },
+    nearer: reached < sparsity ? { align: USUAL, sparsity: reached } : null,
   };
 }

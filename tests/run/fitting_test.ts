@@ -7,8 +7,10 @@ import { exportModel } from "../../lib/local/export_model.ts";
 import { demoData, openModelFiles } from "../../lib/local/open_model.ts";
 import type { Model } from "../../lib/model/model.ts";
 import { atPaths } from "../../lib/run/options/check.ts";
-import type { ExpectedCut } from "../../lib/run/expected_cut.ts";
+import { type ExpectedCut, expectedCut } from "../../lib/run/expected_cut.ts";
 import { fittingShape } from "../../lib/run/options/fitting.ts";
+import { resolveOptions } from "../../lib/run/options/resolve.ts";
+import { layoutLines } from "../../cli/verbs/prune/layout_lines.ts";
 import type { DecoderSpec } from "../../lib/spec/decoder.ts";
 import { tableOf, uniformCounts } from "../../lib/units/uniform.ts";
 import { openWeights } from "../disk.ts";
@@ -83,6 +85,27 @@ Deno.test("a Gemma 3 from a GGUF gives a GGUF by itself, and each hint of a refu
       }
     }
   });
+});
+
+Deno.test("--align 32 is named with its sparsity where it comes nearer to the asked one, and nowhere else", async () => {
+  const { spec: demo } = (await openModelFiles("demo")).source;
+  const spec = { ...demo, layers: demo.layers.map((layer) => ({ ...layer, ffn: 1024 })) };
+  const said = (sparsity: number, align: number): { readonly cut: ExpectedCut | null; readonly text: string } => {
+    const shape = { layout: "uniform", units: ["ffn"], rules: { align } } as const;
+    const options = resolveOptions({ rows: [], steps: 4, sparsity, ...shape }, spec);
+    const cut = expectedCut(options, { table: tableOf(spec, options), goal: null });
+    return { cut, text: layoutLines(spec, options, cut).join("\n") };
+  };
+  const { cut, text } = said(0.1, 256), finer = said(0.1, 32);
+  assert.deepEqual(cut?.nearer, { align: 32, sparsity: finer.cut?.sparsity.least });
+  assert.ok(cut.sparsity.least > 0.2 && cut.nearer.sparsity < 0.11);
+  assert.match(text, / 21\.1 % where 10\.0 % is asked \(--align 32 cuts 10\.5 %\);/);
+  // The same widths are multiples of 32 and of 256.
+  for (const [sparsity, align] of [[0.1, 32], [0.2, 256]] as const) {
+    const { cut, text } = said(sparsity, align);
+    assert.ok(cut?.uniform && cut.nearer === null && cut.sparsity.least > sparsity);
+    assert.ok(!text.includes("--align"), text);
+  }
 });
 
 /** The options of each way out that a refusal names. */

@@ -64,6 +64,8 @@ export async function exportRun(dir: string, asked: SessionExportOptions, run: R
     generation = { ...keptGeneration(model.source), ...own };
   signal.throwIfAborted();
   const { sliced, result, quality, vocabulary, peakGpuBytes } = await run.finish();
+  const { heldout: heldoutLoss, ...evaluation } = quality, measured = { heldoutLoss, evaluation, vocabulary };
+  const warnings = warningsOf(measured);
   await files.makeFolder(dir);
   await hooks.beforeExport?.(dir);
   const sized = exportDefaults(options.size);
@@ -86,7 +88,7 @@ export async function exportRun(dir: string, asked: SessionExportOptions, run: R
     files,
     signal,
     provenance: model.source.provenance,
-    card: runCard({ options, origin, command, sliced, result, quality, vocabulary }),
+    card: runCard({ options, origin, command, sliced, result, quality, vocabulary, warnings }),
   };
   const { layout, dtype = "f16", tokenizer, replace = false } = how, { masks, lora } = result;
   const recordsPath = `${dir}/records.jsonl`;
@@ -114,9 +116,7 @@ export async function exportRun(dir: string, asked: SessionExportOptions, run: R
     layers: sliced.spec.layers,
     hidden: sliced.spec.hidden,
     maskedVsSliced: { maxAbs, range },
-    heldoutLoss: quality.heldout,
-    evaluation: { text: quality.text, tasks: quality.tasks },
-    vocabulary,
+    ...measured,
     seconds: result.seconds,
     wallSeconds: (performance.now() - startedAt) / 1000,
     resumedAfter: run.before.step,
@@ -124,11 +124,7 @@ export async function exportRun(dir: string, asked: SessionExportOptions, run: R
     peakGpuBytes,
     plannedGpuBytes: result.plannedGpuBytes,
     alarms: result.alarms,
-    warnings: warningsOf({
-      heldoutLoss: quality.heldout,
-      evaluation: { text: quality.text, tasks: quality.tasks },
-      vocabulary,
-    }),
+    warnings,
     changes: result.changes,
     adapter: model.device.facts.description,
     versions: { compresso: config.version, deno: runtimeVersion() },

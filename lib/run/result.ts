@@ -137,7 +137,10 @@ export interface RunSummary {
   readonly plannedGpuBytes: number;
   /** Alarms in order; see {@link PruneResult.alarms}. */
   readonly alarms: readonly Alarm[];
-  /** What the run warns of: nothing was measured ("none"), or a loss or bits per byte rose to `ratio` times that before. */
+  /**
+   * What the run warns of: nothing was measured ("none"), or a loss or bits per byte rose to `ratio` times that before.
+   * The ratio is null for "none", and for a number that is not finite.
+   */
   readonly warnings: readonly {
     readonly measure: "none" | "heldoutLoss" | "textLoss" | "heldoutBits" | "textBits";
     readonly ratio: number | null;

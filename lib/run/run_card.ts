@@ -8,15 +8,14 @@ import { fidelityText } from "./fidelity_text.ts";
 import { metricsOf, type TaskScore } from "../eval/metrics.ts";
 import type { ResolvedOptions } from "./options/options.ts";
 import type { VocabularySummary } from "./vocabulary.ts";
-import type { PruneResult, SlicedModel } from "./result.ts";
+import type { PruneResult, RunSummary, SlicedModel } from "./result.ts";
 import { keepsLayers } from "../units/kinds/all.ts";
 import { cutsVocabularyAlone } from "./options/resolve.ts";
 import { sparsityBase } from "./size_goal.ts";
-import { warningsOf } from "./warnings.ts";
 
 /** The card's facts, from the options and the outcome of a run. */
 export function runCard(
-  { options, origin, command, sliced, result, quality, vocabulary }: {
+  { options, origin, command, sliced, result, quality, vocabulary, warnings }: {
     readonly options: ResolvedOptions;
     readonly origin: readonly OriginFile[];
     readonly command: string | null;
@@ -24,6 +23,7 @@ export function runCard(
     readonly result: Pick<PruneResult, "sparsity">;
     readonly quality: QualityChange;
     readonly vocabulary: VocabularySummary | null;
+    readonly warnings: RunSummary["warnings"];
   },
 ): RunCard {
   const nameOf = (role: OriginFile["role"]): string | null => origin.find((file) => file.role === role)?.name ?? null;
@@ -56,11 +56,7 @@ export function runCard(
       ...Object.entries(quality.tasks).map(([name, { before, after }]) =>
         [name, `${scoreOf(after)}, before pruning ${percent(before)} (${shown(after.n)} questions)`] as const
       ),
-      ...warningsOf({
-        heldoutLoss: quality.heldout,
-        evaluation: { text: quality.text, tasks: quality.tasks },
-        vocabulary,
-      }).map(({ message }) => ["warning", message] as const),
+      ...warnings.map(({ message }) => ["warning", message] as const),
     ],
   };
 }

@@ -123,7 +123,7 @@ const FIELDS = {
   peakGpuBytes: count,
   plannedGpuBytes: count,
   alarms: z.array(ALARM),
-  // Versions before 0.2 wrote none.
+  // Older files have none.
   warnings: z.array(z.object({
     measure: z.enum(["none", "heldoutLoss", "textLoss", "heldoutBits", "textBits"]),
     ratio: z.number().nullable(),

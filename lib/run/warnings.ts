@@ -5,12 +5,15 @@ import type { RunSummary } from "./result.ts";
 /** The measures before and after that a run warns of. */
 export type Qualities = Pick<RunSummary, "heldoutLoss" | "evaluation" | "vocabulary">;
 
-/** Warns if nothing was measured, or if the loss (bits per byte, if the vocabulary was cut) rose so much that the model may be of little use. */
+/**
+ * Warns if nothing was measured, or if a loss (bits per byte, if the vocabulary was cut) is not finite or rose so much that the model may be
+ * of little use.
+ */
 export function warningsOf(
   { heldoutLoss, evaluation: { text, tasks }, vocabulary }: Qualities,
 ): RunSummary["warnings"] {
   const isMeasured = heldoutLoss ?? text ?? vocabulary?.heldout ?? vocabulary?.text ?? Object.keys(tasks).length > 0;
-  if (!isMeasured) return [{ measure: "none", ratio: null, message: "no loss was measured" }];
+  if (!isMeasured) return [{ measure: "none", ratio: null, message: "neither a loss nor a task was measured" }];
   const measures = [
     ["heldoutLoss", "the loss on held-out rows is", heldoutLoss],
     ["textLoss", "the loss on the text is", text],
@@ -18,9 +21,10 @@ export function warningsOf(
     ["textBits", "bits per byte of the text are", vocabulary?.text],
   ] as const;
   return measures.flatMap(([measure, words, found]) => {
-    if (!found || !(found.after > LOSS_WARNING * found.before)) return [];
+    if (!found || found.after <= LOSS_WARNING * found.before) return [];
     const ratio = found.after / found.before;
-    const message = `${words} ${ratio.toFixed(2)} times that before pruning, more than ${LOSS_WARNING}`;
-    return [{ measure, ratio, message }];
+    const isFinite = Number.isFinite(ratio);
+    const rise = isFinite ? `${ratio.toFixed(2)} times that before pruning, more than ${LOSS_WARNING}` : "not finite";
+    return [{ measure, ratio: isFinite ? ratio : null, message: `${words} ${rise}` }];
   });
 }

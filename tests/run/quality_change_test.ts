@@ -77,6 +77,10 @@ for (const method of ["flap", "gradual"] as const) {
         /^arc_easy {4}acc [\d.]+ → [\d.]+ %.*of 2 questions\npiqa[^]*\nboolq {7}exact_match [\d.]+ → /,
       );
       const card = await Deno.readTextFile(`${out}/model/README.md`);
+      // So few steps leave a model that is much worse.
+      const { warnings: [warned, ...others] } = JSON.parse(await Deno.readTextFile(`${out}/run.json`));
+      assert.deepEqual([warned.measure, warned.ratio, others], ["heldoutLoss", rowLoss.after / rowLoss.before, []]);
+      assert.match(card, new RegExp(`^\\| warning +\\| ${warned.message} +\\|$`, "m"));
       for (
         const name of [
           "fidelity on held-out rows",
@@ -138,8 +142,8 @@ Deno.test("the interval of a difference of losses is that of the sums, and there
   assert.ok(Number.isNaN(compareLosses(losses(1), losses(2)).low));
 });
 
-Deno.test("a loss of more than 1.25 times that before is warned of, and no smaller one", () => {
-  const loss = (after: number): Parameters<typeof qualityWarnings>[0] => ({
+Deno.test("a loss of more than 1.25 times that before, or none, or one that is not finite, is warned of, and no smaller one", () => {
+  const loss = (after: number): Parameters<typeof warningsOf>[0] => ({
     heldoutLoss: {
       before: 2,
       after,
@@ -154,18 +158,27 @@ Deno.test("a loss of more than 1.25 times that before is warned of, and no small
     evaluation: { text: null, tasks: {} },
     vocabulary: null,
   });
-  assert.deepEqual(qualityWarnings(loss(2.5)), []);
-  assert.match(qualityWarnings({ ...loss(2.5), heldoutLoss: null }).join(), /no loss was measured: .*--eval-text/);
+  const lines = (found: Parameters<typeof warningsOf>[0]): string =>
+    qualityWarnings({ warnings: warningsOf(found) }).join();
   assert.deepEqual(warningsOf(loss(2.5)), []);
+  assert.deepEqual(qualityWarnings({ warnings: [] }), []);
+  const none = { ...loss(2.5), heldoutLoss: null };
+  assert.deepEqual(warningsOf(none).map(({ measure, ratio }) => [measure, ratio]), [["none", null]]);
+  assert.match(lines(none), /no loss was measured: .*--eval-text/);
+  for (const after of [NaN, Infinity]) {
+    assert.deepEqual(warningsOf(loss(after)).map(({ measure, ratio }) => [measure, ratio]), [["heldoutLoss", null]]);
+  }
   const [warned] = warningsOf(loss(2.6));
   assert.equal(warned?.measure, "heldoutLoss");
   assert.equal(warned.ratio, 1.3);
-  assert.ok(qualityWarnings(loss(2.6)).join().includes(warned.message));
-  assert.match(qualityWarnings(loss(2.6)).join(), /loss on held-out rows is 1\.30 times that before pruning/);
+  assert.ok(lines(loss(2.6)).includes(warned.message));
+  assert.match(lines(loss(2.6)), /loss on held-out rows is 1\.30 times that before pruning/);
   const heldout = { before: 0.1, after: 1.5, bytes: 60 };
   const vocabulary = { before: 9, after: 5, counted: 100, coverage: 0.9, growth: 0.1, heldout, text: null };
-  const said = qualityWarnings({ ...loss(2.5), heldoutLoss: null, vocabulary });
-  assert.match(said.join(), /bits per byte of held-out rows are 15\.00 times .*a larger --vocab-size/);
+  assert.match(
+    lines({ ...none, vocabulary }),
+    /bits per byte of held-out rows are 15\.00 times .*a larger --vocab-size/,
+  );
   assert.ok(!qualityLines(loss(2.6)).join().includes("95 %"));
 });
 

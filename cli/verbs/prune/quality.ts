@@ -3,7 +3,8 @@ import { gapsOf, type PairedDifference } from "../../../lib/eval/compare.ts";
 import { metricsOf } from "../../../lib/eval/metrics.ts";
 import { fidelityText } from "../../../lib/run/fidelity_text.ts";
 import type { LossChange } from "../../../lib/run/quality.ts";
-import { type Qualities, warningsOf } from "../../../lib/run/warnings.ts";
+import type { RunSummary } from "../../../lib/run/result.ts";
+import type { Qualities } from "../../../lib/run/warnings.ts";
 import { formatCount } from "../../terminal/output.ts";
 
 /** Loss, perplexity and bits per byte, and accuracy or exact match on tasks. */
@@ -37,10 +38,10 @@ export const UNMEASURED =
   "no loss was measured: there are fewer than ten rows, or no held-out row fits --seq; --eval-text measures a text";
 
 /** The warnings of a run as lines, each with what to do. */
-export function qualityWarnings(found: Qualities): string[] {
+export function qualityWarnings({ warnings }: Pick<RunSummary, "warnings">): string[] {
   const cut = "less sparsity, more steps or more rows keep more";
   const words = "a larger --vocab-size, or --vocab-data like these texts, keeps more";
-  return warningsOf(found).map(({ measure, message }) => {
+  return warnings.map(({ measure, message }) => {
     if (measure === "none") return `compresso: warning: ${UNMEASURED}`;
     const advice = measure === "heldoutLoss" || measure === "textLoss" ? cut : words;
     return `compresso: warning: ${message}: try the model before you rely on it; ${advice}`;

@@ -87,24 +87,18 @@ async function run(path: string, loaded: Loaded, settings: Settings): Promise<vo
   const rows = Math.max(...speakers.map(({ prompt }) => prompt.length));
   await tune({ rows, directions: ["forward"], tokens: rows + maxTokens });
   progress[Symbol.dispose](); // the answer may share its terminal
-  const silent = new Set<string>();
-  const voices = speakers.map((speaker) =>
-    voiceOf(speaker, { ...options, stop, onSilence: () => void silent.add(speaker.name) })
-  );
-  const noteSilence = (): void => {
-    for (const { name, tokenizer } of speakers.filter((speaker) => silent.has(speaker.name))) {
-      const isChat = !settings.chat && tokenizer.chatTemplate !== null;
-      note(
-        `compresso: ${name} ended at its first token${isChat ? "; it is a chat model: --chat asks it the text" : ""}`,
-      );
+  const voices = speakers.map((speaker) => voiceOf(speaker, { ...options, stop }));
+  const noteSilence = (heard: readonly Spoken[]): void => {
+    for (const { name, tokenizer } of speakers.filter((_, index) => heard[index]?.tokens.length === 0)) {
+      const fix = settings.chat || tokenizer.chatTemplate === null
+        ? ""
+        : "; it is a chat model: --chat asks it the text";
+      note(`compresso: ${name} ended at its first token${fix}`);
     }
   };
-  if (!json) {
-    await speak(voices);
-    return noteSilence();
-  }
+  if (!json) return noteSilence(await speak(voices));
   const heard = await listen(voices);
-  noteSilence();
+  noteSilence(heard);
   const values = heard.map((answer, index) => {
     const { prompt = [], name } = speakers[index] ?? {};
     return { model: name, prompt, text: answer.text, ...spokenValues(answer) };
@@ -127,10 +121,7 @@ interface Speaker {
 
 function voiceOf(
   { name, model, adapters, tokenizer, prompt, before, endTokens }: Speaker,
-  { stop, onSilence, ...options }: GenerateOptions & {
-    readonly stop: readonly string[];
-    readonly onSilence: () => void;
-  },
+  { stop, ...options }: GenerateOptions & { readonly stop: readonly string[] },
 ): Voice<Spoken> {
   const { tokens, times } = timeTokens(generate(model, prompt, { ...options, adapters, endTokens }));
   return { name, pieces: pieces() };
@@ -138,7 +129,6 @@ function voiceOf(
   async function* pieces(): AsyncGenerator<string, Spoken, undefined> {
     const seen: number[] = [];
     const reason = yield* streamText(tokens, { tokenizer, stop, before, onToken: (id) => void seen.push(id) });
-    if (seen.length === 0) onSilence();
     return { tokens: seen, reason, times };
   }
 }

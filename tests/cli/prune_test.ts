@@ -9,6 +9,7 @@ import {
   cliProcess,
   type CliResult,
   command,
+  copyChatDemo,
   json,
   refused,
   ROOT,
@@ -160,6 +161,32 @@ Deno.test("prune writes the model, its GGUF, a record a step and run.json", asyn
   assert.deepEqual(inspected.spec.layers, run.layers);
   assert.equal(inspected.spec.hidden, run.hidden);
   assert.ok(!folder.has("run", "checkpoint.safetensors"), "a finished run needs no checkpoint");
+});
+
+Deno.test("the next command chats with a model that has a chat template, and otherwise continues a text", async () => {
+  using folder = new TemporaryFolder();
+  const chat = folder.at("chat"), out = folder.at("run");
+  await copyChatDemo(chat);
+  const once = [
+    "--sparsity",
+    "0.3",
+    "--method",
+    "magnitude",
+    "--steps",
+    "0",
+    "--batch",
+    "1",
+    "--seq",
+    "32",
+    "--no-tuning",
+  ];
+  const data = ["--data", "fixtures/demo_data/train.jsonl", "--limit-rows", "40", "--no-prompt", "--formats", "hf"];
+  const { code, stderr } = await cli(["prune", chat, ...once, ...data, "--out", out]);
+  assert.equal(code, 0, stderr);
+  const next = (text: string): string => text.split("\n").find((line) => line.includes("--compare")) ?? "";
+  assertNames(next(stderr), ` chat ${out}/model --compare ${chat}`);
+  const { result, folder: plain } = await uninterrupted();
+  assertNames(next(result.stderr), ` generate ${plain.at("run")}/model --compare demo --prompt `);
 });
 
 Deno.test("progress comes as plain lines with the step of the stage and the loss", async () => {

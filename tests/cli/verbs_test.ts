@@ -4,7 +4,7 @@ import { Buffer } from "node:buffer";
 import { exportModel } from "../../mod.ts";
 import { openModelFiles } from "../../lib/model/mod.ts";
 import { assertNames } from "../refuses.ts";
-import { cli, command, json, refused, TemporaryFolder } from "./helpers/cli.ts";
+import { cli, command, copyChatDemo, json, refused, TemporaryFolder } from "./helpers/cli.ts";
 
 const QUESTION =
   "Answer the question.\nStory: Sam met the bee. Tom went to Rome. Eva took the axe. Nina saw five stars. Where is Tom?\n";
@@ -96,6 +96,24 @@ Deno.test("generate --compare answers with both models, and a repetition penalty
   assert.notEqual(first.text, "in Rome");
   assert.deepEqual([second.text, second.tokens], [first.text, first.tokens]);
   for (const { tokensPerSecond, model } of [first, second]) assert.ok(model === "demo" && tokensPerSecond > 0);
+});
+
+Deno.test("generate says that a model ended at its first token, and names --chat for a chat model alone", async () => {
+  using folder = new TemporaryFolder();
+  const chat = folder.at("chat");
+  await copyChatDemo(chat);
+  const args = ["--prompt", `${QUESTION}in Rome`, "--max-tokens", "4"];
+  for (const more of [[], ["--json"]]) {
+    const { code, stderr } = await cli(["generate", chat, "--compare", "demo", ...args, ...more]);
+    assert.equal(code, 0, stderr);
+    const notes = stderr.split("\n").filter((line) => line.includes("first token"));
+    assert.deepEqual(notes.map((line) => [line.includes(chat), line.includes("--chat")]), [[true, true], [
+      false,
+      false,
+    ]]);
+  }
+  const asked = await cli(["generate", "demo", "--prompt", QUESTION, "--max-tokens", "4"]);
+  assert.ok(!asked.stderr.includes("first token"), asked.stderr);
 });
 
 Deno.test("generate takes an instruction with --chat, in the prompt style of the model", async () => {

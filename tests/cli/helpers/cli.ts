@@ -158,3 +158,11 @@ export async function copyDemo(
     await Deno.writeFile(join(folder, name), name === "model.safetensors" ? change(bytes) : bytes);
   }
 }
+
+/** Copies the demo model to a folder, with a chat template. */
+export async function copyChatDemo(folder: string): Promise<void> {
+  await copyDemo(folder);
+  const path = join(folder, "tokenizer_config.json"), config = JSON.parse(await Deno.readTextFile(path));
+  const chat_template = "{% for one in messages %}{{ one.content }}{% endfor %}";
+  await Deno.writeTextFile(path, JSON.stringify({ ...config, chat_template }));
+}

@@ -18,7 +18,7 @@ const ofProcess: PrintedBy = async (words) => {
   return new TextDecoder().decode(stdout);
 };
 
-/** The words of every verb with its whole help, those of its own verbs after it; the program itself first, with no words. */
+/** The whole help of every verb by its words. The program comes first, without words; the verbs of a verb follow it. */
 export async function allHelp(printed = ofProcess, words: readonly string[] = []): Promise<Map<string, string>> {
   const text = (await printed([...words, "--help=all"])).trimEnd();
   const found = new Map([[words.join(" "), text]]);

@@ -98,4 +98,7 @@ function isSteered(path: OptionPath): boolean {
   return names.includes(path) || others.includes(path);
 }
 
-if (import.meta.main) await Deno.writeTextFile(OPTIONS_REFERENCE, optionsReference());
+if (import.meta.main) {
+  await Deno.writeTextFile(OPTIONS_REFERENCE, optionsReference());
+  await new Deno.Command(Deno.execPath(), { args: ["fmt", "--quiet", OPTIONS_REFERENCE] }).output();
+}

@@ -56,9 +56,8 @@ export function reportError(error: unknown, { help, asJson = false }: ErrorView 
 
 /** Options are named by their flags. Deno colours its own messages on imports, wherever they are shown. */
 function partsOf(error: CompressoError): ErrorParts {
-  const parts = Object.entries(error.partsAs(spellFlag)).map((
-    [name, text],
-  ) => [name, oneLine(stripVTControlCharacters(text))]);
+  const plain = (text: string): string => oneLine(stripVTControlCharacters(text));
+  const parts = Object.entries(error.partsAs(spellFlag)).map(([name, text]) => [name, plain(text)]);
   return { what: "", ...Object.fromEntries(parts) };
 }
 

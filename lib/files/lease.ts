@@ -91,11 +91,9 @@ export class Leases {
   /** Generations of a lease that are there, in order. */
   async #generations(name: string): Promise<number[]> {
     const prefix = `${encodeURIComponent(name)}.`;
-    return (await namesIn(this.#folder)).filter((file) => file.startsWith(prefix))
-      .map((file) => file.slice(prefix.length)).filter((text) => /^[1-9]\d{0,14}$/.test(text)).map(Number).sort((
-        a,
-        b,
-      ) => a - b);
+    const files = (await namesIn(this.#folder)).filter((file) => file.startsWith(prefix));
+    const numbers = files.map((file) => file.slice(prefix.length)).filter((text) => /^[1-9]\d{0,14}$/.test(text));
+    return numbers.map(Number).sort((a, b) => a - b);
   }
 
   /** Whether a file stayed untouched for as long as this process has looked at it. */

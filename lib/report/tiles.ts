@@ -42,7 +42,7 @@ export function tilesOf(run: ReportRun, { isLive }: { readonly isLive: boolean }
       ? [{
         label: "Alarms",
         value: String(alarms.length),
-        note: alarms.length === 0 ? "the monitors saw nothing unusual" : "see below",
+        note: alarms.length === 0 ? "the monitors saw nothing unusual during the steps" : "see below",
       }]
       : []),
     ...(summary?.warnings ?? []).map(({ ratio, message }) => ({

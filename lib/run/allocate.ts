@@ -14,7 +14,7 @@ import type { SharedWork } from "./shared_work.ts";
 import type { ScriptOpener } from "../schedule/open.ts";
 import { optionNumbers } from "./schedule_parts.ts";
 import { Trainer } from "./trainer.ts";
-import { type SelectorParts, type UnitSelector } from "./methods/selector.ts";
+import type { SelectorParts, UnitSelector } from "./methods/selector.ts";
 import { compensates, methodOf } from "./methods/all.ts";
 import { learnedSelector } from "./methods/learned_selector.ts";
 import { gradualSelector } from "./methods/gradual_selector.ts";

@@ -13,7 +13,7 @@ import { noTokenizer } from "../text/no_tokenizer.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { type Agreement, agreementOf } from "./agreement.ts";
 import { asDense, denseIds } from "./common_tokens.ts";
-import { compareLosses, halfWidth, type PerplexityRatio } from "./compare.ts";
+import { lossRatio, type PerplexityRatio } from "./compare.ts";
 import { checkPerplexity, encodeText, type WindowLoss } from "./perplexity.ts";
 import { labelBytes } from "./text_bytes.ts";
 
@@ -184,7 +184,7 @@ export async function readReference(dense: Model, text: string, options: Referen
   const run = async (first: number): Promise<null> => {
     signal?.throwIfAborted();
     const own = batchOf(read, { first, window, windows });
-    states.set(first, (await dense.lossesAndStates(own.tokens, own.labels, { batch: own.batch, signal })).states);
+    states.set(first, await dense.labelStates(own.tokens, own.labels, { batch: own.batch, signal }));
     return null;
   };
   for await (const [first] of dealt(firstsOf({ window, windows }), ranks, run)) {
@@ -257,17 +257,12 @@ export async function fidelity(
         tokens: counted,
       }))
     );
-  const [before = [], after = []] = perWindow, { difference, stderr } = compareLosses(before, after);
-  const reach = halfWidth(windows) * stderr;
+  const [before = [], after = []] = perWindow;
   return {
     ...agreement,
     ...lossOf(after, reference),
     dense: lossOf(before, reference),
-    ratio: {
-      ratio: Math.exp(difference),
-      low: Math.exp(difference - reach),
-      high: Math.exp(difference + reach),
-    },
+    ratio: lossRatio(before, after),
     windows,
     window,
     digest,

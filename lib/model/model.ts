@@ -146,14 +146,8 @@ export class Model implements Disposable {
     const ids = Uint32Array.from(tokens), own = copyAdapters(options);
     return await this.#inTurn(async () => {
       const prepared = this.#prepare({ batch: 1, seq }, own), { pass } = prepared, { act } = pass;
-      if (!prepared.layers) {
-        const context = pass.plan();
-        recordForward(context);
-        recordFinalNorm(context);
-        prepared.layers = context.plan.finish();
-      }
       this.device.write(act.tokens, ids);
-      await prepared.layers.run(stop);
+      await this.#layersOf(prepared).run(stop);
       const result = new Float32Array(seq * vocab), stride = strideOf(vocab);
       for (let first = 0; first < seq; first += act.shape.headRows) {
         const rows = Math.min(act.shape.headRows, seq - first);
@@ -214,12 +208,36 @@ export class Model implements Disposable {
       readonly signal?: AbortSignal | undefined;
     },
   ): Promise<Float32Array<ArrayBuffer>> {
-    return (await this.#lossesAt(tokens, labels, { ...options, keepsStates: false })).losses;
+    return await this.#atLabels(tokens, labels, options, async (prepared, targets) => {
+      return await this.#losses(prepared, targets, options);
+    });
   }
 
   /**
-   * The same losses, and what the output head reads at each label [labels, embeddingWidth], in their order: what
-   * {@link Model.agreement} takes of a dense model.
+   * What the output head reads at each label [labels, embeddingWidth], in their order: what {@link Model.agreement}
+   * takes of a dense model. The head itself is not computed.
+   *
+   * @internal
+   *
+   * @throws as {@link Model.tokenLosses}.
+   */
+  async labelStates(
+    tokens: ArrayLike<number>,
+    labels: ArrayLike<number>,
+    options: {
+      readonly batch: number;
+      readonly adapters?: Adapters | undefined;
+      readonly signal?: AbortSignal | undefined;
+    },
+  ): Promise<Float32Array<ArrayBuffer>> {
+    return await this.#atLabels(tokens, labels, options, async (prepared, targets) => {
+      await this.#layersOf(prepared).run(stopOf(options));
+      return await this.#statesAt(prepared.pass, targets);
+    });
+  }
+
+  /**
+   * {@link Model.tokenLosses} and {@link Model.labelStates} from one forward pass.
    *
    * @internal
    *
@@ -234,54 +252,55 @@ export class Model implements Disposable {
       readonly signal?: AbortSignal | undefined;
     },
   ): Promise<{ readonly losses: Float32Array<ArrayBuffer>; readonly states: Float32Array<ArrayBuffer> }> {
-    return await this.#lossesAt(tokens, labels, { ...options, keepsStates: true });
-  }
-
-  async #lossesAt(
-    tokens: ArrayLike<number>,
-    labels: ArrayLike<number>,
-    { batch, adapters = {}, signal, keepsStates }: {
-      readonly batch: number;
-      readonly adapters?: Adapters | undefined;
-      readonly signal?: AbortSignal | undefined;
-      readonly keepsStates: boolean;
-    },
-  ): Promise<{ readonly losses: Float32Array<ArrayBuffer>; readonly states: Float32Array<ArrayBuffer> }> {
-    const { ids, targets, seq } = this.#labelled(tokens, labels, { batch }), own = copyAdapters(adapters);
-    const width = embeddingWidth(this.spec), stride = strideOf(width);
-    return await this.#inTurn(async () => {
-      const { pass, loss } = this.#prepareLoss({ batch, seq }, own), { act } = pass;
-      this.device.write(act.tokens, ids);
-      writeTargets(pass, targets);
-      await loss.run({ signal });
-      const losses = lossByRow(await this.device.readFloats(act.loss, ids.length), targets);
-      if (!keepsStates) return { losses, states: new Float32Array() };
-      const all = await this.device.readFloats(act.final, ids.length * stride);
-      const states = new Float32Array(act.wanted.rows * width);
-      let at = 0;
-      targets.forEach((target, row) => {
-        if (target >= 0) states.set(all.subarray(row * stride, row * stride + width), width * at++);
-      });
-      return { losses, states };
+    return await this.#atLabels(tokens, labels, options, async (prepared, targets) => {
+      const losses = await this.#losses(prepared, targets, options);
+      return { losses, states: await this.#statesAt(prepared.pass, targets) };
     });
   }
 
-  /** Tokens and labels of `batch` sequences as the GPU takes them, checked. */
-  #labelled(
+  /** Checks `batch` sequences and their labels, writes the tokens, and calls `run` with the next-token targets. */
+  async #atLabels<T>(
     tokens: ArrayLike<number>,
     labels: ArrayLike<number>,
-    { batch }: { readonly batch: number },
-  ): { readonly ids: Uint32Array<ArrayBuffer>; readonly targets: Int32Array<ArrayBuffer>; readonly seq: number } {
+    { batch, adapters = {} }: { readonly batch: number; readonly adapters?: Adapters | undefined },
+    run: (prepared: CachedPass, targets: Int32Array<ArrayBuffer>) => Promise<T>,
+  ): Promise<T> {
     const { vocab } = this.spec, seq = lengthOfRows(tokens, batch);
     checkTokens(tokens, vocab);
     checkLength(seq, this.spec);
     checkLabels(tokens, labels, vocab);
-    return { ids: Uint32Array.from(tokens), targets: shiftLabels(labels, { seq }), seq };
+    const ids = Uint32Array.from(tokens), targets = shiftLabels(labels, { seq }), own = copyAdapters(adapters);
+    return await this.#inTurn(async () => {
+      const prepared = this.#prepare({ batch, seq }, own);
+      this.device.write(prepared.pass.act.tokens, ids);
+      return await run(prepared, targets);
+    });
+  }
+
+  /** The loss of each target [tokens], 0 where there is none. */
+  async #losses(
+    prepared: CachedPass,
+    targets: Int32Array,
+    options: { readonly signal?: AbortSignal | undefined },
+  ): Promise<Float32Array<ArrayBuffer>> {
+    writeTargets(prepared.pass, targets);
+    await this.#lossOf(prepared).run(stopOf(options));
+    return lossByRow(await this.device.readFloats(prepared.pass.act.loss, targets.length), targets);
+  }
+
+  /** What the head reads at each target, from the buffers of a pass that has run. */
+  async #statesAt({ act }: Pass, targets: Int32Array): Promise<Float32Array<ArrayBuffer>> {
+    const width = embeddingWidth(this.spec), stride = strideOf(width);
+    const all = await this.device.readFloats(act.final, targets.length * stride);
+    const rows = [...targets.keys()].filter((row) => (targets[row] ?? -1) >= 0);
+    const states = new Float32Array(rows.length * width);
+    rows.forEach((row, at) => states.set(all.subarray(row * stride, row * stride + width), at * width));
+    return states;
   }
 
   /**
    * Compares the model with a dense one at every label, from one forward pass and the `states` that
-   * {@link Model.lossesAndStates} of the dense model gave for the same tokens. Only the head of the dense model is
+   * {@link Model.labelStates} of the dense model gave for the same tokens. Only the head of the dense model is
    * needed here, on the same device.
    *
    * @internal
@@ -299,16 +318,13 @@ export class Model implements Disposable {
       readonly signal?: AbortSignal | undefined;
     },
   ): Promise<LabelAgreement> {
-    const { batch, dense, states, adapters = {}, signal } = options, own = copyAdapters(adapters);
-    const { ids, targets, seq } = this.#labelled(tokens, labels, { batch });
-    return await this.#inTurn(async () => {
-      const prepared = this.#prepare({ batch, seq }, own);
+    const { dense, states, signal } = options;
+    return await this.#atLabels(tokens, labels, options, async (prepared, targets) => {
       if (prepared.agreement?.dense !== dense) {
         prepared.agreement?.[Symbol.dispose]();
         prepared.agreement = null;
         prepared.agreement = createAgreementPass(prepared.pass, dense);
       }
-      this.device.write(prepared.pass.act.tokens, ids);
       const values = await prepared.agreement.run({ targets, states, signal });
       const column = (index: number): Float32Array<ArrayBuffer> =>
         Float32Array.from(
@@ -388,9 +404,9 @@ export class Model implements Disposable {
     const { rows, adapters = {} } = options, nodes = structuredClone(tree), own = copyAdapters(adapters);
     checkRoom(tree, rows);
     return await this.#inTurn(async () => {
-      const { pass, loss } = this.#prepareLoss({ batch: 1, seq: rows, trees: true }, own);
+      const prepared = this.#prepare({ batch: 1, seq: rows, trees: true }, own), { pass } = prepared;
       writeTree(pass, nodes);
-      await loss.run(stopOf(options));
+      await this.#lossOf(prepared).run(stopOf(options));
       return await this.device.readFloats(pass.act.loss, nodes.edgeNodes.length);
     });
   }
@@ -481,15 +497,26 @@ export class Model implements Disposable {
     return this.#cached;
   }
 
-  #prepareLoss(shape: ModelPassShape, adapters: Adapters): { readonly pass: Pass; readonly loss: Plan } {
-    const prepared = this.#prepare(shape, adapters), { pass } = prepared;
+  /** The plan up to what the head reads. */
+  #layersOf(prepared: CachedPass): Plan {
+    if (!prepared.layers) {
+      const context = prepared.pass.plan();
+      recordForward(context);
+      recordFinalNorm(context);
+      prepared.layers = context.plan.finish();
+    }
+    return prepared.layers;
+  }
+
+  /** The plan up to the losses. */
+  #lossOf(prepared: CachedPass): Plan {
     if (!prepared.loss) {
-      const context = pass.plan();
+      const context = prepared.pass.plan();
       recordForward(context);
       recordLoss(context, { gradient: false });
       prepared.loss = context.plan.finish();
     }
-    return { pass, loss: prepared.loss };
+    return prepared.loss;
   }
 
   #applyAdapters(pass: Pass, adapters: Adapters): void {

@@ -113,7 +113,12 @@ export function comparePerplexity(first: PerplexityResult, second: PerplexityRes
   const a = first.perWindow, b = second.perWindow;
   if (first.digest !== second.digest) return null;
   if (a.length !== b.length || a.some(({ tokens }, index) => tokens !== b[index]?.tokens)) return null;
-  const { difference, low, high } = compareLosses(a, b);
+  return lossRatio(a, b);
+}
+
+/** exp of {@link compareLosses}. */
+export function lossRatio(first: readonly WindowLoss[], second: readonly WindowLoss[]): PerplexityRatio {
+  const { difference, low, high } = compareLosses(first, second);
   return { ratio: Math.exp(difference), low: Math.exp(low), high: Math.exp(high) };
 }
 

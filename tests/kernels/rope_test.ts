@@ -14,7 +14,7 @@ import { refuses } from "../refuses.ts";
  *   from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
  *   LlamaRotaryEmbedding(LlamaConfig(hidden_size=16, num_attention_heads=1, head_dim=16, rope_parameters=dict(rope_type="llama3",
  *     rope_theta=500000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=1024))).inv_freq.tolist()
- * which calls ROPE_INIT_FUNCTIONS["linear"] and ["llama3"]; cos and sin are those of position 7.
+ * which calls ROPE_INIT_FUNCTIONS["linear"], ["llama3"] and ["yarn"]; cos and sin are those of position 7.
  */
 const GOLDEN: readonly { base: number; scaling: RopeScaling; frequencies: number[]; cos: number[]; sin: number[] }[] = [
   {
@@ -119,6 +119,41 @@ const GOLDEN: readonly { base: number; scaling: RopeScaling; frequencies: number
       9.024211976793595e-06,
     ],
   },
+  // With max_position_embeddings=4096.
+  {
+    base: 10000,
+    scaling: { kind: "yarn", factor: 8, betaFast: 16, betaSlow: 2, attention: 1.25, originalMaxPosition: 512 },
+    frequencies: [
+      1.0,
+      0.3162277638912201,
+      0.07083333283662796,
+      0.01317615807056427,
+      0.0012499999720603228,
+      0.00039528473280370235,
+      0.0001250000059371814,
+      3.9528473280370235e-05,
+    ],
+    cos: [
+      0.9423778057098389,
+      -0.7492968440055847,
+      1.0994657278060913,
+      1.2446869611740112,
+      1.2499521970748901,
+      1.249995231628418,
+      1.2499995231628418,
+      1.2499998807907104,
+    ],
+    sin: [
+      0.8212332725524902,
+      1.000527024269104,
+      0.5947059988975525,
+      0.11512799561023712,
+      0.010937360115349293,
+      0.0034587369300425053,
+      0.001093749888241291,
+      0.00034587414120323956,
+    ],
+  },
 ];
 
 for (const { base, scaling, frequencies, cos, sin } of GOLDEN) {
@@ -139,6 +174,46 @@ for (const { base, scaling, frequencies, cos, sin } of GOLDEN) {
     }
   });
 }
+
+/**
+ * Frequencies of YaRN (Peng et al. 2023, appendix A.2, and the paper's code) in f64. Pair i turns n times in the original
+ * context where i = dims · ln(original / 2πn) / (2 ln base). With γ = 1 up to the pair of betaFast, 0 from that of
+ * betaSlow, and linear between whole pairs, the frequency is (γ + (1 − γ) / factor) · base^(−2i / dims).
+ */
+function yarnFrequencies(
+  { factor, betaFast, betaSlow, originalMaxPosition }: Extract<RopeScaling, { kind: "yarn" }>,
+  { base, dims }: { readonly base: number; readonly dims: number },
+): number[] {
+  const pairOf = (turns: number): number =>
+    dims / 2 * Math.log(originalMaxPosition / (2 * Math.PI * turns)) / Math.log(base);
+  const fast = Math.max(Math.floor(pairOf(betaFast)), 0), slow = Math.min(Math.ceil(pairOf(betaSlow)), dims - 1);
+  return Array.from({ length: dims / 2 }, (_, i) => {
+    const gamma = i <= fast ? 1 : i >= slow ? 0 : (slow - i) / (slow - fast);
+    return (gamma + (1 - gamma) / factor) * base ** (-2 * i / dims);
+  });
+}
+
+Deno.test("ropeFrequencies() of YaRN is the published formula in f64, also where the ramp is cut off", () => {
+  const common = { kind: "yarn", factor: 4, betaFast: 32, betaSlow: 1, attention: 1 } as const;
+  for (
+    const [scaling, base, dims] of [
+      [{ ...common, originalMaxPosition: 4096 }, 1e4, 128],
+      [{ ...common, factor: 40, betaFast: 8, betaSlow: 3, originalMaxPosition: 32768 }, 1e6, 18],
+      // The ramp begins before the first pair, ends after the last one, and has no width.
+      [{ ...common, originalMaxPosition: 64 }, 1e4, 32],
+      [{ ...common, betaFast: 1e5, originalMaxPosition: 1 << 20 }, 100, 8],
+      [{ ...common, betaFast: 1, originalMaxPosition: 6 }, 1e4, 6],
+    ] as const
+  ) {
+    const found = ropeFrequencies({ headDim: dims, rope: { base, scaling } });
+    const wanted = yarnFrequencies(scaling, { base, dims });
+    assert.equal(found.length, wanted.length);
+    for (const [i, want] of wanted.entries()) {
+      const got = found[i] ?? NaN; // both in f64, of a dozen operations
+      assert.ok(Math.abs(got / want - 1) < 1e-13, `base ${base}, pair ${i} of ${dims}: ${got} against ${want}`);
+    }
+  }
+});
 
 Deno.test("ropeTable() of queries is that of keys times 1 + b · ln(1 + floor(p / original))", () => {
   const scaling = {

@@ -121,7 +121,6 @@ interface Row {
  */
 export function unitTable(spec: DecoderSpec, kinds: readonly UnitKind[], rules: UnitRules = {}): UnitTable {
   refuseExperts(spec, "cannot prune this model");
-  // A run that keeps all layers has the masks of FFN columns, which stay open.
   const resolved = resolveRules(spec, rules);
   // A run that keeps all layers has the masks of FFN columns, which stay open.
   const masked = [...checkKinds(kinds)].filter((kind) => placeOfKind(kind) !== null);

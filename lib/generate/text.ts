@@ -29,8 +29,8 @@ export interface StreamTextOptions {
 
 /**
  * Continues a text. Yields pieces of whole characters, without special tokens, and returns why the text ended. The
- * prompt begins with the tokens that the tokenizer puts before a text, and is not followed by those that it puts after
- * one. Text that may be the beginning of a stop string is held back until that is decided.
+ * model reads the tokenizer's leading tokens, such as BOS, and then the prompt. The prompt gets no closing tokens, such
+ * as EOS. Text that may be the beginning of a stop string is held back until that is decided.
  *
  * @throws CompressoError("input") for a model without tokenizer.
  * @throws CompressoError("usage") for an empty stop string; and what {@link generate} throws.

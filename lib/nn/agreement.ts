@@ -1,4 +1,5 @@
-// How a model agrees with a dense one on the next token: a forward pass beside states that the dense one has left.
+// Compares the next tokens of a model with those of the dense one. One pass runs the model, then both heads; the states
+// that the dense head reads were kept from a pass of the dense model.
 import { agreementKernel } from "../../kernels/mod.ts";
 import { compileKernel, sourceOf } from "../gpu/kernel.ts";
 import { type Plan, u32 } from "../gpu/plan.ts";

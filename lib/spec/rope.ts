@@ -57,7 +57,7 @@ export function queryGrowth({ scaling }: DecoderSpec["rope"]): number | undefine
   return scaling.kind === "yarn" ? scaling.queryGrowth : undefined;
 }
 
-/** The factor of the query of a position, beside that of {@link ropeAttention}. */
+/** A further factor of the query of a position, in addition to {@link ropeAttention}. */
 export function queryScale({ scaling }: DecoderSpec["rope"], position: number): number {
   if (scaling.kind !== "yarn" || scaling.queryGrowth === undefined) return 1;
   return 1 + scaling.queryGrowth * Math.log(1 + Math.floor(position / scaling.originalMaxPosition));

@@ -97,9 +97,9 @@ function createRows(cells: number): Rows {
   };
 }
 
-/** Without what would move the cursor. */
+/** Without what would move the cursor, or change the direction of writing. */
 function plain(text: string): string {
-  return text.replaceAll("\t", "  ").replace(/(?!\n)\p{Cc}/gu, "");
+  return text.replaceAll("\t", "  ").replace(/(?!\n)[\p{Cc}\u202a-\u202e\u2066-\u2069]/gu, "");
 }
 
 function padded(text: string, cells: number): string {

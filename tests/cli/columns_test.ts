@@ -49,7 +49,7 @@ Deno.test("columns are broken at words, and at any place where a word is too lon
 });
 
 Deno.test("line breaks, tabs, wide characters and marks keep the columns straight, and nothing moves the cursor", () => {
-  const { rows } = draw([[0, "a\n\nb\tc\x1b[2J\r"], [1, "日本語のテキスト\ne\u0301x👍"]], 24);
+  const { rows } = draw([[0, "a\n\nb\tc\x1b[2J\r\u202e\u2066"], [1, "日本語のテキスト\ne\u0301x👍"]], 24);
   assert.deepEqual(rows, ["a          │ 日本語のテ", "           │ キスト", "b  c[2J    │ e\u0301x👍"]);
 });
 

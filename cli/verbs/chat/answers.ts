@@ -2,7 +2,7 @@
 import type { FinishReason } from "../../../lib/generate/generate.ts";
 import { tokensPerSecond, type TokenTimes } from "../../../lib/generate/timed_tokens.ts";
 import { columnWidth, createColumns } from "../../terminal/columns.ts";
-import { print, writeModelText } from "../../terminal/output.ts";
+import { print, writeModelText, writeResult } from "../../terminal/output.ts";
 import { isScreen, terminalColumns } from "../../terminal/style.ts";
 
 /** A model that answers. */
@@ -79,7 +79,7 @@ function speedLine({ tokens, times }: Spoken): string {
 }
 
 async function sideBySide<T extends Spoken>(voices: readonly Voice<T>[], width: number): Promise<readonly T[]> {
-  const columns = createColumns(voices.length, { width, write: writeModelText });
+  const columns = createColumns(voices.length, { width, write: writeResult });
   const results = new Map<Voice<T>, T>(), at = (index: number): Voice<T> => voices[index] ?? unheard();
   voices.forEach(({ name }, index) => columns.push(index, `${name}\n\n`));
   let turn = 0;

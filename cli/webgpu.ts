@@ -30,7 +30,7 @@ export async function chosenWebgpu(): Promise<Pick<DeviceOptions, "gpu">> {
   return chosen === undefined ? {} : { gpu: await (loaded ??= webgpuOf(chosen)) };
 }
 
-/** WebGPU's entry point from a module: a path, or an address that Deno imports. Its code runs with the rights of this process. */
+/** WebGPU's entry point from a module: a path, or an address that Deno imports. Its code runs with the permissions of this process. */
 async function webgpuOf(module: string): Promise<GPU> {
   const address = /^[a-z]{2,}:/.test(module) ? module : pathToFileURL(resolve(module)).href;
   try {

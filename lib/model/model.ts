@@ -12,6 +12,7 @@ import { unpackLora } from "../nn/lora.ts";
 import { type MaskKind, unpackMasks } from "../nn/mask_slots.ts";
 import { MATRIX_DTYPES, type MatrixDtype } from "../nn/products/matrix.ts";
 import type { Pass } from "../nn/context.ts";
+import { refuseExperts } from "../nn/experts.ts";
 import { createPass, recordForward, recordGradients, shiftLabels } from "../nn/pass.ts";
 import { AGREEMENT_VALUES, type AgreementPass, createAgreementPass, type DenseSide } from "../nn/agreement.ts";
 import { type DecoderSpec, embeddingWidth } from "../spec/decoder.ts";
@@ -69,6 +70,13 @@ interface ModelPassShape {
   readonly trees?: boolean;
 }
 
+/** Sequences with labels: how many, and what they run with. */
+interface LabelOptions {
+  readonly batch: number;
+  readonly adapters?: Adapters | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
 /** A pass with the plans that were recorded over it. */
 interface CachedPass {
   readonly key: string;
@@ -79,7 +87,7 @@ interface CachedPass {
   agreement: AgreementPass | null;
 }
 
-/** What a model has in common with a dense one at the labels of some sequences, in their order. */
+/** How a model compares with a dense one at each label of some sequences, in their order. */
 export interface LabelAgreement {
   /** KL divergence of the model's next tokens from the dense model's, in nats. */
   readonly divergence: Float32Array<ArrayBuffer>;
@@ -167,12 +175,14 @@ export class Model implements Disposable {
   /**
    * Residual stream of one sequence of T tokens: the masked embedding, then the output of each layer; [layers + 1] arrays [T × hidden].
    *
+   * @throws CompressoError("usage") for a model with experts.
    * @throws as {@link Model.logits}.
    */
   async hiddenStates(tokens: ArrayLike<number>, options: ModelCallOptions = {}): Promise<Float32Array<ArrayBuffer>[]> {
     const { vocab, hidden } = this.spec, seq = tokens.length, stride = strideOf(hidden);
     checkTokens(tokens, vocab);
     checkLength(seq, this.spec);
+    refuseExperts(this.spec, "cannot read the hidden states of this model");
     using _entered = this.#life.enter();
     // A pass for backward keeps the input of every layer.
     using pass = createPass(this.device, this.weights, { batch: 1, seq, backward: true, lora: options.lora ?? null });
@@ -224,11 +234,7 @@ export class Model implements Disposable {
   async labelStates(
     tokens: ArrayLike<number>,
     labels: ArrayLike<number>,
-    options: {
-      readonly batch: number;
-      readonly adapters?: Adapters | undefined;
-      readonly signal?: AbortSignal | undefined;
-    },
+    options: LabelOptions,
   ): Promise<Float32Array<ArrayBuffer>> {
     return await this.#atLabels(tokens, labels, options, async (prepared, targets) => {
       await this.#layersOf(prepared).run(stopOf(options));
@@ -246,11 +252,7 @@ export class Model implements Disposable {
   async lossesAndStates(
     tokens: ArrayLike<number>,
     labels: ArrayLike<number>,
-    options: {
-      readonly batch: number;
-      readonly adapters?: Adapters | undefined;
-      readonly signal?: AbortSignal | undefined;
-    },
+    options: LabelOptions,
   ): Promise<{ readonly losses: Float32Array<ArrayBuffer>; readonly states: Float32Array<ArrayBuffer> }> {
     return await this.#atLabels(tokens, labels, options, async (prepared, targets) => {
       const losses = await this.#losses(prepared, targets, options);
@@ -262,7 +264,7 @@ export class Model implements Disposable {
   async #atLabels<T>(
     tokens: ArrayLike<number>,
     labels: ArrayLike<number>,
-    { batch, adapters = {} }: { readonly batch: number; readonly adapters?: Adapters | undefined },
+    { batch, adapters = {} }: LabelOptions,
     run: (prepared: CachedPass, targets: Int32Array<ArrayBuffer>) => Promise<T>,
   ): Promise<T> {
     const { vocab } = this.spec, seq = lengthOfRows(tokens, batch);
@@ -281,7 +283,7 @@ export class Model implements Disposable {
   async #losses(
     prepared: CachedPass,
     targets: Int32Array,
-    options: { readonly signal?: AbortSignal | undefined },
+    options: Pick<LabelOptions, "signal">,
   ): Promise<Float32Array<ArrayBuffer>> {
     writeTargets(prepared.pass, targets);
     await this.#lossOf(prepared).run(stopOf(options));
@@ -310,13 +312,7 @@ export class Model implements Disposable {
   async agreement(
     tokens: ArrayLike<number>,
     labels: ArrayLike<number>,
-    options: {
-      readonly batch: number;
-      readonly dense: DenseSide;
-      readonly states: Float32Array;
-      readonly adapters?: Adapters | undefined;
-      readonly signal?: AbortSignal | undefined;
-    },
+    options: LabelOptions & { readonly dense: DenseSide; readonly states: Float32Array },
   ): Promise<LabelAgreement> {
     const { dense, states, signal } = options;
     return await this.#atLabels(tokens, labels, options, async (prepared, targets) => {

@@ -5,6 +5,7 @@ import { loadModel } from "../../mod.ts";
 import { generateMany } from "../../lib/generate/many.ts";
 import { prefillRows } from "../../lib/nn/decode/prefill.ts";
 import { sharedDevice } from "../device.ts";
+import { rejects } from "../refuses.ts";
 import { greedyReference, someTokens } from "../run/helpers/reference.ts";
 
 const ROOT = fileURLToPath(new URL("../../fixtures/golden_experts/", import.meta.url));
@@ -29,4 +30,13 @@ Deno.test("the slots of the experts bound the tokens of a prefill", async () => 
   assert.ok(most < prefillRows(device, { ...dense, layers: dense.layers.map(({ experts: _, ...layer }) => layer) }));
   const { maxStorageBufferBindingSize: bytes } = device.limits;
   assert.ok(4 * wide.hidden * (3 * most + 21) <= bytes);
+});
+
+Deno.test("hidden states and gradients of a model with experts are refused, its logits and losses are not", async () => {
+  using model = await loadModel(`${ROOT}olmoe/model`, { device: await sharedDevice() });
+  const tokens = someTokens(5, model.spec.vocab), value = [model.spec.layers[0]?.experts?.count ?? NaN];
+  await rejects(model.hiddenStates(tokens), "usage", { value });
+  await rejects(model.lossAndGradients({ tokens, labels: tokens }), "usage", { value });
+  const logits = await model.logits(tokens), losses = await model.tokenLosses(tokens, tokens, { batch: 1 });
+  assert.ok(logits.every(Number.isFinite) && losses.slice(0, -1).every((loss) => loss > 0));
 });

@@ -2,7 +2,6 @@
 import { namesJson } from "../../../lib/data/readers/split.ts";
 import { fidelity, type FidelityReference, type FidelityResult, readReference } from "../../../lib/eval/fidelity.ts";
 import { digestOf } from "../../../lib/core/digest.ts";
-import { openModelFiles } from "../../../lib/local/open_model.ts";
 import type { Tokenizer } from "../../../lib/text/tokenizer.ts";
 import { checkEach } from "./models.ts";
 import { windowSizes } from "./text.ts";
@@ -20,15 +19,14 @@ export async function chooseFidelity(
   const text = await readText(textPath), { against, limitChars, maxWindows } = options;
   if (namesJson(textPath)) note(`compresso: ${textPath} is measured as one plain text, keys and escapes included`);
   const sizes = await windowSizes([...paths, against], options);
-  await checkEach([against, ...paths], options, ({ tokenizer }) => void tokenizerOf({ tokenizer }));
   const vocabularies = new Map<
     string,
     { readonly tokenizer: Tokenizer; readonly vocab: number; readonly key: string }
   >();
-  for (const path of paths) {
-    const files = await openModelFiles(path), tokenizer = tokenizerOf(files), { vocab } = files.source.spec;
-    vocabularies.set(path, { tokenizer, vocab, key: keyOf(tokenizer, vocab) });
-  }
+  await checkEach([...new Set([against, ...paths])], options, (files, path) => {
+    const tokenizer = tokenizerOf(files), { vocab } = files.source.spec;
+    if (paths.includes(path)) vocabularies.set(path, { tokenizer, vocab, key: keyOf(tokenizer, vocab) });
+  });
   const references = new Map<string, FidelityReference[]>();
   return {
     interrupt: {},

@@ -10,13 +10,13 @@ import { openModelFiles } from "../../../lib/local/open_model.ts";
 export async function checkEach(
   paths: readonly string[],
   { out }: { readonly out?: string | undefined },
-  check: (files: ModelFiles) => Promise<void> | void,
+  check: (files: ModelFiles, path: string) => Promise<void> | void,
 ): Promise<void> {
   if (paths.length < 2 && out === undefined) return;
   for (const path of paths) {
     const files = await openModelFiles(path);
     try {
-      await check(files);
+      await check(files, path);
     } catch (error) {
       if (!(error instanceof CompressoError)) throw error;
       throw error.with({ at: `model ${path}` });

@@ -1,6 +1,7 @@
 // The file in which an evaluation keeps its questions or windows as they are scored, so that it can be resumed.
 //
-// JSON lines, each but the head with a digest of its other fields: a head with the identity of the evaluation, then a line for each scored question or window. A last line that was cut off is dropped.
+// JSON lines. The head holds the identity of the evaluation. Each further line holds a scored question or window, and a
+// digest of its other fields. A last line that was cut off is dropped.
 import { digestOf } from "../core/digest.ts";
 import { type CompressoError, option, refusal, refuse } from "../core/errors.ts";
 import { openAlone } from "../files/lock.ts";

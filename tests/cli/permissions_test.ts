@@ -1,8 +1,8 @@
-// Verbs with the rights of their sets in deno.json and no other, and what they say where one is missing. That the sets have what each verb needs is
-// in rights_test.ts.
+// Every verb with the rights of its set in deno.json and no other, on the demo model; and what it says where one is missing.
 import assert from "node:assert/strict";
 import config from "../../deno.json" with { type: "json" };
 import { PERMISSIONS } from "../../scripts/permissions.ts";
+import { madeRecord } from "../report/made_run.ts";
 import { assertNames } from "../refuses.ts";
 import { cli, type CliResult, ROOT, TemporaryFolder } from "./helpers/cli.ts";
 
@@ -62,6 +62,60 @@ Deno.test("a verb runs with its set, and scripts of schedules with /bin/sh", asy
     await asItself(["schedule", "preview", "scripts/examples/early_stop.ts", "--steps", "5", "--json"]),
   );
   assert.ok(points.length > 0);
+});
+
+const EXPERIMENT = {
+  name: "small",
+  model: "demo",
+  base: { sparsity: 0.2, steps: 2, prefinetune: 0, postfinetune: 0, batch: 1, seq: 16, prompt: false },
+  grid: { rank: [2] },
+};
+
+Deno.test("each other verb runs with its set: those with the same set share a process", async () => {
+  using folder = new TemporaryFolder();
+  const text = folder.at("text.txt"), definition = folder.at("small.json"), run = folder.at("run");
+  await Deno.writeTextFile(text, "Tom went to the city by train. ".repeat(20));
+  await Deno.writeTextFile(definition, JSON.stringify(EXPERIMENT));
+  await Deno.mkdir(run);
+  await Deno.writeTextFile(`${run}/records.jsonl`, `${JSON.stringify(madeRecord(1))}\n`);
+  const short = ["--steps", "0", "--method", "magnitude", "--batch", "1", "--seq", "16", "--limit-rows", "40"];
+  const commands = [
+    ["doctor"],
+    ["inspect", "demo"],
+    ["plan", "demo"],
+    ["data", "inspect", "fixtures/demo_data/heldout.jsonl"],
+    ["eval", "demo", "--text", text, "--window", "32", "--no-tuning"],
+    ["generate", "demo", "--prompt", "Tom went", "--max-tokens", "4", "--no-tuning"],
+    ["chat", "demo", "--no-tuning"],
+    ["bench", "demo", "--prompt-tokens", "8", "--tokens", "2", "--batch", "2", "--repeats", "1", "--no-tuning"],
+    ["schedule", "preview", "cubic", "--steps", "5"],
+    ["sweep", "demo", "--sparsities", "10%,20%", ...short, "--no-tuning", "--out", folder.at("sweep")],
+    ["report", run, "--out", folder.at("report.html")],
+    ["export", "demo", "--out", folder.at("exported")],
+    ["experiment", definition, "--out", folder.at("all"), "--no-tuning"],
+    ["completion", "bash"],
+  ];
+  // Those that are seen elsewhere: prune and serve here, names on the Hub in the tests of the Hub.
+  const verbs = new Set([...commands.map(([verb]) => verb), "prune", "serve", "push", "hub"]);
+  assert.deepEqual([...verbs].sort(), Object.keys(PERMISSIONS).sort());
+  const sets: Readonly<Record<string, unknown>> = PERMISSIONS;
+  for (const [, group = []] of Map.groupBy(commands, ([verb = ""]) => JSON.stringify(sets[verb]))) {
+    const args = [`-P=${group[0]?.[0]}`, "tests/cli/helpers/run_many.ts", JSON.stringify(group)];
+    const { stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+      args: ["run", "--quiet", "--no-prompt", ...args],
+      ...{ cwd: ROOT, env: { NO_COLOR: "1" }, stdin: "null" },
+    }).output();
+    const said = new TextDecoder().decode(stdout);
+    assert.ok(said.startsWith("["), new TextDecoder().decode(stderr));
+    const ends: readonly { readonly code: number; readonly stderr: string }[] = JSON.parse(said);
+    assert.equal(ends.length, group.length);
+    for (const [index, { code, stderr }] of ends.entries()) {
+      assert.equal(code, 0, `${group[index]?.join(" ")}\n${stderr}`);
+    }
+  }
+  for (const names of [["sweep", "sweep.html"], ["report.html"], ["exported", "model.gguf"], ["all", "report.md"]]) {
+    assert.ok(folder.has(...names), names.join("/"));
+  }
 });
 
 Deno.test({

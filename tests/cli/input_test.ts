@@ -8,9 +8,10 @@ Deno.test("a model that is not there, or no model, is refused with status 3", as
   using folder = new TemporaryFolder();
   await Deno.writeTextFile(folder.at("model.gguf"), "hello, I am a letter");
   await Deno.mkdir(folder.at("empty"));
-  for (const path of [folder.at("nowhere"), folder.at("model.gguf"), folder.at("empty")]) {
+  const paths = [[folder.at("nowhere")], [folder.at("model.gguf")], [folder.at("empty"), "config.json"]];
+  for (const [path = "", ...names] of paths) {
     for (const words of [["inspect"], ["generate", "--prompt", "a"], ["export", "--out", folder.at("out")]]) {
-      await refused(words.toSpliced(1, 0, path), "input", { names: path });
+      await refused(words.toSpliced(1, 0, path), "input", { names: [path, ...names] });
     }
   }
   // As a text it is one message without a stack.

@@ -13,12 +13,13 @@ Deno.test("schedule preview plots a built-in schedule, says that the run is simu
   assertNames(stdout, ["linear", "100 steps", "40.0 %", "12 layers"]);
   assert.match(stdout, /^ +0\.4 ┤ +█*/m);
   assert.match(stdout, /step 99$/m);
+  assert.match(stdout, /^ends +\S/m);
   assert.ok(stdout.split("\n").slice(3).every((line) => [...line].length <= 80));
 });
 
 Deno.test("--trust is refused where there is no script", async () => {
   for (const args of [["schedule", "preview", "cubic"], ["prune", "demo", "--sparsity", "0.2", "--out", "unused"]]) {
-    await refused([...args, "--trust"], "usage", { names: "--trust" });
+    await refused([...args, "--trust"], "usage", { option: "--trust" });
   }
 });
 
@@ -244,7 +245,9 @@ Deno.test("schedule preview says where a script ends stages before and after pru
   const ends = await json(args);
   assert.deepEqual([ends.finetune.endsBefore, ends.endsBefore, ends.postfinetune.endsBefore], [1, null, 2]);
   await write("finetune: { lora: 1e-3 }");
-  const { shortfall } = await json([...args, "--prefinetune", "0"]);
+  const idle = await cli([...args, "--prefinetune", "0", "--json"]), { shortfall } = JSON.parse(idle.stdout);
+  assert.equal(idle.code, 0, idle.stderr);
+  assertNames(idle.stderr, "finetune");
   assert.deepEqual(shortfall, { of: "stage", stage: "finetune", run: "refuses" });
 });
 
@@ -353,7 +356,7 @@ Deno.test("schedule preview of a script for a certain model names the option tha
   ) {
     const { fix } = await refused(await preview(body), "input", { names });
     assertNames(fix ?? "", "--layers");
-    const { stderr } = await cli(await preview(body, "--layers", "30"));
-    assert.equal(stderr, "");
+    const { code, stderr } = await cli(await preview(body, "--layers", "30"));
+    assert.deepEqual([code, stderr], [0, ""]);
   }
 });

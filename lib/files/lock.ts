@@ -6,6 +6,9 @@ import { unwritable } from "./atomic.ts";
 /** Name of the lock file. A file left by a killed process is not locked. */
 export const LOCK_FILE = ".lock";
 
+/** What a refusal got where another process holds the lock. */
+export const HELD = "another one writes to it";
+
 /** A lock of a folder. Dispose it to release the folder. */
 export class FolderLock implements Disposable {
   readonly #folder: string;
@@ -58,7 +61,7 @@ export class FolderLock implements Disposable {
     }
     refuse("usage", `cannot write to ${this.#folder}`, {
       rule: "one run, sitting or export at a time writes to a folder",
-      value: "another one writes to it",
+      value: HELD,
       fix: `wait for its end, or choose another ${option("out")}`,
     });
   }
@@ -128,7 +131,7 @@ export async function openAlone(
   }
   refuse("usage", what, {
     rule: `one ${one} at a time writes to a file`,
-    value: "another one writes to it",
+    value: HELD,
     fix,
   });
 }

@@ -1,6 +1,6 @@
 // `export` into the folder of the model that it reads.
 import assert from "node:assert/strict";
-import { FolderLock } from "../../lib/files/lock.ts";
+import { FolderLock, HELD } from "../../lib/files/lock.ts";
 import { openWeights } from "../disk.ts";
 import { modelPath, openModelFiles } from "../../lib/local/open_model.ts";
 import { sliceModel } from "../../lib/slice/slice.ts";
@@ -45,7 +45,7 @@ Deno.test("export does not write into the folder of a run that goes on", async (
   {
     using lock = new FolderLock(folder.path);
     await lock.take();
-    await refused(args, "usage", { names: [folder.path, "--out"] });
+    await refused(args, "usage", { value: HELD, names: [folder.path, "--out"] });
     assert.ok(!folder.has("model"));
   }
   const { code, stderr } = await cli(args);

@@ -74,7 +74,7 @@ async function filesOf(folder: string): Promise<Map<string, string>> {
 }
 
 Deno.test({
-  name: "two ranks write what one process writes, and so does one that resumes what three began",
+  name: "two and four ranks write what one process writes, and so does one that resumes what three began",
   ...TEST,
   fn: async () => {
     using folder = new TemporaryFolder();
@@ -89,11 +89,13 @@ export default defineSchedule({ sparsity: ({ step }) => { ${last} return 0.3 * (
     const options = [...OPTIONS, "--accumulate", "4", "--trust"], steered = [...options, "--schedule", whole];
     await json([...steered, "--out", folder.at("alone")]);
     const want = await filesOf(folder.at("alone"));
-    const both = folder.at("both"), { code, text } = await onRanks(2, [...steered, "--out", both]);
-    assert.equal(code, 0, text);
-    assertNames(text, "2 ranks");
-    assert.equal(text.match(/^sparsity /gm)?.length, 1, "one summary");
-    assert.deepEqual(await filesOf(both), want);
+    for (const count of [2, 4]) {
+      const out = folder.at(`ranks${count}`), { code, text } = await onRanks(count, [...steered, "--out", out]);
+      assert.equal(code, 0, text);
+      assertNames(text, `${count} ranks`);
+      assert.equal(text.match(/^sparsity /gm)?.length, 1, "one summary");
+      assert.deepEqual(await filesOf(out), want);
+    }
     // Three ranks, of which one has two of the four micro-batches, stop by a schedule that fails, with a checkpoint of the steps before.
     const out = folder.at("resumed");
     const stopped = await onRanks(3, [...options, "--schedule", schedule, "--checkpoint-every", "1", "--out", out]);

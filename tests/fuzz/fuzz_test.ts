@@ -8,7 +8,7 @@ const SEED = 1;
 const SLOW: ReadonlySet<string> = new Set(["run folder and records", "evaluation", "experiment"]);
 
 for (const { name } of FORMATS) {
-  const count = SLOW.has(name) ? 200 : 1000;
+  const count = SLOW.has(name) ? 500 : 2000;
   Deno.test(`${count} mutants of ${name} are read or refused by a named error`, async () => {
     const { accepted, refused, wrong } = await fuzz(name, { seed: SEED, count });
     const told = wrong.slice(0, 5).map(({ number, what }) => `mutant ${number} of seed ${SEED}: ${what}`);

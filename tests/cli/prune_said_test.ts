@@ -45,7 +45,7 @@ Deno.test("prune says what its prompt takes of each row, ours or one's own, and 
   const none = await tokensOf("none", "--no-prompt"), costs = [ours, own, none].map(({ said }) => costIn(said));
   const [long = NaN, short = NaN, nothing = NaN] = costs;
   assert.ok(long > short && short > 0 && nothing === 0, costs.join());
-  // The same rows, with so many tokens more each, but for the one that is cut.
+  // Each row has the tokens of the prompt more. The row that is cut has as many tokens as without.
   assert.deepEqual([ours.tokens - none.tokens, own.tokens - none.tokens], [26 * long, 26 * short]);
   for (const { said } of [ours, own, none]) assertNames(said, ["320 tokens", "row 5"]);
 });

@@ -112,6 +112,7 @@ Deno.test(
     await reader.cancel();
     assert.deepEqual([code, signal], [143, "SIGTERM"]);
     const stderr = await said;
+    assertNames(stderr, "Ctrl-C");
     assert.ok(stderr.trimEnd().split("\n").length >= 2, `Ctrl-C and /reset are each answered: ${stderr}`);
   },
 );

@@ -74,11 +74,12 @@ Deno.test("--resume=auto starts, resumes and finds finished, also where it was k
   assert.ok(folder.has("run", "checkpoint.safetensors"));
   const second = await stopped(auto, { signal: "SIGKILL", when: () => recordsIn(out) >= 5 });
   assert.equal(second.signal, "SIGKILL", second.stderr);
+  assert.match(second.stderr, /\bstep [2-4]$/m, "it does not begin anew");
   const { resumedAfter } = await json(auto);
   assert.ok(resumedAfter >= 2, `${resumedAfter}`);
   assert.deepEqual(await digests(out), await digests(whole));
   await assertFinished(auto, out);
-  await refused([...auto, "--seed", "9"], "mismatch", { value: "seed" });
+  await refused([...auto, "--seed", "9"], "mismatch", { value: "seed: 1 then, 9 now" });
   await refused([...auto, "--overwrite"], "usage", { names: "--overwrite" });
 });
 

@@ -384,7 +384,12 @@ Deno.test("a dry device with a budget throws what is beyond it or a limit, as an
 
 Deno.test("planMemory() refuses options that no run may have", async () => {
   const spec = await openSpec("demo");
-  for (const options of [{ batch: 0 }, { seq: 1.5 }, { seq: 4096 }, { lora: { rank: 0 } }, { units: [] }]) {
-    await rejects(planMemory(spec, options), "usage");
-  }
+  const cases: readonly (readonly [string, MemoryOptions])[] = [
+    ["batch", { batch: 0 }],
+    ["seq", { seq: 1.5 }],
+    ["seq", { seq: 4096 }],
+    ["lora.rank", { lora: { rank: 0 } }],
+    ["units", { units: [] }],
+  ];
+  for (const [option, options] of cases) await rejects(planMemory(spec, options), "usage", { option });
 });

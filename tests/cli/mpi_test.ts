@@ -56,9 +56,9 @@ async function onRanks(count: number, words: readonly string[]): Promise<{ code:
   return { code, text: decoder.decode(stdout) + decoder.decode(stderr) };
 }
 
-/** The one error that ranks said. */
+/** The one error that ranks said. MPI may write before it on its line. */
 function errorIn(text: string): string {
-  const errors = text.split("\n").filter((line) => line.startsWith('{"error":'));
+  const errors = text.match(/\{"error":.*\}$/gm) ?? [];
   assert.equal(errors.length, 1, text);
   return Object.values(JSON.parse(errors[0] ?? "").error).join("\n");
 }

@@ -39,7 +39,7 @@ export function watchInterrupt(
     if (listeners.length > 0) return;
     for (const name of names) {
       const listener = (): void => {
-        // Deno dies of a SIGHUP that nohup has it ignore, unless it listens.
+        // Under nohup a SIGHUP ends Deno all the same, unless it listens.
         if (isNohup && name === "SIGHUP") return;
         // A terminal that is closed may say so twice, by itself and by its shell.
         if (controller.signal.aborted && name === "SIGHUP") return;

@@ -92,7 +92,7 @@ async function putOnce(
     response.on("end", () => resolve({ status: response.statusCode ?? 0, etag: response.headers.etag ?? null }));
   });
   const send = async (): Promise<void> => {
-    // Pieces of a megabyte would need a line that carries one between two looks of the watch.
+    // A piece of 1 MiB would take a slow line longer than the watch waits.
     for await (const piece of piecesOf(from, start, end, LEAST_BYTES)) {
       const written = Promise.withResolvers<void>();
       outgoing.write(piece.slice(), () => written.resolve());

@@ -29,8 +29,8 @@ export interface LossChange {
   /** after − before with its 95 % confidence interval, sequences taken as independent. NaN (null in files) for one sequence. */
   readonly difference: PairedDifference;
   /**
-   * How the pruned model agrees with the dense one, which has its whole vocabulary: on rows at every label, on a text at the tokens of the
-   * second half of each window, as `fidelity` has it. Null in runs of versions that did not measure it.
+   * How the pruned model agrees with the dense one, which has its whole vocabulary. Rows are compared at every label. A
+   * text is compared at the tokens of the second half of each window, as by `fidelity`. Null in files of older versions.
    */
   readonly agreement: Agreement | null;
   /** Labels: tokens of the responses, or all of a text. */

@@ -96,7 +96,7 @@ export default defineSchedule({ sparsity: ({ step }) => { ${last} return 0.3 * (
       assert.equal(text.match(/^sparsity /gm)?.length, 1, "one summary");
       assert.deepEqual(await filesOf(out), want);
     }
-    // Three ranks, of which one has two of the four micro-batches, stop by a schedule that fails, with a checkpoint of the steps before.
+    // The schedule fails and stops three ranks, which leave a checkpoint of the steps before. One rank has two of the four micro-batches.
     const out = folder.at("resumed");
     const stopped = await onRanks(3, [...options, "--schedule", schedule, "--checkpoint-every", "1", "--out", out]);
     assert.notEqual(stopped.code, 0);

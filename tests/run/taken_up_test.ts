@@ -133,7 +133,7 @@ Deno.test("a record whose hook throws is told once, and the next loop or a check
   });
 });
 
-/** What a short model does at random and these tests do not ask. */
+/** Without the alarms of a short model that these tests are not about. */
 const CALM = { monitors: { divergence: { action: "off" }, oscillation: { action: "off" } } } as const;
 /** Steps of the run below before the one that is stopped, of which the last one is broken. */
 const LAST = 7;

@@ -27,7 +27,7 @@ interface Given {
 
 /**
  * Runs the command line to its end within this process, in the folder that the tests run in. Its streams are pipes.
- * Signals, rights and terminals need a process: see {@link cliProcess}, which is also taken for an environment.
+ * Signals, rights and terminals need a process: see {@link cliProcess}. A command with an environment is run by it too.
  */
 export async function cli(args: readonly string[], options: Given = {}): Promise<CliResult> {
   if (options.env !== undefined) return await cliProcess(args, options);

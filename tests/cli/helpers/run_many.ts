@@ -1,4 +1,4 @@
-// Runs commands one after the other with the rights of this process, and prints how each ended: a process for each would start as many times.
+// Runs commands one after the other with the rights of this process, and prints how each ended. One process starts faster than one for each command.
 import { main } from "../../../cli/main.ts";
 import { withStreams } from "./streams.ts";
 

@@ -323,7 +323,7 @@ Deno.test("eval refuses what it cannot do with tasks, by one clear error", async
     [["demo", "--out", folder.at("rows.jsonl")], "usage", { names: ["--out", "--text", "--tasks"] }],
     [["demo", ...text, "--limit", "3"], "usage", { names: ["--limit", "--tasks"] }],
     [["demo", "--tasks", "arc_easy", ...TASKS, "--stride", "3"], "usage", { names: ["--stride", "--text"] }],
-    [["demo", "demo", "--tasks", "arc_easy", ...TASKS], "usage", { names: "demo" }],
+    [["demo", "demo", "--tasks", "arc_easy", ...TASKS], "usage", { value: "demo" }],
     [["demo", ...text, "--window", "8,x"], "usage", { option: "--window", value: "8,x" }],
   ];
   for (const [args, code, refusal] of cases) await refused(["eval", ...args], code, refusal);

@@ -45,7 +45,8 @@ export function benchVerb(): CommandUnknownOpts {
     // All are opened before the first is loaded, so that a wrong path, or a prompt beyond a context, fails at once.
     const paths = [path, ...others];
     await fetchInputs({ model: paths });
-    const sources = await Promise.all(paths.map((one) => openModelFiles(one)));
+    // One after the other: a wrong path leaves no file of another half-read.
+    const sources = await Array.fromAsync(paths, (one) => openModelFiles(one));
     const opened = sources.map(({ source: { spec } }, index) => ({ name: paths[index] ?? "", spec }));
     const { promptTokens: prompt, tokens, batch, repeats } = options;
     checkSizes(opened, { prompt, tokens, batch, repeats });

@@ -51,14 +51,16 @@ A run that is still running or was interrupted is shown up to its last step.`,
   );
   return addFlags(command, FLAGS).action(async (named: readonly string[], flags: FlagValues<typeof FLAGS>) => {
     const { out, eval: evalFiles, title, json } = flags;
-    const path = out ?? outOf(named), folders = (await Promise.all(named.map(runFolders))).flat();
+    // One after the other: a wrong path leaves no file of another half-read.
+    const path = out ?? outOf(named), folders = (await Array.fromAsync(named, (one) => runFolders(one))).flat();
     // A folder such as "." has its name from where it is.
-    const runs = await Promise.all(
-      folders.map(async (folder) => ({ ...await readRun(folder), name: basename(resolve(folder)) })),
+    const runs = await Array.fromAsync(
+      folders,
+      async (folder) => ({ ...await readRun(folder), name: basename(resolve(folder)) }),
     );
-    const evaluations = await Promise.all(evalFiles.map(readEvaluation));
+    const evaluations = await Array.fromAsync(evalFiles, (one) => readEvaluation(one));
     for (const why of runs.flatMap(({ unread }) => unread)) note(`compresso: left out of the report: ${why}`);
-    const read = [...evalFiles, ...(await Promise.all(folders.map(runRecords))).flat()];
+    const read = [...evalFiles, ...(await Array.fromAsync(folders, (one) => runRecords(one))).flat()];
     await refuseInputs(path, read, { option: "--out" });
     const html = renderReport(runs, { evaluations: evaluations.flat(), ...(title === undefined ? {} : { title }) });
     const made = await newFolderOf(path);

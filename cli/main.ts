@@ -31,7 +31,7 @@ import { setWebgpu, WEBGPU_OPTION } from "./webgpu.ts";
 export async function main(args: readonly string[]): Promise<number> {
   setWords(args);
   const program = verb("compresso", {
-    description: "Makes large language models smaller by structural pruning, on WebGPU.",
+    description: "Make large language models smaller by structural pruning, on WebGPU.",
     examples: ["prune demo --sparsity 0.3 --steps 200 --out runs/demo"],
   })
     .version(config.version, "-V, --version", "print the version")

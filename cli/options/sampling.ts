@@ -9,7 +9,7 @@ import type { FlagRow, FlagTable, FlagValues } from "./flags.ts";
 export const COMPARE_FLAG = {
   type: "value",
   placeholder: "model",
-  help: "a second model that answers too, without --adapter; side by side on a terminal, with tokens/s",
+  help: "a second model that answers too, without the --adapter; a terminal shows both side by side, with tokens/s",
 } as const satisfies FlagRow;
 
 /** Flags of every verb that generates text. */
@@ -18,7 +18,7 @@ export const SAMPLING_FLAGS = {
     type: "number",
     least: 0,
     initially: 0,
-    help: "sampling temperature: 0 always takes the most likely token, 1 samples from the model's own distribution",
+    help: "sampling temperature; 0 always takes the most likely token, 1 samples from the model's own distribution",
   },
   topK: { type: "count", least: 1, help: "sample from this many of the most likely tokens" },
   topP: {
@@ -26,19 +26,19 @@ export const SAMPLING_FLAGS = {
     above: 0,
     most: 1,
     placeholder: "share",
-    help: "sample from the most likely tokens that together have this probability",
+    help: "sample from the fewest most likely tokens that together have at least this probability",
   },
   repetitionPenalty: {
     type: "number",
     above: 0,
     defaultText: "1",
-    help: "above 1: make tokens that occurred before less likely; below 1: more likely",
+    help: "factor that makes tokens that occurred before less likely (above 1) or more likely (below 1)",
   },
   stop: {
     type: "value",
     placeholder: "text",
     parse: (text: string, before?: readonly string[]): readonly string[] => [...before ?? [], stopText(text)],
-    help: "end before this text; may be repeated; \\n is a line break, \\t a tab, \\\\ a backslash",
+    help: "end the answer before this text; may be repeated; \\n is a line break, \\t a tab, \\\\ a backslash",
   },
   seed: { type: "count", most: MAX_SEED, placeholder: "number", defaultText: "1", help: "seed of the sampling" },
 } as const satisfies FlagTable;

@@ -26,9 +26,9 @@ const FLAGS = {
     least: 1,
     most: MOST_SEQUENCES,
     initially: 8,
-    help: "prompts read, and sequences written, at once; one alone is measured too",
+    help: "prompts that are read, and sequences that are written, at once; a batch of one is measured too",
   },
-  repeats: { type: "count", least: 1, initially: 5, help: "measurements of each figure" },
+  repeats: { type: "count", least: 1, initially: 5, help: "how often each figure is measured" },
   ...MODEL_FLAGS,
   json: JSON_FLAG,
 } as const satisfies FlagTable;
@@ -40,7 +40,7 @@ export function benchVerb(): CommandUnknownOpts {
   const command = verb("bench", {
     description: "Measure the latency and throughput of models, such as a dense and a pruned one.",
     examples: ["bench path/to/model runs/mine/model", "bench demo --prompt-tokens 64 --tokens 16 --batch 4 --json"],
-  }).argument("<models...>", `${MODEL_TEXT}; the first of several is what the others are compared with`);
+  }).argument("<models...>", `${MODEL_TEXT}; the others are compared with the first`);
   return addFlags(command, FLAGS).action(async ([path = "", ...others]: readonly string[], options: Flags) => {
     // All are opened before the first is loaded, so that a wrong path, or a prompt beyond a context, fails at once.
     const paths = [path, ...others];

@@ -25,7 +25,7 @@ const WAITS = 9;
 /** Declares the verb. */
 export function doctor(): CommandUnknownOpts {
   return verb("doctor", {
-    description: "Check the GPU adapter, its limits and the results of some small computations.",
+    description: "Check that the GPU works: its adapter, its limits, and the results of some small computations.",
     examples: ["doctor", "doctor --json"],
   }).option("--json", "print one JSON object")
     .action(async ({ json }) => await run(json ?? false));

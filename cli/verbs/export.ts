@@ -32,7 +32,7 @@ const FLAGS = {
     placeholder: "layout",
     initially: layout.default,
     help:
-      "compact: layers as they are; padded: every layer filled with zeros to the widest; uniform: requires layers of one shape",
+      "shapes of the layers: compact (as they are), padded (filled with zeros to the widest) or uniform (layers must have one shape)",
   },
   dtype,
   ggufDtype,
@@ -40,13 +40,13 @@ const FLAGS = {
     type: "value",
     placeholder: "file",
     help:
-      "texts or rows, as the data of prune: quantised matrices of the GGUF are fitted by an importance matrix of up to 128 sequences of 512 tokens, as llama.cpp's; needs a GPU",
+      "texts or rows, as for prune --data, on which an importance matrix for the quantised GGUF is measured, as llama.cpp does; up to 128 sequences of 512 tokens; needs a GPU",
   },
   adapter: {
     ...ADAPTER_FLAG,
     help: "LoRA to merge into the weights: a folder in PEFT's format, its .safetensors file, or hf:owner/name",
   },
-  formats: { type: "words", words: FORMATS, initially: FORMATS, help: "which files: hf, gguf, or hf,gguf" },
+  formats: { type: "words", words: FORMATS, initially: FORMATS, help: "files to write: hf, gguf, or hf,gguf" },
   overwrite: {
     type: "switch",
     help: "replace existing files; the file of a format that cannot hold the model is removed",
@@ -60,7 +60,7 @@ type Flags = FlagValues<typeof FLAGS>;
 export function exportVerb(): CommandUnknownOpts {
   const command = verb("export", {
     description:
-      "Write a model as a Hugging Face folder (DIR/model) and a GGUF (DIR/model.gguf). Needs no GPU, but for --gguf-imatrix.",
+      "Write a model as a Hugging Face folder (DIR/model) and a GGUF (DIR/model.gguf). Needs a GPU only for --gguf-imatrix.",
     examples: [
       "export runs/demo/model --out runs/padded --layout padded",
       "export path/to/model --out out --gguf-dtype q8_0 --formats gguf",

@@ -20,17 +20,17 @@ const FLAGS = {
   prompt: {
     type: "value",
     placeholder: "text",
-    help: "the text to continue, or - for stdin; one line break at the end of stdin is dropped",
+    help: "the text to continue, or - for stdin, without a line break at its end",
   },
   text: {
     type: "value",
     placeholder: "file",
-    help: "read the text to continue from a UTF-8 file; one line break at its end is dropped",
+    help: "read the text to continue from a UTF-8 file, without a line break at its end",
   },
-  maxTokens: { type: "count", least: 1, initially: 100, help: "tokens to generate at most" },
+  maxTokens: { type: "count", least: 1, initially: 100, help: "most tokens to generate" },
   ...SAMPLING_FLAGS,
   raw: { type: "switch", help: "continue the prompt as it is (the default)" },
-  chat: { type: "switch", help: "treat the prompt as an instruction, in the model's chat template or prompt style" },
+  chat: { type: "switch", help: "answer the prompt as an instruction, in the model's chat template or prompt style" },
   withPrompt: {
     type: "switch",
     help: "with --chat: put the collaborative prompt before the instruction (default: no prompt)",
@@ -43,7 +43,7 @@ const FLAGS = {
   compare: COMPARE_FLAG,
   adapter: ADAPTER_FLAG,
   ...MODEL_FLAGS,
-  json: { type: "switch", help: "print one JSON object with tokens and text at the end" },
+  json: { type: "switch", help: "at the end, print one JSON object with tokens and text" },
 } as const satisfies FlagTable;
 
 type Flags = FlagValues<typeof FLAGS>;

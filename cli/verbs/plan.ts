@@ -38,10 +38,10 @@ export function planVerb(): CommandUnknownOpts {
     paths: pathsIn("plan"),
     inOneGroup: true,
     help: {
-      "size.parameters": "show what sparsity this number of parameters is, such as 5.4B; not with the padded layout",
-      focus: "share of the labels that the last stage learns from, as in prune; 1 for a run without that stage",
-      "vocab.size": "tokens that the vocabulary keeps, or a share of them below 1; for the unit vocab, else all stay",
-      memoryLimit: "GPU memory to fit into, such as 6G",
+      "size.parameters":
+        "show which sparsity leads to this number of parameters, such as 5.4B; not with the padded layout",
+      focus: "share of the labels on which the last stage trains, as in prune; 1 for a run without that stage",
+      memoryLimit: "GPU memory that the run must fit into, such as 6G",
     },
   })
     .option("--json", "print one JSON object")

@@ -11,12 +11,12 @@ export function pushVerb(): CommandUnknownOpts {
   return verb("push", {
     description: "Upload a pruned model with its model card to the Hugging Face Hub, as one commit.",
     examples: ["push runs/mine hf:me/my-model --private", "push runs/mine/model.gguf hf:me/my-model-gguf"],
-    notes: "The token is that of HF_TOKEN, or of the file that `hf auth login` writes; it has to allow writing.",
+    notes: "The token is taken from HF_TOKEN, or from the file that `hf auth login` writes. It must allow writing.",
   })
     .argument("<model>", "the folder of a finished run, a Hugging Face folder, or a .gguf file")
-    .argument("<name>", "the repository, hf:owner/name, or a branch of it, hf:owner/name@branch")
-    .option("--private", "make the repository private, if it is new")
-    .option("--message <text>", "message of the commit (default: what was uploaded)")
+    .argument("<name>", "the repository to write to, hf:owner/name, or a branch of it, hf:owner/name@branch")
+    .option("--private", "make a new repository private")
+    .option("--message <text>", "message of the commit (default: the name of what is uploaded)")
     .option("--json", "print one JSON object")
     .action(async (model, name, { private: isPrivate = false, message, json }) => {
       using progress = stderrProgress();

@@ -26,7 +26,7 @@ const FLAGS = {
     initially: [],
     parse: (file: string, before: readonly string[]): readonly string[] => [...before, file],
     help:
-      "what `eval --json` printed, to show with the runs; may be given again (a run's own eval….json are shown anyway)",
+      "file with the output of `eval --json`, to show with the runs; may be repeated (a run's own eval….json are shown anyway)",
   },
   title: { type: "value", placeholder: "text", defaultText: "the names of the runs", help: "headline" },
   json: JSON_FLAG,
@@ -36,18 +36,19 @@ const FLAGS = {
 export function reportVerb(): CommandUnknownOpts {
   const command = verb("report", {
     description:
-      "Write one HTML file that shows runs: sizes, evaluation, loss, sparsity, masks, layers, training, alarms, options.",
+      "Write one HTML page about runs: sizes, evaluation, loss, sparsity, masks, layers, training, alarms, options.",
     examples: [
       "report runs/demo",
       "report runs/demo --eval dense.json --eval pruned.json",
       "report runs/learned runs/gradual --out comparison.html",
       "report runs/rank",
     ],
-    notes: `The file is complete in itself: it needs no network and can be mailed, printed, and read without scripts.
-A run that is still running or was interrupted is shown up to its last step.`,
+    notes:
+      `The page is one file that needs no network: it can be mailed, printed, and read without scripts. A run that is
+still running or was interrupted is shown up to its last step.`,
   }).argument(
     "<run...>",
-    "folders of runs, or of an experiment or a sweep for all of its runs; several are laid over each other",
+    "folder of a run, or of an experiment or a sweep for all of its runs; the charts show several runs together",
   );
   return addFlags(command, FLAGS).action(async (named: readonly string[], flags: FlagValues<typeof FLAGS>) => {
     const { out, eval: evalFiles, title, json } = flags;

@@ -28,14 +28,14 @@ const FLAGS = {
     placeholder: "address",
     initially: "127.0.0.1",
     help:
-      "network interface; other machines can reach all but loopback ones, which without a key answer under this machine's own names alone",
+      "address to listen on; other machines can reach it unless it is a loopback address, which without a key accepts only local host names",
   },
   port: {
     type: "count",
     most: 65535,
     placeholder: "number",
     initially: 8000,
-    help: "port; 0 takes any that is free",
+    help: "port; 0: any free one",
   },
   name: {
     type: "value",
@@ -54,37 +54,38 @@ const FLAGS = {
     placeholder: "origin",
     isOptional: true,
     defaultText: "none",
-    help: "let web pages use the server: those of an origin such as http://localhost:5173, or of every one",
+    help:
+      "let web pages of this origin, such as http://localhost:5173, use the server; without a value, of every origin",
   },
   temperature: {
     type: "number",
     least: 0,
     most: 2,
-    defaultText: "1, as OpenAI's",
-    help: "temperature of requests that give none; 0 takes the likeliest token",
+    defaultText: "1, as for OpenAI",
+    help: "temperature of requests that give none; 0 always takes the most likely token",
   },
-  maxBody: { type: "bytes", initially: 2 ** 21, help: "bytes of a request, such as 512K" },
+  maxBody: { type: "bytes", initially: 2 ** 21, help: "most bytes of a request, such as 512K" },
   maxRequestTokens: {
     type: "count",
     least: 1,
     initially: 65536,
-    help: "tokens of a request: those of its prompts and those to generate",
+    help: "most tokens of a request: its prompts plus the tokens to generate",
   },
   parallel: {
     type: "count",
     least: 1,
     most: MOST_SEQUENCES,
     initially: 8,
-    help: "requests that are answered at once; their texts share the steps of the model",
+    help: "most requests that are answered at once; each step of the model serves all of them",
   },
-  maxQueue: { type: "count", initially: 32, help: "requests that may wait" },
+  maxQueue: { type: "count", initially: 32, help: "most requests that wait" },
   timeout: {
     type: "number",
     above: 0,
     below: 2e6,
     placeholder: "seconds",
     initially: 300,
-    help: "time of a request, waiting included",
+    help: "most seconds for a request, waiting included",
   },
   grace: {
     type: "number",
@@ -92,15 +93,19 @@ const FLAGS = {
     below: 2e6,
     placeholder: "seconds",
     initially: 10,
-    help: "time that a running request gets to end when the server is stopped",
+    help: "seconds that running requests get to finish when the server is stopped",
   },
   withPrompt: {
     type: "switch",
-    help: "put the collaborative prompt before every chat, not before completions (default: none)",
+    help: "put the collaborative prompt before every chat, not before completions (default: no prompt)",
   },
-  promptFile: { type: "value", placeholder: "file", help: "put your own text there, in place of that prompt" },
-  log: { type: "switch", help: "say one line about each request on stderr" },
-  json: { type: "switch", help: "print url and model as one JSON object in a line, once the server listens" },
+  promptFile: {
+    type: "value",
+    placeholder: "file",
+    help: "a file with your own prompt, in place of the collaborative one",
+  },
+  log: { type: "switch", help: "print one line about each request on stderr" },
+  json: { type: "switch", help: "print one line of JSON with url and model once the server listens" },
   adapter: ADAPTER_FLAG,
   ...MODEL_FLAGS,
 } as const satisfies FlagTable;
@@ -111,9 +116,9 @@ type Flags = FlagValues<typeof FLAGS>;
 export function serveVerb(): CommandUnknownOpts {
   const command = verb("serve", {
     description:
-      "Serve a model over HTTP with OpenAI's API: completions, chat (of a model with a chat template), models, health.",
+      "Serve a model over HTTP with OpenAI's API: completions, models, health, and chat if the model has a chat template.",
     examples: ["serve path/to/model --port 8000", "serve runs/mine/model --api-key-file key.txt --port 0"],
-    notes: "A request that names no limit gets 16 tokens as a completion, 1,024 in a chat.",
+    notes: "A request that sets no limit gets at most 16 tokens as a completion and 1,024 in a chat.",
   }).argument("<model>", MODEL_TEXT);
   return addFlags(command, FLAGS).action(async (path: string, options: Flags) => {
     const { host, port, withPrompt = false, promptFile = withPrompt } = options;

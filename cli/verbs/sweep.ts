@@ -52,16 +52,16 @@ export function sweepVerb(): CommandUnknownOpts {
       "sweep path/to/model --data alpaca.json --sparsities 0.1,0.3,0.5 --method taylor --recover --export --out runs/sweep",
     ],
     notes:
-      "Writes sweep.json, sweep.svg and sweep.html to --out, and of each sparsity a folder as of prune. The knee is " +
-      "where pruning further starts to cost more than average: the point farthest below the line from first to last.",
+      "Writes sweep.json, sweep.svg and sweep.html to --out, and for each sparsity a folder like that of prune. Past " +
+      "the knee, pruning costs more than average: it is the point farthest below the line from first to last point.",
   }).argument("<model>", MODEL_TEXT);
   addFlags(command, FLAGS);
   for (const option of command.options) placeOption(option, { isEveryday: true });
   return addTableFlags(command, {
     paths: pathsIn("sweep"),
     help: {
-      steps: "steps of the pruning stage, to the largest sparsity",
-      out: "folder for the results and a folder of each sparsity",
+      steps: "steps of the pruning stage, up to the largest sparsity",
+      out: "folder for the results, with one folder for each sparsity",
       resume: "continue the sweep in --out, with the same options",
       json: "print sweep.json at the end",
     },

@@ -33,12 +33,12 @@ const FLAGS = {
     defaultText: "the model's own; required for a model without a chat template",
     help: "format of the turns: chat (the model's template), alpaca or plain",
   },
-  maxTokens: { type: "count", least: 1, initially: 512, help: "tokens of an answer at most" },
+  maxTokens: { type: "count", least: 1, initially: 512, help: "most tokens of an answer" },
   ...SAMPLING_FLAGS,
   compare: COMPARE_FLAG,
   adapter: ADAPTER_FLAG,
   ...MODEL_FLAGS,
-  json: { type: "switch", help: "print one JSON object a line for each question" },
+  json: { type: "switch", help: "print one line of JSON for each question" },
 } as const satisfies FlagTable;
 
 type Flags = FlagValues<typeof FLAGS>;

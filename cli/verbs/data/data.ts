@@ -38,7 +38,7 @@ const INSPECT_FLAGS = {
     least: 2,
     placeholder: "tokens",
     defaultText: "256",
-    help: "with --model: tokens of a sequence",
+    help: "with --model: tokens per sequence",
   },
   textField: {
     type: "value",
@@ -46,7 +46,7 @@ const INSPECT_FLAGS = {
     defaultText: "detected from the fields",
     help: "the field with the text of every row",
   },
-  limit: { type: "count", least: 1, placeholder: "rows", help: "rows to read at most" },
+  limit: { type: "count", least: 1, placeholder: "rows", help: "most rows to read" },
   prompt: {
     type: "prompt",
     placeholder: "file",
@@ -80,10 +80,10 @@ const GENERATE_FLAGS = {
   out: {
     type: "text",
     placeholder: "file",
-    help: 'file for JSON lines of {text}, with "ended": false for a text that was cut off (required)',
+    help: 'file for the texts, one JSON object {text} per line, with "ended": false if the text was cut off (required)',
   },
   count: { type: "count", least: 1, placeholder: "texts", initially: 1000, help: "texts to generate" },
-  tokens: { type: "count", least: 2, initially: 256, help: "tokens of a text at most" },
+  tokens: { type: "count", least: 2, initially: 256, help: "most tokens of a text" },
   temperature: {
     type: "number",
     above: 0,
@@ -95,7 +95,7 @@ const GENERATE_FLAGS = {
     most: MAX_SEED,
     placeholder: "number",
     initially: 1,
-    help: "seed of first tokens and sampling",
+    help: "seed of the first tokens and of the sampling",
   },
   resume: { type: "switch", help: "resume an earlier run with the same options" },
   overwrite: { type: "switch", help: "replace an existing --out" },
@@ -108,7 +108,7 @@ type GenerateFlags = FlagValues<typeof GENERATE_FLAGS>;
 function generateVerb(): CommandUnknownOpts {
   const command = verb("generate", {
     description:
-      "Generate training texts with a model, as in LLM-QAT: a first token of the vocabulary, a few greedy tokens, then sampled ones.",
+      "Generate training texts with a model, as in LLM-QAT: a random first token, a few greedy tokens, then sampled ones.",
     examples: [
       "data generate demo --count 50 --tokens 64 --out own.jsonl",
       "data generate path/to/model --out own.jsonl --resume",

@@ -35,46 +35,46 @@ const FLAGS = {
     type: "value",
     placeholder: "file",
     help:
-      "measure the perplexity of a UTF-8 text, over whole windows, each read alone, after BOS where the tokenizer has one",
+      "measure the perplexity of a UTF-8 text, in windows that are read independently; each starts with BOS if the tokenizer has one",
   },
   against: {
     type: "value",
     placeholder: "model",
     help:
-      "compare each model with this dense one on the text: KL divergence of the next token and the share of equal first choices, as llama.cpp's --kl-divergence has them, over the second halves of the windows",
+      "compare each model with this dense one on --text: KL divergence of the next token and share of equal first choices, over the second half of each window, as llama.cpp's --kl-divergence",
   },
   window: {
     type: "value",
     placeholder: "tokens",
     parse: wholeNumbers("--window", 2),
     defaultText: `${DEFAULT_WINDOW}, or the shortest context of the models if that is less`,
-    help: "tokens of a window, or several sizes with commas",
+    help: "tokens per window; several sizes with commas",
   },
   stride: {
     type: "count",
     least: 1,
     placeholder: "tokens",
-    defaultText: "the window, so that windows do not overlap",
-    help: "tokens between the starts of two windows; only tokens that are new in a window count",
+    defaultText: "the window size: no overlap",
+    help: "tokens between the starts of two windows; if windows overlap, each token counts once",
   },
-  limitChars: { type: "count", least: 1, help: "characters of the text to use at most" },
-  maxWindows: { type: "count", least: 1, help: "windows to measure at most" },
+  limitChars: { type: "count", least: 1, help: "most characters of the text to use" },
+  maxWindows: { type: "count", least: 1, help: "most windows to measure" },
   data: {
     type: "value",
     placeholder: "file",
     help:
-      "rows with a field choices that includes the output: measure how often the output is the most likely choice (default for demo alone: its held-out rows)",
+      "rows with a field choices that contains the output: measure how often the output is the most likely choice (default for the model demo: its held-out rows)",
   },
   exactMatch: {
     type: "switch",
     help:
-      "have the model answer each row of the data in its own words, and measure how often that equals the output; rows need no choices then",
+      "with --data: let the model write an answer to each row, and measure how often it equals the output; rows need no choices",
   },
-  limitRows: { type: "count", least: 1, help: "rows of the data to use at most" },
+  limitRows: { type: "count", least: 1, help: "most rows of the data to use" },
   withPrompt: {
     type: "switch",
     help:
-      "put the collaborative prompt before each instruction of --data, or each question of --tasks that has a context (default: no prompt)",
+      "put the collaborative prompt before each instruction of --data and each question of --tasks that has a context (default: no prompt)",
   },
   prompt: {
     type: "prompt",
@@ -93,17 +93,18 @@ const FLAGS = {
     placeholder: "folder",
     help: "folder with the data of the tasks: <task>.<split>.jsonl (or .json, .parquet, .jsonl.gz, .jsonl.zst)",
   },
-  limit: { type: "count", least: 1, help: "questions of each task, or of each of its subsets, to use at most" },
+  limit: { type: "count", least: 1, help: "most questions to use of each task, or of each of its subsets" },
   refuseLong: {
     type: "switch",
-    help: "fail if a question does not fit the model's context (default: its beginning is cut off)",
+    help: "fail if a question does not fit into the model's context (default: its beginning is cut off)",
   },
   out: {
     type: "text",
     placeholder: "file",
-    help: "file that keeps each scored question or measured window as a JSON line; the same command resumes from it",
+    help:
+      "file that keeps each scored question and measured window as a line of JSON; the same command resumes from it",
   },
-  adapter: { ...ADAPTER_FLAG, help: `${ADAPTER_FLAG.help}; with several models, to each` },
+  adapter: { ...ADAPTER_FLAG, help: `${ADAPTER_FLAG.help}; each of several models gets it` },
   ...MODEL_FLAGS,
   json: JSON_FLAG,
 } as const satisfies FlagTable;
@@ -112,7 +113,7 @@ const FLAGS = {
 export function evaluate(): CommandUnknownOpts {
   const command = verb("eval", {
     description:
-      "Measure models: perplexity of a text, accuracy on multiple-choice rows, or tasks in the format of lm-evaluation-harness.",
+      "Measure models: perplexity on a text, accuracy on multiple-choice rows, or scores of tasks as in lm-evaluation-harness.",
     examples: [
       "eval path/to/model --text book.txt --window 128,512 --limit-chars 100000 --json",
       "eval path/to/model --text book.txt --window 512 --stride 256",
@@ -120,7 +121,7 @@ export function evaluate(): CommandUnknownOpts {
       "eval demo --data fixtures/demo_data/heldout.jsonl --exact-match",
       "eval dense.gguf runs/mine/model --tasks arc_easy,piqa --task-data data --limit 200 --out scores.jsonl",
     ],
-  }).argument("<model...>", `${MODEL_TEXT}; the first of several is the baseline of the comparison`);
+  }).argument("<model...>", `${MODEL_TEXT}; the first of several is the baseline`);
   return addFlags(command, FLAGS).action(async (paths: readonly string[], options: FlagValues<typeof FLAGS>) =>
     await withRanks((ranks) => run(paths, { ...options, ranks }), { asJson: options.json ?? false })
   );

@@ -32,48 +32,48 @@ const FLAGS = {
   out: {
     type: "text",
     placeholder: "dir",
-    defaultText: "runs/ and the experiment's name",
-    help: "folder of all results",
+    defaultText: "runs/NAME, with the experiment's name",
+    help: "folder for all results",
   },
   model: {
     type: "value",
     placeholder: "path",
     parse: collect(namedPaths("--model", "model")),
-    help: "the model, or NAME=PATH where there are several; may be given more than once",
+    help: "the model, or NAME=PATH if the experiment has several; may be repeated",
   },
   data: {
     type: "value",
     placeholder: "file",
     parse: collect(namedPaths("--data", "data")),
-    help: "the data, or NAME=PATH where there are several, in place of the definition's; may be given more than once",
+    help: "the data, in place of the definition's, or NAME=PATH if the experiment has several; may be repeated",
   },
   file: {
     type: "value",
     placeholder: "name=path",
     parse: collect(namedPaths("--file", null)),
-    help: "path of a file that the experiment calls @NAME; none leaves out the measures that use it",
+    help: "path of a file that the experiment calls @NAME; with the path none, measures that use it are left out",
   },
   set: {
     type: "value",
     placeholder: "key=value",
     parse: collect(settings("--set")),
-    help: "an option of all runs, or the values of an axis: seed=1,2,3",
+    help: "an option of all runs, or the values of an axis of the grid, such as seed=1,2,3",
   },
   only: {
     type: "value",
     placeholder: "key=value",
     parse: collect(selection("--only"), { joins: true }),
-    help: "runs with one of the values, such as method=taylor,sparsity=0.2; may be given more than once",
+    help: "run only the runs with these values, such as method=taylor,sparsity=0.2; may be repeated",
   },
   shared: {
     type: "switch",
-    help: "share the runs with other processes, also on other machines: give all of them the same command and folder",
+    help: "share the runs with other processes, also on other machines; give all of them the same command and folder",
   },
   shard: {
     type: "value",
     placeholder: "i/n",
     parse: shard,
-    help: "one of n shares of the runs, for a process that starts with n others; implies --shared",
+    help: "do share i of n shares of the runs, for n processes that start together; implies --shared",
   },
   maxCells: { type: "count", least: 1, help: "most runs in this call" },
   keep: {
@@ -81,17 +81,17 @@ const FLAGS = {
     words: ["none", "models"],
     placeholder: "what",
     initially: "none",
-    help: "models: keep the pruned models; none: remove each once it was measured",
+    help: "what to keep of the pruned models: models (all of them) or none (each is removed after it was measured)",
   },
-  evaluateOnly: { type: "switch", help: "only take missing measures, on models that were kept" },
+  evaluateOnly: { type: "switch", help: "prune nothing, only measure what is missing, on models that were kept" },
   redo: {
     type: "switch",
-    help: "run again what failed, what has a changed definition, and what lacks measures and its model",
+    help: "repeat runs that failed, whose definition changed, or that lack both measures and model",
   },
   dryRun: {
     type: "switch",
     help:
-      "list the runs with their steps, tokens and state, and what this command would do; only reads files, and opens the scripts of tasks and schedules",
+      "list the runs with their steps, tokens and state, and what this command would do; writes nothing, but runs the scripts of tasks and schedules",
   },
   ...GPU_FLAGS,
   json: JSON_FLAG,
@@ -108,7 +108,7 @@ export function experimentVerb(): CommandUnknownOpts {
     ],
     notes: `Options of runs, for base, grid, --set and --only: ${
       CELL_OPTION_NAMES.join(", ")
-    }. Of units, loraTargets, protect and onAlarm --set takes one value, whose parts have commas between.`,
+    }. For units, loraTargets, protect and onAlarm, --set takes one value, whose parts have commas between them.`,
   }).argument(
     "<file>",
     "a .ts, .js or .mjs file with `export default defineExperiment({ … })`, or the same as .json",

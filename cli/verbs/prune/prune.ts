@@ -12,7 +12,7 @@ const STEPS = 200;
 /** Declares the verb. */
 export function pruneVerb(): CommandUnknownOpts {
   const command = verb("prune", {
-    description: "Make a model smaller: fine-tune, prune, fine-tune, slice, and write the files.",
+    description: "Make a smaller model: fine-tune, prune, fine-tune again, slice, and write the files.",
     examples: [
       "prune demo --sparsity 0.3 --steps 200 --out runs/demo",
       "prune path/to/model --data alpaca.json --sparsity 0.2 --steps 400 --batch 4 --seq 256 --out runs/model",

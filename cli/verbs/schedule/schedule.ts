@@ -38,8 +38,8 @@ const SCHEDULE_HELP = `Schedules:
 
     { "imports": { "compresso/schedule": "PATH/lib/schedule/mod.ts" } }
 
-  finetune and postfinetune set numbers of the stages before and after: lora, clipNorm, weightDecay, dropout, end;
-  postfinetune also focus.
+  finetune and postfinetune set the numbers of the stages before and after pruning: lora, clipNorm, weightDecay,
+  dropout, end; postfinetune also sets focus.
 
   A script runs isolated: in a process without permissions, with limits of heap, time and memory. It can use the
   JavaScript language and compresso/schedule (defineSchedule, the built-in curves, CompressoError); it has no other
@@ -54,7 +54,7 @@ const LAYERS = 12;
 /** Declares the verb. */
 export function scheduleVerb(): CommandUnknownOpts {
   return verb("schedule", {
-    description: "Look at schedules of a pruning run.",
+    description: "Show how sparsity and rates of a pruning run change from step to step.",
     examples: ["schedule preview cubic --steps 200 --sparsity 0.3"],
   }).addCommand(previewVerb());
 }
@@ -68,18 +68,19 @@ const FLAGS = {
     most: 1,
     placeholder: "share",
     defaultText: `${defaultRates(1).warmup}`,
-    help: "share of --steps after which the target is reached; not for constant, nor for scripts that set the sparsity",
+    help:
+      "share of --steps in which sparsity rises to the target; not for constant, nor for scripts that set the sparsity",
   },
   prefinetune: {
     type: "count",
     defaultText: "a tenth of --steps, as in a run",
-    help: "steps of fine-tuning before it, for scripts",
+    help: "steps of fine-tuning before the pruning stage, for scripts",
   },
   postfinetune: {
     type: "count",
     least: 1,
     defaultText: "three tenths of --steps, as in a run",
-    help: "steps of the last stage, for scripts that steer it",
+    help: "steps of fine-tuning after the pruning stage, for scripts that set its rates",
   },
   layers: {
     type: "count",
@@ -88,14 +89,14 @@ const FLAGS = {
     defaultText: `${LAYERS}`,
     help: "layers of the simulated model, for scripts",
   },
-  svg: { type: "text", placeholder: "file", help: "also draw it to an SVG file" },
+  svg: { type: "text", placeholder: "file", help: "also draw the plot to an SVG file" },
   json: { type: "switch", help: "print one JSON object with every step" },
   trust: { type: "switch", help: "run a script in this process, with all its permissions" },
 } as const satisfies FlagTable;
 
 function previewVerb(): CommandUnknownOpts {
   const command = verb("preview", {
-    description: "Plot what a schedule does in a run, before it costs GPU time.",
+    description: "Plot sparsity and rates that a schedule gives a run. Needs no GPU.",
     examples: [
       "schedule preview cubic --steps 200 --sparsity 0.3",
       "schedule preview scripts/examples/layerwise.ts --svg schedule.svg",

@@ -17,7 +17,7 @@ export const ADVANCED_OPTIONS = {
     of: "loadModel",
     everyday: true,
     scope: PLANNED,
-    help: "frozen weights on the GPU: f16, f32, or blocks of 8 or 4 bits (q8, q4)",
+    help: "type of the frozen weights on the GPU: f16, f32, q8 or q4 (blocks of 8 or 4 bits)",
   },
   memoryLimit: {
     type: "bytes",
@@ -41,7 +41,7 @@ export const ADVANCED_OPTIONS = {
     paper: "constant",
     when: LEARNED,
     work: "choosing",
-    help: "where log α of learned masks starts: from each unit's saliency, or from a constant",
+    help: "initial log α of learned masks: from each unit's saliency, or one constant for all",
   },
   keptMasks: {
     type: "word",
@@ -51,7 +51,7 @@ export const ADVANCED_OPTIONS = {
     when: LEARNED,
     work: "choosing",
     help:
-      "z of kept units once masks are hard: one; median of hard concrete; or sigmoid of 0.8 log α / β, as published",
+      "mask value z of kept units after pruning: one; median of the hard concrete distribution; or sigmoid of 0.8 log α / β, as published",
   },
   lambdaRule: {
     type: "word",
@@ -60,7 +60,7 @@ export const ADVANCED_OPTIONS = {
     paper: "adam",
     when: LEARNED,
     work: "choosing",
-    help: "how λ is updated: plain, by its gradient, or adam, as published",
+    help: "update of the Lagrange multipliers λ: plain (gradient ascent) or adam (Adam, as published)",
   },
   "rates.mask": {
     type: "number",
@@ -69,7 +69,7 @@ export const ADVANCED_OPTIONS = {
     when: LEARNED,
     name: "maskRate",
     default: (steps: number) => Math.min(0.3, Math.max(0.03, 20 / steps)),
-    defaultText: "20 / steps, from 0.03 to 0.3",
+    defaultText: "20 / steps, between 0.03 and 0.3",
     work: "training",
     help: "learning rate of log α",
   },
@@ -81,7 +81,7 @@ export const ADVANCED_OPTIONS = {
     when: LEARNED,
     name: "lambdaRate",
     work: "training",
-    help: "rate of λ's ascent",
+    help: "learning rate of λ",
   },
   "rates.temperature": {
     type: "number",
@@ -91,7 +91,7 @@ export const ADVANCED_OPTIONS = {
     when: LEARNED,
     name: "temperature",
     work: "training",
-    help: "β of hard concrete",
+    help: "temperature β of the hard concrete distribution",
   },
   "rates.noise": {
     type: "number",
@@ -101,7 +101,7 @@ export const ADVANCED_OPTIONS = {
     when: LEARNED,
     name: "noise",
     work: "training",
-    help: "scale of hard concrete's noise; 1 is that of Louizos et al. (2018)",
+    help: "scale of the noise in the hard concrete distribution; 1: as in Louizos et al. (2018)",
   },
   "rates.spread": {
     type: "number",
@@ -118,9 +118,9 @@ export const ADVANCED_OPTIONS = {
     when: FROM_SALIENCY,
     name: "saliencyDecay",
     default: (steps: number) => 1 - 1 / Math.min(100, Math.max(20, steps / 8)),
-    defaultText: "0.95 to 0.99, by the steps",
+    defaultText: "0.95 to 0.99; more with more steps",
     work: "training",
-    help: "decay of the running saliency at each step; 1: log α does not follow it",
+    help: "share of the running saliency that a step keeps; 1: it stays as it was at the start",
   },
   "rates.prior": {
     type: "number",
@@ -129,7 +129,8 @@ export const ADVANCED_OPTIONS = {
     when: FROM_SALIENCY,
     name: "prior",
     work: "training",
-    help: "weight of the prior, from the weights and calibration texts, next to the gradients on the data; 0: none",
+    help:
+      "weight of the prior saliency (of the weights and the calibration texts) in the saliency of a unit; 0: no prior",
   },
   "rates.warmup": {
     type: "number",
@@ -140,7 +141,7 @@ export const ADVANCED_OPTIONS = {
     name: "warmup",
     placeholder: "share",
     work: "training",
-    help: "share of the pruning stage after which the target is reached",
+    help: "share of the pruning stage in which sparsity rises to the target",
   },
   "rates.tracking": {
     type: "number",
@@ -151,7 +152,7 @@ export const ADVANCED_OPTIONS = {
     name: "tracking",
     placeholder: "share",
     work: "training",
-    help: "share of the gap to the schedule that each step closes; 0 leaves it to λ",
+    help: "share of the gap to the schedule's sparsity that each step closes directly; 0: only λ closes it",
   },
   "rates.logAlphaLimit": {
     type: "number",
@@ -161,7 +162,7 @@ export const ADVANCED_OPTIONS = {
     when: LEARNED,
     name: "logAlphaLimit",
     work: "training",
-    help: "log α is kept within ± this after each update",
+    help: "largest absolute value of log α; larger ones are clipped after each update",
   },
   monitors: {
     type: "alarms",
@@ -169,22 +170,22 @@ export const ADVANCED_OPTIONS = {
     placeholder: "name=action",
     mayChange: true,
     work: "training",
-    help: "what an alarm does: divergence=stop, or with a threshold constraint=warn:0.02; several with commas",
+    help: "action of an alarm, such as divergence=stop, or with a threshold constraint=warn:0.02; several with commas",
   },
   tuning: {
     type: "value",
     of: "command",
     placeholder: "file",
     defaultText: "in the user's cache",
-    help: "file for measured kernel speeds",
-    off: "run kernels with their defaults; results are identical",
+    help: "file that keeps measured kernel speeds",
+    off: "do not measure kernel speeds, use default kernels; results are identical",
   },
   dashboard: {
     type: "switch",
     default: false,
     of: "command",
     scope: [],
-    help: "serve the run's report while it runs, on this machine alone",
+    help: "show the run's report while it runs, on a web page that only this machine can open",
   },
   dashboardPort: {
     type: "count",
@@ -193,6 +194,6 @@ export const ADVANCED_OPTIONS = {
     placeholder: "port",
     defaultText: "a free one",
     scope: [],
-    help: "port of the dashboard, which it starts too",
+    help: "start the dashboard on this port",
   },
 } as const satisfies OptionTable;

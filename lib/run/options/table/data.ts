@@ -13,16 +13,16 @@ export const DATA_OPTIONS = {
     defaultText: "none; the demo has its own",
     scope: ["experiment", "sweep"],
     help:
-      "instructions, conversations or texts, as JSON, JSON lines, plain text (also .gz or .zst) or parquet; or hf:owner/name[:file], of a data set",
+      "training data (instructions, conversations or texts): a file of JSON, JSON lines, plain text (each also .gz or .zst) or parquet, or a data set of the Hub, hf:owner/name[:file]",
   },
   rows: { name: null, type: "list", help: "rows to train on" },
   textField: {
     type: "text",
     of: "readRows",
     placeholder: "name",
-    defaultText: "the fields say what a row is",
+    defaultText: "detected from the fields",
     elsewhere: "textField of the data",
-    help: "field that is the text of every row",
+    help: "field with the text of every row",
   },
   limit: {
     type: "count",
@@ -52,9 +52,9 @@ export const DATA_OPTIONS = {
   prompt: {
     type: "prompt",
     placeholder: "file",
-    defaultText: "the collaborative prompt; none where the vocabulary alone is cut without steps",
+    defaultText: "the collaborative prompt; none for a run without steps that cuts only the vocabulary",
     off: "leave the collaborative prompt out",
-    help: "text before every instruction in training",
+    help: "file with a text to put before every instruction in training",
   },
   calibration: {
     type: "calibration",
@@ -62,7 +62,7 @@ export const DATA_OPTIONS = {
     when: { method: scoresOnRows },
     defaultText: "own for masks learned from saliency with a prior, else none",
     work: "choosing",
-    help: "texts that help to tell units apart before pruning: a file; own, which the model writes first; or none",
+    help: "texts on which units are scored before pruning: a file, own (the model writes them first), or none",
   },
   "evaluate.text": {
     type: "text",
@@ -71,7 +71,7 @@ export const DATA_OPTIONS = {
     mayChange: true,
     scope: ["sweep"],
     help:
-      `text on which loss, perplexity and bits per byte are measured before and after pruning: its first ${MOST_WINDOWS} windows of ${WINDOW} tokens`,
+      `text on which loss, perplexity and bits per byte are measured, before and after pruning; only its first ${MOST_WINDOWS} windows of ${WINDOW} tokens count`,
   },
   "evaluate.tasks": {
     type: "list",
@@ -79,7 +79,7 @@ export const DATA_OPTIONS = {
     placeholder: "list",
     mayChange: true,
     scope: ["sweep"],
-    help: "tasks that are scored before and after pruning, as of eval: names, or files with your own",
+    help: "tasks to score before and after pruning: names as for eval, or files with your own tasks",
   },
   "evaluate.taskData": {
     type: "text",
@@ -117,6 +117,6 @@ export const DATA_OPTIONS = {
     defaultText: "the training data",
     when: { units: ["vocab"] },
     scope: [],
-    help: "texts that show which tokens are needed, for the unit vocab",
+    help: "texts by which the unit vocab decides which tokens to keep",
   },
 } as const satisfies OptionTable;

@@ -18,8 +18,9 @@ export const FILES_OPTIONS = {
     words: LAYOUTS,
     default: "compact",
     scope: PLANNED,
-    defaultText: "compact; uniform for a GGUF whose family has no GGUF with layers that differ",
-    help: "compact: layers differ; padded: zeros to the widest layer; uniform: all layers alike",
+    defaultText: "compact; uniform for a GGUF whose family needs layers of one shape",
+    help:
+      "shapes of the pruned layers: compact (each its own), padded (filled with zeros to the widest) or uniform (all are cut alike)",
   },
   "export.formats": {
     type: "words",
@@ -27,7 +28,7 @@ export const FILES_OPTIONS = {
     default: FORMATS,
     of: "pruneToFolder",
     name: "formats",
-    help: "which files: hf, the folder model/; gguf, model.gguf; or hf,gguf",
+    help: "files to write: hf (the folder model/), gguf (model.gguf), or hf,gguf",
   },
   "export.dtype": {
     type: "word",
@@ -45,7 +46,8 @@ export const FILES_OPTIONS = {
     of: "pruneToFolder",
     name: "ggufDtype",
     default: "auto",
-    help: "type of the GGUF's matrices, mixed as llama.cpp does; auto: like a quantised GGUF that is read, else f16",
+    help:
+      "type of the GGUF's matrices, mixed as llama.cpp does; auto: the type of the input if that is a quantised GGUF, else f16",
   },
   "export.ggufImatrix": {
     type: "switch",
@@ -53,7 +55,7 @@ export const FILES_OPTIONS = {
     of: "pruneToFolder",
     name: "ggufImatrix",
     help:
-      "fit quantised matrices of the GGUF by an importance matrix, as llama.cpp's, of the calibration texts and rows",
+      "quantise the GGUF with an importance matrix, as llama.cpp does; it is measured on the calibration texts and the data",
   },
   "export.saveAdapter": {
     type: "switch",
@@ -61,7 +63,7 @@ export const FILES_OPTIONS = {
     of: "pruneToFolder",
     name: "saveAdapter",
     work: "lora",
-    help: "save LoRA apart too, in PEFT's format: adapter/, and the sliced model without it: unmerged/",
+    help: "also save LoRA in PEFT's format (adapter/) and the sliced model without it (unmerged/)",
   },
   checkpointEvery: {
     type: "count",
@@ -70,7 +72,7 @@ export const FILES_OPTIONS = {
     of: "pruneToFolder",
     placeholder: "steps",
     work: "training",
-    help: "steps between checkpoints; 0 writes one only where the run stops",
+    help: "steps between checkpoints; 0: only one, when the run stops early",
   },
   resume: {
     type: "switch",
@@ -80,7 +82,7 @@ export const FILES_OPTIONS = {
     excludes: ["export.replace"],
     elsewhere: "the same command",
     help: `continue from the checkpoint in ${option("out")}, with the same options`,
-    auto: "continue where there is a checkpoint, else start",
+    auto: "continue if there is a checkpoint, else start",
   },
   mayDiffer: {
     type: "names",

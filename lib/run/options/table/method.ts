@@ -17,14 +17,14 @@ export const METHOD_OPTIONS = {
     default: "compresso",
     work: "choosing",
     scope: PLANNED,
-    help: "how units are chosen; one-shot methods cut first and spend all steps on recovery",
+    help: "how the units to cut are chosen; one-shot methods cut at the start and train in all steps",
   },
   units: {
     type: "words",
     words: UNIT_KINDS,
     everyday: true,
     default: ["kv", "ffn"],
-    defaultText: "kv,ffn, without a kind that the model or the layout cannot lose",
+    defaultText: "kv,ffn, or the one of them that the model and the layout can lose",
     paper: ["heads", "ffn", "hidden"],
     scope: PLANNED,
     help: `what is cut: ${Object.values(KINDS).map(({ name, help }) => help ? `${name} (${help})` : name).join(", ")}`,
@@ -36,7 +36,7 @@ export const METHOD_OPTIONS = {
     defaultText: "as many as the texts need",
     when: { units: ["vocab"] },
     scope: ["experiment", "memory", "plan"],
-    help: "tokens that the vocabulary keeps, or a share of them below 1; for the unit vocab",
+    help: "number of tokens that the unit vocab keeps, or below 1 their share",
   },
   "vocab.rows": {
     name: null,
@@ -51,7 +51,8 @@ export const METHOD_OPTIONS = {
     mayChange: true,
     work: "training",
     scope: ["experiment"],
-    help: "sparsity step by step: cubic, linear, cosine, exponential, step, constant, or a script, which runs isolated",
+    help:
+      "how sparsity rises over the steps: cubic, linear, cosine, exponential, step, constant, or a script, which runs isolated",
   },
   trustSchedule: {
     type: "switch",
@@ -68,7 +69,7 @@ export const METHOD_OPTIONS = {
     when: { method: ({ kind }: Method) => kind === "one-shot" },
     defaultText: `layer for ${methodsThat(ranksByLayer).join(", ")} and the layout uniform, else all`,
     work: "choosing",
-    help: "units that a one-shot method compares: all, or those of one layer and kind",
+    help: "units that a one-shot method ranks together: all, or those of one layer and kind",
   },
   rounds: {
     type: "count",
@@ -76,24 +77,23 @@ export const METHOD_OPTIONS = {
     when: { method: takesRounds },
     default: 1,
     work: "choosing",
-    help: "equal cuts in which the target is reached; before each, the units of the model cut so far are scored",
+    help: "number of equal cuts to the target; the remaining units are scored again before each cut",
   },
   "rules.protect": {
     type: "layers",
     name: "protect",
     work: "choosing",
     scope: IN_MEMORY,
-    help: "layers whose heads, FFN columns and gates are never cut, such as 0,1,-1 (negative: from the end)",
+    help: "layers that keep all heads, FFN columns and gates, such as 0,1,-1 (negative: from the end)",
   },
   "rules.align": {
     type: "count",
     least: 1,
     name: "align",
-    defaultText: "32, or 256 for K-quants of a model whose own widths are; 1 for small models",
+    defaultText: "32; 256 for K-quants if the model's own widths are multiples of 256; 1 for small models",
     work: "choosing",
     scope: IN_MEMORY,
-    help:
-      "kept FFN widths and hidden size are multiples of it, so that quantised matrices keep their type; 1: any width",
+    help: "keep FFN widths and hidden size at multiples of this number, as quantised types need it; 1: any width",
   },
   "rules.minimum.heads": {
     type: "count",

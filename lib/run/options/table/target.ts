@@ -22,14 +22,14 @@ export const TARGET_OPTIONS = {
     everyday: true,
     excludes: TARGETS,
     scope: ["plan"],
-    help: "parameters of the smaller model at most, embedding and head included, such as 5.4B, 120M or 113280192",
+    help: "most parameters of the smaller model, embedding and head included, such as 5.4B, 120M or 113280192",
   },
   "size.bytes": {
     type: "bytes",
     name: "targetBytes",
     excludes: TARGETS,
     scope: [],
-    help: "largest size of the smaller model's file in bytes, such as 200M or 1.5G (powers of 1024)",
+    help: "most bytes of the smaller model's file, such as 200M or 1.5G (powers of 1024)",
   },
   "size.file.format": {
     type: "word",
@@ -38,7 +38,7 @@ export const TARGET_OPTIONS = {
     defaultText: "hf",
     when: { "size.bytes": GIVEN },
     scope: [],
-    help: `the file whose bytes are counted: hf, the folder's safetensors; gguf, model.gguf`,
+    help: "the file whose bytes count: hf (the folder's safetensors) or gguf (model.gguf)",
   },
   "size.file.dtype": { name: null, type: "value", help: "type of the weights in that file" },
   "size.name": { name: null, type: "text", help: "name of the model within that GGUF" },
@@ -47,7 +47,7 @@ export const TARGET_OPTIONS = {
     words: ["paper"],
     work: "choosing",
     scope: ["experiment", "sweep", "plan"],
-    help: `paper: defaults of the publication in place of the others, except ${option("batch")} and ${
+    help: `paper: the publication's values as defaults, except for ${option("batch")} and ${
       option("seq")
     } (published: 1 and 1024)`,
   },

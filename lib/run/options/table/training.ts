@@ -24,7 +24,7 @@ export const TRAINING_OPTIONS = {
     paper: (steps: number) => Math.round(steps / 7),
     defaultText: "a tenth of the steps",
     work: "lora",
-    help: "steps of LoRA alone before pruning",
+    help: "steps of fine-tuning with LoRA before pruning",
   },
   postfinetune: {
     type: "count",
@@ -32,7 +32,7 @@ export const TRAINING_OPTIONS = {
     paper: (steps: number) => Math.round(3 * steps / 7),
     defaultText: "three tenths of the steps",
     work: "lora",
-    help: "steps of LoRA with frozen masks after pruning",
+    help: "steps of fine-tuning with LoRA after pruning, with fixed masks",
   },
   batch: {
     type: "count",
@@ -42,7 +42,7 @@ export const TRAINING_OPTIONS = {
     everyday: true,
     work: "training",
     scope: PLANNED,
-    help: "sequences a step, or of each micro-batch",
+    help: `sequences per step; with ${option("accumulate")}, per micro-batch`,
   },
   accumulate: {
     type: "count",
@@ -52,7 +52,7 @@ export const TRAINING_OPTIONS = {
     placeholder: "count",
     work: "training",
     scope: PLANNED,
-    help: "micro-batches a step, whose gradients are added up: larger steps in the memory of one",
+    help: "micro-batches per step; their gradients are summed, in the memory of one micro-batch",
   },
   seq: {
     type: "count",
@@ -61,7 +61,7 @@ export const TRAINING_OPTIONS = {
     everyday: true,
     placeholder: "tokens",
     scope: PLANNED,
-    help: "tokens of a sequence, prompt and padding included",
+    help: "tokens per sequence, prompt and padding included",
   },
   seed: {
     type: "count",
@@ -80,7 +80,7 @@ export const TRAINING_OPTIONS = {
     defaultText: "0.3 for learned masks; 1 for other methods and without a last stage",
     work: "lora",
     scope: PLANNED,
-    help: "share of labels, the most affected by pruning, that the last stage learns from; not for flap",
+    help: "share of the labels on which the last stage trains: those that pruning affected most; not for flap",
   },
   "objective.crossEntropy": {
     type: "number",
@@ -89,7 +89,7 @@ export const TRAINING_OPTIONS = {
     placeholder: "weight",
     work: "training",
     scope: IN_MEMORY,
-    help: "weight of cross-entropy in what is minimised",
+    help: "weight of the cross-entropy in the training loss",
   },
   "objective.zLoss": {
     type: "number",
@@ -99,7 +99,7 @@ export const TRAINING_OPTIONS = {
     placeholder: "weight",
     work: "training",
     scope: IN_MEMORY,
-    help: "weight of (log Σ exp logits)², which keeps logits near 0, such as 1e-4",
+    help: "weight of (log Σ exp logits)² in the training loss, such as 1e-4; it keeps log Σ exp logits near 0",
   },
   "objective.distillation": {
     type: "number",
@@ -109,7 +109,8 @@ export const TRAINING_OPTIONS = {
     placeholder: "weight",
     work: "training",
     scope: IN_MEMORY,
-    help: "weight of the KL divergence from the model before pruning, at one more forward pass a step; not for flap",
+    help:
+      "weight of the KL divergence from the unpruned model in the training loss; costs one more forward pass per step; not for flap",
   },
   optimizer: {
     type: "word",
@@ -117,8 +118,7 @@ export const TRAINING_OPTIONS = {
     default: "adamw",
     work: "lora",
     scope: IN_MEMORY,
-    help:
-      "what trains LoRA: adamw, or lion, which keeps one array instead of two and by default has a tenth of the rate",
+    help: "optimizer of LoRA: adamw, or lion, which keeps half as much state; lion's default learning rate is a tenth",
   },
   "lora.rank": {
     type: "count",
@@ -139,7 +139,7 @@ export const TRAINING_OPTIONS = {
     name: "alpha",
     work: "lora",
     scope: IN_MEMORY,
-    help: `LoRA adds alpha / rank · B·A, with ${option("lora.rsLora")} alpha / √rank · B·A`,
+    help: `scale of LoRA: it adds alpha / rank · B·A, with ${option("lora.rsLora")} alpha / √rank · B·A`,
   },
   "lora.rsLora": {
     type: "switch",
@@ -147,7 +147,7 @@ export const TRAINING_OPTIONS = {
     name: "rslora",
     work: "lora",
     scope: IN_MEMORY,
-    help: "rank-stabilised LoRA",
+    help: "rank-stabilised LoRA: alpha is divided by √rank, not by rank",
   },
   "lora.targets": {
     type: "words",
@@ -157,7 +157,7 @@ export const TRAINING_OPTIONS = {
     name: "loraTargets",
     work: "lora",
     scope: PLANNED,
-    help: "projections with LoRA",
+    help: "projections that get LoRA",
   },
   "lora.dropout": {
     type: "number",
@@ -176,16 +176,16 @@ export const TRAINING_OPTIONS = {
     paper: 5e-5,
     name: "loraRate",
     work: "lora",
-    help: "peak learning rate of LoRA: it rises over the first half of the first stage; 0 leaves LoRA untrained",
+    help: "peak learning rate of LoRA, reached after half of the first stage; 0: LoRA is not trained",
   },
   "rates.postfinetune": {
     type: "number",
     ...rateBounds("lora"),
     paper: 4e-4,
     name: "postfinetuneRate",
-    defaultText: "that of LoRA",
+    defaultText: `that of ${option("rates.lora")}`,
     work: "lora",
-    help: "peak learning rate of LoRA in the last stage, which falls to a tenth as a cosine",
+    help: "peak learning rate of LoRA in the last stage; it falls to a tenth along a cosine",
   },
   "rates.clipNorm": {
     type: "number",
@@ -193,7 +193,7 @@ export const TRAINING_OPTIONS = {
     default: 1,
     name: "clipNorm",
     work: "lora",
-    help: "largest global norm of LoRA's gradients",
+    help: "largest global norm of LoRA's gradients; larger ones are scaled down to it",
   },
   "rates.weightDecay": {
     type: "number",

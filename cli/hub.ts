@@ -1,5 +1,6 @@
 // Inputs that are names on the Hugging Face Hub: fetched with progress before a verb begins, and how models are called.
 import { basename, resolve } from "node:path";
+import { type CompressoError, refusal } from "../lib/core/errors.ts";
 import { lastPart } from "../lib/files/path.ts";
 import { snapshotOf } from "../lib/hub/cache.ts";
 import { fetchedBefore, fetchFromHub, type HubFetchOptions } from "../lib/hub/fetch.ts";
@@ -9,6 +10,38 @@ import { type Progress, stderrProgress } from "./terminal/progress.ts";
 
 /** Inputs of a verb as they were typed. */
 export type TypedInputs = { readonly [use in HubUse]?: readonly (string | undefined)[] };
+
+/** Declaration of the option, for the whole program. */
+export const VERIFY_OPTION = [
+  "--verify",
+  "compute the hash of each file of the Hub that is in the cache, and stop at a damaged one",
+] as const;
+
+let verifying = false;
+
+/** Sets whether this process verifies files of the cache: `--verify`. */
+export function setVerify(value: boolean): void {
+  verifying = value;
+}
+
+/** Whether files of the cache are verified. */
+export function verifies(): boolean {
+  return verifying;
+}
+
+/** Refuses `--verify` without a name on the Hub that is read. */
+export function checkVerify(verb: string, words: readonly string[]): void {
+  const isNamed = words.some((word) => /^(--[\w-]+=)?hf:/.test(word));
+  if (verifying && verb !== "experiment" && (verb === "push" || !isNamed)) throw nothingToVerify(verb);
+}
+
+function nothingToVerify(verb: string): CompressoError {
+  return refusal("usage", "cannot use --verify", {
+    rule: "a model, data or an adapter is read from the Hub: hf:owner/name",
+    value: `${verb} reads none`,
+    option: "--verify",
+  });
+}
 
 /** Fetches what names on the Hub stand for; where a name is used later, it is there. Paths are left alone. */
 export async function fetchInputs(
@@ -21,6 +54,7 @@ export async function fetchInputs(
 ): Promise<void> {
   const uses = Object.entries(inputs) as readonly [HubUse, readonly (string | undefined)[]][];
   const names = uses.flatMap(([use, list]) => list.flatMap((name) => name && isHubName(name) ? [{ use, name }] : []));
+  if (names.length === 0 && verifying) throw nothingToVerify("this command");
   if (names.length === 0) return;
   using progress = stderrProgress();
   for (const { use, name } of names) await fetchWithProgress(name, use, { progress, signal, resumes });
@@ -34,10 +68,11 @@ async function fetchWithProgress(
   const { source } = await fetchFromHub(name, {
     ...how,
     use,
+    verify: verifying,
     onNote: progress.note,
     onProgress: ({ bytes, total }) => {
       const detail = `${formatBytes(bytes)} of ${formatBytes(total)}`;
-      progress.phase(`fetching ${name}`, total === 0 ? 1 : bytes / total, detail);
+      progress.phase(`${verifying ? "verifying" : "fetching"} ${name}`, total === 0 ? 1 : bytes / total, detail);
     },
   });
   progress.detail(`${name} is ${source}`);

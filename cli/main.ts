@@ -4,6 +4,7 @@ import { CommanderError, type CommandUnknownOpts } from "./packages.ts";
 import { refuse } from "../lib/core/errors.ts";
 import config from "../deno.json" with { type: "json" };
 import { setWords, verb } from "./command.ts";
+import { checkVerify, setVerify, VERIFY_OPTION } from "./hub.ts";
 import { HELP_ALL, helpCommand, showAllOptions } from "./terminal/help.ts";
 import { benchVerb } from "./verbs/bench.ts";
 import { completionVerb } from "./verbs/completion/completion.ts";
@@ -39,9 +40,12 @@ export async function main(args: readonly string[]): Promise<number> {
     .option("-q, --quiet", "show results and errors only")
     .option("-v, --verbose", "say more about the work")
     .option(...WEBGPU_OPTION)
-    .hook("preAction", (command) => {
+    .option(...VERIFY_OPTION)
+    .hook("preAction", (command, called) => {
       setVerbosity(verbosityOf(command.opts()));
       setWebgpu(command.opts().webgpu);
+      setVerify(command.opts().verify === true);
+      checkVerify(called.name(), args);
     });
   for (
     const make of [

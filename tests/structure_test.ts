@@ -66,6 +66,7 @@ const OF_THE_RUNTIME: readonly string[] = [
   "lib/hub/download.ts",
   "lib/hub/fetch.ts",
   "lib/hub/http.ts",
+  "lib/hub/intact.ts",
   "lib/hub/settings.ts",
   "lib/hub/storage.ts",
   "lib/hub/upload.ts",

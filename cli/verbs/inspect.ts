@@ -20,6 +20,7 @@ import {
   windowsOf,
 } from "../../lib/spec/decoder.ts";
 import { expectedPrograms } from "../../lib/slice/programs.ts";
+import { verifies } from "../hub.ts";
 import { programAsRun, shellWord, verb } from "../command.ts";
 import { formatBytes, formatCount, formatShare, print, printJson } from "../terminal/output.ts";
 
@@ -92,7 +93,9 @@ async function filesOf(
 }
 
 async function describe(model: string): Promise<Omit<Facts, "next">> {
-  const view = await lookAt(model), { files, path } = view, { isFolder } = await modelInfo(files, path);
+  const view = await lookAt(model, { verify: verifies() }),
+    { files, path } = view,
+    { isFolder } = await modelInfo(files, path);
   const bytes = view.bytes ?? await sizeOf(path);
   if (!isFolder && await isConfig(view)) {
     const shape = shapeOf(await readSpec(files, path));

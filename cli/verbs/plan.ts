@@ -17,6 +17,7 @@ import { choiceLines } from "../../lib/run/options/fitting.ts";
 import { pathsIn } from "../../lib/run/options/table.ts";
 import { sizeGoal, sparsityBase } from "../../lib/run/size_goal.ts";
 import { verb } from "../command.ts";
+import { verifies } from "../hub.ts";
 import { chosenWebgpu } from "../webgpu.ts";
 import { windowLine } from "./inspect.ts";
 import { formatBytes, formatCount, print, printJson } from "../terminal/output.ts";
@@ -50,7 +51,8 @@ export function planVerb(): CommandUnknownOpts {
       const given = pruneOptionsOf(flags);
       resolveMemory(given);
       checkTogether(given, { paths: ["vocab.size"] });
-      const { files, path } = await lookAt(model, { use: "shape" }), kind = await modelKind(files, path);
+      const { files, path } = await lookAt(model, { use: "shape", verify: verifies() }),
+        kind = await modelKind(files, path);
       const spec = await readSpec(files, path), adapter = await adapterHere();
       const asked = resolveMemory(given, spec, kind === "gguf" ? { formats: ["gguf"] } : {});
       const run = { ...asked, rules: withFittingWidths(asked, spec, null) };

@@ -66,6 +66,11 @@ export class RepoCache {
     }
   }
 
+  /** Removes that note, so that the next use computes the hash again. A cache that cannot be written keeps it. */
+  async forgetStamp(hash: string): Promise<void> {
+    await Deno.remove(this.stamp(hash)).catch(() => {});
+  }
+
   /** The commit that a branch or tag stood for when it was last looked up; null where that never was. */
   async commitOf(revision: string): Promise<string | null> {
     const text = (await textIfThere(join(this.folder, "refs", revision)))?.trim() ?? "";

@@ -1,17 +1,19 @@
 // Downloads of a file into the cache: resumed by ranges, checked by size and hash, one process at a time.
-import { createHash, type Hash } from "node:crypto";
+import type { Hash } from "node:crypto";
 import { CompressoError, refusal } from "../core/errors.ts";
 import { isMissing } from "../files/held_file.ts";
 import { unwritable } from "../files/atomic.ts";
 import type { HubFile } from "./cache.ts";
 import { hubFetch, type HubListener, LEAST_BYTES, paused, piecesOfBody, UnreachableError, visible } from "./http.ts";
+import { hashOf, isIntact, verifyIntact } from "./intact.ts";
 import { hubText } from "./name.ts";
 import { hubRefusal, noSuchFile } from "./refusal.ts";
 import { type HubRepo, notKept } from "./repo.ts";
-import { piecesOf } from "./storage.ts";
 
 /** A download and who watches it. */
 export interface DownloadOptions extends HubListener {
+  /** Whether the hash of a file in the cache is computed again, and other bytes are an error. Default false. */
+  readonly verify?: boolean | undefined;
   /** Called with the bytes that are there, of this file: those of an earlier try first. */
   readonly onBytes?: ((bytes: number) => void) | undefined;
 }
@@ -40,6 +42,10 @@ export async function download(repo: HubRepo, path: string, options: DownloadOpt
   const { cache, commit } = repo, file = repo.files.get(path);
   if (!file) throw noSuchFile({ ...repo.name, file: path }, repo.files.keys());
   const there = await cache.place(commit, file), hash = file.sha256 ?? file.blobId;
+  if (there !== null && options.verify) {
+    await verifyIntact(there, { repo, file, onBytes: options.onBytes });
+    return there;
+  }
   if (there !== null && (hash === null || await isIntact(there, { repo, file, hash }))) return there;
   if (hash === null) throw notKept(hubText(repo.name, { file: path }), repo.settings);
   const blob = cache.blob(hash);
@@ -48,6 +54,7 @@ export async function download(repo: HubRepo, path: string, options: DownloadOpt
   using _lock = await lockOf(cache.lock(hash), { ...options, what: path });
   // Another process may have fetched it meanwhile, or another revision has it too.
   const info = await Deno.stat(blob).catch(() => null);
+  if (options.verify) await cache.forgetStamp(hash);
   const isNew = info?.size !== file.size || !await isIntact(blob, { repo, file, hash });
   if (isNew) {
     if (repo.isOffline && there !== null) throw otherBytes(repo, file, "other bytes in the cache");
@@ -57,19 +64,6 @@ export async function download(repo: HubRepo, path: string, options: DownloadOpt
   const at = await cache.link(commit, path, { hash, isNew });
   await cache.keepStamp(at, hash);
   return at;
-}
-
-/** Whether a file in the cache has the hash that is listed. It is computed again unless size and time are those of the last check. */
-async function isIntact(
-  path: string,
-  { repo: { cache }, file, hash }: { readonly repo: HubRepo; readonly file: HubFile; readonly hash: string },
-): Promise<boolean> {
-  if (await cache.isStamped(path, hash)) return true;
-  const found = hashOf(file);
-  for await (const piece of piecesOf(path, 0, file.size)) found.update(piece);
-  if (found.digest("hex") !== hash) return false;
-  await cache.keepStamp(path, hash);
-  return true;
 }
 
 /** Fetches a blob to its place. */
@@ -176,11 +170,6 @@ function otherBytes(repo: HubRepo, file: HubFile, found: string): CompressoError
     value: found,
     fix: "try again; if it stays, a proxy or mirror changes the file: check HF_ENDPOINT",
   });
-}
-
-/** The hash by which a file is known, of what follows. */
-export function hashOf({ sha256, size }: Pick<HubFile, "sha256" | "size">): Hash {
-  return sha256 === null ? createHash("sha1").update(`blob ${size}\0`) : createHash("sha256");
 }
 
 /** A file that is fetched in parts, and the hash of its bytes so far. */

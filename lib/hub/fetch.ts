@@ -23,7 +23,9 @@ export interface HubFetchOptions extends HubListener {
   readonly use?: HubUse;
   /** Whether a branch means the commit in the cache, for work that is resumed. Default false: the newest commit. */
   readonly resumes?: boolean | undefined;
-  /** Called as bytes come. */
+  /** Whether the hash of each file in the cache is computed again, and a damaged one is an error. Default false: its size and time of change are compared. */
+  readonly verify?: boolean | undefined;
+  /** Called as bytes come, or are verified. */
   readonly onProgress?: ((progress: HubProgress) => void) | undefined;
 }
 
@@ -37,6 +39,8 @@ export interface HubFetched {
 
 /** A name stands for one commit as long as the process runs. */
 const fetched = new Map<string, Promise<HubFetched>>();
+/** Names whose files were verified. */
+const verified = new Set<string>();
 
 /**
  * Fetches a model, an adapter or data from the Hugging Face Hub into the cache of Python's huggingface_hub, and returns
@@ -49,14 +53,19 @@ const fetched = new Map<string, Promise<HubFetched>>();
  *
  * @throws CompressoError("usage") for a name of another form than `hf:owner/name[@revision][:file]`.
  * @throws CompressoError("input") where there is no such thing, it may not be read, several files could be meant, its bytes are not those that the Hub
- * lists, it cannot be written, or the Hub cannot be reached.
+ * lists, one in the cache is damaged and `verify` is on, it cannot be written, or the Hub cannot be reached.
  */
 export async function fetchFromHub(name: string, options: HubFetchOptions = {}): Promise<HubFetched> {
-  const { use = "model" } = options, key = `${use} ${name}`;
-  const work = fetched.get(key) ?? fetchNow(name, { ...options, use });
+  const { use = "model", verify = false } = options, key = `${use} ${name}`, before = fetched.get(key);
+  const again = verify && !verified.has(key);
+  const work = before && again
+    ? before.then(({ source }) => fetchNow(source, { ...options, use }))
+    : before ?? fetchNow(name, { ...options, use });
   fetched.set(key, work);
   try {
-    return await work;
+    const found = await work;
+    if (again) verified.add(key);
+    return found;
   } catch (error) {
     fetched.delete(key);
     throw error;
@@ -70,17 +79,18 @@ export async function fetchedBefore(name: string, use: HubUse): Promise<HubFetch
 
 async function fetchNow(
   text: string,
-  { use, resumes, onProgress, ...listener }: HubFetchOptions & { readonly use: HubUse },
+  { use, resumes, verify, onProgress, ...listener }: HubFetchOptions & { readonly use: HubUse },
 ): Promise<HubFetched> {
   const name = parseHubName(text, use);
   const repo = await openRepo(name, await hubSettings(), { ...listener, keeps: true, resumes });
-  const read = async (path: string): Promise<string> => await Deno.readTextFile(await download(repo, path, listener));
+  const read = async (path: string): Promise<string> =>
+    await Deno.readTextFile(await download(repo, path, { ...listener, verify }));
   const { files, place } = await chooseFiles(repo, use, { read });
   const total = files.reduce((sum, path) => sum + sizeOf(repo, path), 0);
   let before = 0;
   for (const file of files) {
     const tell = (bytes: number): void => onProgress?.({ file, bytes: before + bytes, total });
-    await download(repo, file, { ...listener, onBytes: tell });
+    await download(repo, file, { ...listener, verify, onBytes: tell });
     before += sizeOf(repo, file);
   }
   onProgress?.({ file: files.at(-1) ?? "", bytes: total, total });

@@ -3,7 +3,7 @@ import { type CompressoError, refusal } from "../core/errors.ts";
 import { isObject, type Json } from "../core/guards.ts";
 import { openDiskFile } from "../files/bytes.ts";
 import { firstBytes } from "../files/system.ts";
-import { hashOf } from "./download.ts";
+import { hashOf } from "./intact.ts";
 import { hubFetch, type HubListener, jsonOf, strange, visible } from "./http.ts";
 import { type HubName, hubText, parseHubName } from "./name.ts";
 import { hubRefusal } from "./refusal.ts";

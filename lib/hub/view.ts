@@ -4,8 +4,9 @@ import { disk } from "../files/disk.ts";
 import { type ByteSource, endsEarly, type FileInfo, type FileSystem, readBytes } from "../files/system.ts";
 import type { HubFile } from "./cache.ts";
 import { chooseFiles } from "./choose.ts";
-import { addressOf, hashOf } from "./download.ts";
+import { addressOf } from "./download.ts";
 import { hubFetch, type HubListener, piecesOfBody, strange } from "./http.ts";
+import { hashOf, verifyIntact } from "./intact.ts";
 import { hubText, parseHubName } from "./name.ts";
 import { hubRefusal } from "./refusal.ts";
 import { type HubRepo, notKept, openRepo } from "./repo.ts";
@@ -33,22 +34,28 @@ const MOST_WHOLE = 1 << 28;
  */
 export async function viewHub(
   text: string,
-  { use, ...listener }: HubListener & {
+  { use, verify = false, ...listener }: HubListener & {
     /** "shape" needs no weights. */
     readonly use: "model" | "shape";
+    /** Whether the hash of each file of the cache is computed before it is read. Default false. */
+    readonly verify?: boolean | undefined;
   },
 ): Promise<HubView> {
   const name = parseHubName(text, "model");
   const repo = await openRepo(name, await hubSettings(), { ...listener, keeps: false });
   const root = hubText(name, { revision: repo.commit, file: null });
-  const files = viewOf(repo, root, listener);
+  const files = viewOf(repo, root, { ...listener, verify });
   const read = async (path: string): Promise<string> => await files.text(`${root}/${path}`) ?? "";
   const { files: needed, place } = await chooseFiles(repo, use, { read });
   const bytes = needed.reduce((sum, path) => sum + (repo.files.get(path)?.size ?? 0), 0);
   return { files, path: place === "" ? root : `${root}/${place}`, bytes };
 }
 
-function viewOf(repo: HubRepo, root: string, listener: HubListener): FileSystem {
+function viewOf(
+  repo: HubRepo,
+  root: string,
+  { verify, ...listener }: HubListener & { readonly verify: boolean },
+): FileSystem {
   const inner = (path: string): string | null =>
     path === root ? "" : path.startsWith(`${root}/`) ? path.slice(root.length + 1) : null;
   const namesBelow = (folder: string): string[] => {
@@ -56,12 +63,16 @@ function viewOf(repo: HubRepo, root: string, listener: HubListener): FileSystem 
     const rests = [...repo.files.keys()].filter((path) => path.startsWith(below));
     return [...new Set(rests.map((path) => path.slice(below.length).split("/", 1)[0] ?? ""))].sort();
   };
-  const opened = new Map<string, ByteSource>();
+  const opened = new Map<string, ByteSource>(), verified = new Set<string>();
   const open = async (path: string): Promise<ByteSource> => {
     const at = inner(path), file = repo.files.get(at ?? "");
     if (!file) return await disk.open(path);
     const there = await repo.cache.place(repo.commit, file);
-    if (there !== null) return await disk.open(there);
+    if (there !== null) {
+      if (verify && !verified.has(path)) await verifyIntact(there, { repo, file });
+      verified.add(path);
+      return await disk.open(there);
+    }
     const source = opened.get(path) ?? remoteFile(repo, file, { ...listener, path });
     opened.set(path, source);
     return source;

@@ -63,10 +63,15 @@ export interface ModelView {
  */
 export async function lookAt(
   model: string,
-  { use = "model" }: { readonly use?: "model" | "shape" } = {},
+  { use = "model", verify }: {
+    readonly use?: "model" | "shape";
+    /** Whether the hash of each file of the Hub's cache is computed before it is read. Default false. */
+    readonly verify?: boolean | undefined;
+  } = {},
 ): Promise<ModelView> {
-  if (isHubName(model) && await fetchedBefore(model, "model") === null) return await viewHub(model, { use });
-  return { files: disk, path: await modelPath(model), bytes: null };
+  if (isHubName(model) && await fetchedBefore(model, "model") === null) return await viewHub(model, { use, verify });
+  const path = isHubName(model) ? (await fetchFromHub(model, { verify })).path : await modelPath(model);
+  return { files: disk, path, bytes: null };
 }
 
 /** Local path of a model: `demo` is a folder of the toolkit; a Hub name is downloaded first. */

@@ -1,8 +1,9 @@
 // Downloads from the Hub: what is fetched and kept, and what happens when something goes wrong on the way.
 import assert from "node:assert/strict";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { CompressoError } from "../../lib/core/errors.ts";
 import { fetchFromHub, type HubProgress } from "../../lib/hub/fetch.ts";
+import { rejects } from "../refuses.ts";
 import { OTHER_TOKEN, sha, TOKEN } from "./fake_hub.ts";
 import { HubRig, noise } from "./helpers.ts";
 
@@ -311,6 +312,36 @@ Deno.test("files whose paths would leave their folder are not listed, and wrong 
     assert.equal((await refusedBy(typed)).code, "usage", typed);
   }
 });
+
+Deno.test("a bit that changed without size and time is found by verify alone, named, and fetched again by the next use", async () => {
+  await using rig = new HubRig();
+  for (const file of ["config.json", "model.safetensors"]) {
+    const name = fresh(), weights = noise(5000);
+    rig.hub.add(`models/${name}`, { "config.json": CONFIG, "model.safetensors": weights });
+    const { path } = await fetchFromHub(`hf:${name}`), at = join(path, file);
+    await fetchFromHub(`hf:${name}`, { verify: true });
+    const { mtime, atime } = await Deno.stat(at), bytes = await Deno.readFile(at), real = await Deno.realPath(at);
+    bytes[7] = (bytes[7] ?? 0) ^ 1;
+    await Deno.writeFile(real, bytes);
+    await Deno.utime(real, atime ?? 0, mtime ?? 0);
+    // Another name of the same file: a name stands for its files as long as the process runs.
+    await fetchFromHub(`hf:${name}@main`);
+    assert.deepEqual(await Deno.readFile(at), bytes);
+    const hash = basename(real), asked = rig.hub.bytesOut;
+    for (const names of [`hf:${name}@main`, `hf:${name}@${rig.hub.commit(`models/${name}`)}`]) {
+      await rejects(fetchFromHub(names, { verify: true }), "input", {
+        names: [`hf:${name}`, file, hash, real],
+        value: sha(hash.length === 64 ? "sha256" : "sha1", ...hash.length === 64 ? [bytes] : [blobHead(bytes), bytes]),
+      });
+    }
+    assert.equal(rig.hub.bytesOut, asked);
+    const whole = file === "config.json" ? new TextEncoder().encode(CONFIG) : weights;
+    assert.deepEqual(await Deno.readFile(join((await fetchFromHub(`hf:${name}:${file}`)).path)), whole);
+    await fetchFromHub(`hf:${name}@main`, { verify: true });
+  }
+});
+
+const blobHead = (bytes: Uint8Array): Uint8Array => new TextEncoder().encode(`blob ${bytes.length}\0`);
 
 Deno.test("several at once fetch a file once", async () => {
   await using rig = new HubRig();

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import config from "../../deno.json" with { type: "json" };
 import { loadModel, openDevice, readRows } from "../../mod.ts";
 import { readPeftAdapter, writePeftAdapter } from "../../lib/model/mod.ts";
-import { cli, type CliResult, ROOT, TemporaryFolder } from "../cli/helpers/cli.ts";
+import { cli, cliProcess, type CliResult, ROOT, TemporaryFolder } from "../cli/helpers/cli.ts";
 import { join } from "../cli/helpers/paths.ts";
 import { TOKEN } from "./fake_hub.ts";
 import { demoFiles, HubRig } from "./helpers.ts";
@@ -107,6 +107,34 @@ Deno.test("with the rights of the set hub, inspect and plan; with the cache to w
     assert.match(stderr, pattern);
   }
   assert.match(ok(await withRights([read, envs, net], push)), /^pushed +1 files/);
+});
+
+Deno.test("--verify stops verbs at a damaged file of the cache, and is refused where nothing of the Hub is read", async () => {
+  await using rig = await demoHub();
+  using folder = new TemporaryFolder();
+  const out = ["export", "hf:maker/demo", "--out", folder.at("out"), "--overwrite"];
+  ok(await cliProcess(out));
+  ok(await cliProcess(["inspect", "hf:maker/demo", "--verify"]));
+  const commit = rig.hub.commit("models/maker/demo");
+  const at = await Deno.realPath(rig.at("models--maker--demo", "snapshots", commit, "model.safetensors"));
+  const { mtime, atime } = await Deno.stat(at), bytes = await Deno.readFile(at), last = bytes.length - 1;
+  bytes[last] = (bytes[last] ?? 0) ^ 64;
+  await Deno.writeFile(at, bytes);
+  await Deno.utime(at, atime ?? 0, mtime ?? 0);
+  ok(await cliProcess(["inspect", "hf:maker/demo"]));
+  for (const args of [["inspect", "hf:maker/demo"], ["--verify", ...out], ["plan", "hf:maker/demo"]]) {
+    // The shape of a model needs no weights, which `plan` does not read.
+    const { code, stderr } = await cliProcess([...args, "--verify"]), isPlan = args[0] === "plan";
+    assert.equal(code, isPlan ? 0 : 3, stderr);
+    assert.equal(stderr.includes(at), !isPlan, stderr);
+  }
+  ok(await cliProcess(out));
+  ok(await cliProcess([...out, "--verify"]));
+  for (const args of [["inspect", "demo"], ["push", folder.at("out"), "hf:me/x"], ["export", "demo", "--out", "x"]]) {
+    const { code, stderr } = await cliProcess([...args, "--verify"]);
+    assert.equal(code, 2, stderr);
+    assert.match(stderr, /--verify/);
+  }
 });
 
 Deno.test("a bare owner/name of rows or an adapter is answered with what was meant, and a model without data before it is fetched", async () => {

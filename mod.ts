@@ -1,6 +1,6 @@
 /**
- * Import this entry for what most programs need, from a model to a smaller one, and for schedule scripts. Compresso
- * prunes large language models structurally on WebGPU; each part has more in its own entry.
+ * Import this entry in programs that load a model, prune it, write the smaller model and generate text, and in schedule
+ * scripts. Compresso prunes large language models structurally on WebGPU. The other entries have more of each part.
  *
  * @example
  * ```ts

@@ -1,5 +1,9 @@
 #!/usr/bin/env -S deno run -A
-// The command line: finds the verb and returns the exit status.
+/**
+ * Import this entry to run the command line from a program; run it to start `compresso`.
+ *
+ * @module
+ */
 import { CommanderError, type CommandUnknownOpts } from "./packages.ts";
 import { refuse } from "../lib/core/errors.ts";
 import config from "../deno.json" with { type: "json" };
@@ -28,7 +32,18 @@ import { serveVerb } from "./verbs/serve.ts";
 import { sweepVerb } from "./verbs/sweep.ts";
 import { setWebgpu, WEBGPU_OPTION } from "./webgpu.ts";
 
-/** Runs the command line on arguments and returns the exit status. */
+/**
+ * Runs a verb of the command line. Results go to stdout, messages and errors to stderr. It does not throw for wrong
+ * use.
+ *
+ * @param args - Words after the program's name, such as `["inspect", "demo"]`.
+ * @returns The exit status: 0 for success, otherwise as docs/reference/exit_codes.md says.
+ * @example
+ * ```ts
+ * import { main } from "@compresso/compresso/cli";
+ * if (await main(["inspect", "demo", "--json"]) !== 0) throw new Error("it failed");
+ * ```
+ */
 export async function main(args: readonly string[]): Promise<number> {
   setWords(args);
   const program = verb("compresso", {

@@ -1,6 +1,6 @@
 /**
- * Import this entry in a browser, or wherever there is WebGPU but no disk: it opens a model from bytes, files or
- * addresses, prunes it, and returns files in memory. It uses nothing of Deno or Node.js.
+ * Import this entry in a browser, or wherever there is WebGPU but no disk: it opens a model from bytes, files or URLs,
+ * prunes it, and returns files in memory. It uses nothing of Deno or Node.js.
  *
  * @module
  */

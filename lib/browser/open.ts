@@ -5,17 +5,17 @@ import { type ByteSource, endsEarly, type FileSystem } from "../files/system.ts"
 import { openModel as openFiles } from "../formats/open.ts";
 import { loadModelFrom, type LoadModelOptions, type Model } from "../model/model.ts";
 
-/** A file of a model: bytes, a `File` or `Blob`, which is read piece by piece, or an address, which is fetched. */
+/** A file of a model: its bytes; a `File` or `Blob`, which is read piece by piece; or a URL, which is fetched. */
 export type ModelFile = Uint8Array<ArrayBuffer> | Blob | URL;
 
 /** Path of the model within the file system that it is opened from. */
 const PATH = "model";
 
 /**
- * Opens a model: one file for a GGUF, or the files of a Hugging Face folder by their names.
+ * Loads a model onto the GPU, from a GGUF file or from the files of a Hugging Face folder by their names.
  *
  * @throws CompressoError("input") for a file that cannot be read, or that is no model.
- * @throws what `loadModelFrom` does.
+ * @throws what `loadModelFrom` throws.
  * @example
  * ```ts
  * import { openDevice, openModel } from "compresso/browser";

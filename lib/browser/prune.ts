@@ -20,17 +20,33 @@ export interface PrunedFiles {
 const OUT = "out";
 
 /**
- * Prunes a model step by step, as `prune` of the root does. Checkpoints and exports go to `files`, by default in memory.
- * Schedules are built-in names or definitions; tasks are refused.
+ * Prunes a model step by step, like `prune` of the root. Checkpoints and exports are written to `files`. A schedule
+ * must be a built-in name or a definition, not a script. Tasks cannot be measured.
+ *
+ * @param files - Default: memory.
+ * @throws CompressoError("usage") for options that do not exist or are out of range.
+ * @throws CompressoError("input") for a model without tokenizer, or rows without a response.
+ * @example
+ * ```ts
+ * import { memoryFiles, type Model, prune, type Row } from "compresso/browser";
+ *
+ * export async function pruned(model: Model, rows: readonly Row[]): Promise<ReadonlyMap<string, Uint8Array>> {
+ *   const files = memoryFiles();
+ *   using run = prune(model, { rows, sparsity: 0.2, steps: 200 }, files);
+ *   for await (const { step, loss } of run) console.log(step, loss);
+ *   await run.export("out");
+ *   return files.files; // out/model.gguf, out/model/config.json …
+ * }
+ * ```
  */
 export function prune(model: Model, options: PruneOptions, files: FileSystem = memoryFiles()): PruneSession {
   return pruneOn({ files, openScript: null, loadTasks: null }, model, options);
 }
 
 /**
- * Prunes a model and returns its files.
+ * Prunes a model and returns the files of the pruned one.
  *
- * @throws what iterating a {@link PruneSession} and exporting do.
+ * @throws what iterating and exporting a {@link PruneSession} throw.
  * @example
  * ```ts
  * import { type Model, pruneInMemory, toRow } from "compresso/browser";

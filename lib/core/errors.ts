@@ -23,13 +23,13 @@ export const EXIT_STATUS: Readonly<Record<ErrorCode, number>> = {
 export interface ErrorParts {
   /** What cannot be done, as a sentence without its full stop. */
   readonly what: string;
-  /** The rule that is broken. */
+  /** The rule that was broken. */
   readonly rule?: string | undefined;
-  /** The present value. */
+  /** The value that breaks the rule. */
   readonly value?: string | undefined;
   /** What the user can do. */
   readonly fix?: string | undefined;
-  /** Path of the option at fault in the options object, such as "rates.lora". Default the first that `what` names by {@link option}. */
+  /** Path of the wrong option in the options object, such as "rates.lora". Default: the first option in `what`. */
   readonly option?: string | undefined;
 }
 
@@ -102,7 +102,7 @@ function spelledParts({ option, ...texts }: ErrorParts, spell: SpellOption): Err
 }
 
 /**
- * An error that says what cannot be done, the rule, the present value and the fix.
+ * An error that says what cannot be done, the rule, the value that breaks it and, where it is not obvious, the fix.
  *
  * @example
  * ```ts
@@ -116,7 +116,7 @@ export class CompressoError extends Error {
   override readonly name = "CompressoError";
   /** Reason, for programs. */
   readonly code: ErrorCode;
-  /** What the message is made of, options as programs write them. */
+  /** The parts of the message, with options as programs write them: `rates.lora`. */
   readonly parts: ErrorParts;
   readonly #marked: ErrorParts;
 
@@ -156,9 +156,9 @@ export class CompressoError extends Error {
 
 /** Why something is refused. */
 export interface Reasons {
-  /** The rule that is broken. */
+  /** The rule that was broken. */
   readonly rule: string;
-  /** The present value. */
+  /** The value that breaks the rule. */
   readonly value: string | number | bigint | boolean | null | undefined;
   /** What the user can do, where rule and value do not make it obvious. */
   readonly fix?: string | undefined;

@@ -52,7 +52,7 @@ export interface ChatRow {
   readonly extra: Json;
 }
 
-/** A row of any kind. */
+/** A row of training data: an instruction, a text or a conversation. */
 export type Row = InstructRow | TextRow | ChatRow;
 
 /** Place of a row. */

@@ -32,7 +32,17 @@ export function memorySource(name: string, bytes: Uint8Array<ArrayBuffer>): Byte
   };
 }
 
-/** Makes a file system in memory, with these files to begin with. Folders are there as long as they have files. */
+/**
+ * Makes a file system in memory. A folder exists as long as it holds a file.
+ *
+ * @param initial - Paths and bytes of the files that it holds at first; none by default.
+ * @example
+ * ```ts
+ * import { memoryFiles } from "compresso/browser";
+ * const files = memoryFiles([["notes/one.txt", new TextEncoder().encode("hello")]]);
+ * if (await files.text("notes/one.txt") !== "hello") throw new Error("another text");
+ * ```
+ */
 export function memoryFiles(initial: Iterable<readonly [string, Uint8Array<ArrayBuffer>]> = []): MemoryFiles {
   const files = new Map(initial);
   const below = (folder: string): string[] => [...files.keys()].filter((path) => path.startsWith(`${folder}/`));

@@ -23,47 +23,50 @@ export interface FileInfo {
   readonly size: number;
 }
 
-/** A file or folder that was written next to its place. Disposed without commit, it leaves nothing. */
+/** A file or folder that is written under a temporary name. Without a commit, disposing it removes everything. */
 export interface Staged extends Disposable {
-  /** Moves it to its place. */
+  /** Moves it to its path. */
   commit(): Promise<void>;
 }
 
-/** A file that is written next to its place. */
+/** A file that is written under a temporary name. */
 export interface StagedFile extends Staged {
-  /** Its place once it is committed. */
+  /** Its path after the commit. */
   readonly path: string;
   /** Bytes written so far. */
   readonly written: number;
-  /** Appends bytes. Throws `CompressoError("input")` where there is no room for them. */
+  /** Appends bytes. Throws `CompressoError("input")` if there is no room for them. */
   write(bytes: Uint8Array): Promise<void>;
-  /** Brings the bytes to the disk, so that little of the commit can fail. */
+  /** Flushes the bytes to the disk before the commit, so that the commit rarely fails. */
   sync(): Promise<void>;
 }
 
-/** How a folder treats what is at its path. */
+/** Options of {@link FileSystem.stageFolder}. */
 export interface FolderOptions {
   /** Whether a folder with content may be replaced; default false. */
   readonly replace?: boolean;
 }
 
-/** Files and folders under paths with `/`. All methods throw `CompressoError("input")` where the system refuses. */
+/** Files and folders under paths with `/`. All methods throw `CompressoError("input")` if the system refuses. */
 export interface FileSystem {
-  /** What is at a path; null where nothing is. */
+  /** Whether a path is a file or a folder, and its size; null if nothing is there. */
   info(path: string): Promise<FileInfo | null>;
-  /** Names of what is in a folder, in order. */
+  /** Names of the files and folders in a folder, sorted. */
   names(folder: string): Promise<string[]>;
-  /** Opens a file; throws where there is none. */
+  /** Opens a file for reading. Throws if there is none. */
   open(path: string): Promise<ByteSource>;
-  /** A UTF-8 text with the byte order mark that it may have; null where there is no file. */
+  /** Text of a UTF-8 file, with its byte order mark if it has one; null if there is no file. */
   text(path: string): Promise<string | null>;
-  /** Makes a folder and those above it, where they are not there. */
+  /** Makes a folder and its parents, if they do not exist. */
   makeFolder(path: string): Promise<void>;
-  /** Starts a file that appears whole at its path, or not at all. */
+  /** Starts a file. It appears at its path by the commit: complete, or not at all. */
   stageFile(path: string): Promise<StagedFile>;
-  /** Lets `fill` write into a new folder next to `path`, which commit moves to `path`. Throws where `path` has content and not `replace`. */
+  /**
+   * Calls `fill` with a new temporary folder to write into; the commit moves the folder to `path`. Throws if the folder
+   * `path` has content, unless `replace` is set.
+   */
   stageFolder(path: string, fill: (folder: string) => Promise<void>, options?: FolderOptions): Promise<Staged>;
-  /** Removes a file, or a folder with its content; returns whether there was one. */
+  /** Removes a file, or a folder with its content. Returns whether there was one. */
   remove(path: string): Promise<boolean>;
 }
 

@@ -6,13 +6,21 @@ import { LOAD_NAMES, loadModelFrom, type LoadModelOptions, type Model } from "..
 import { modelPath } from "./open_model.ts";
 
 /**
- * Loads a model from a Hugging Face folder, a GGUF file, or a Hub name, `hf:owner/name[@revision][:file]`, which is
- * downloaded first.
+ * Loads a model onto the GPU, from a Hugging Face folder, a GGUF file, or a Hub name `hf:owner/name[@revision][:file]`,
+ * whose files are downloaded first. "demo" is the demo model.
  *
- * @throws CompressoError("input") where the files are missing, broken or of an unsupported kind.
- * @throws CompressoError("gpu") where they do not fit.
+ * @throws CompressoError("input") if the files are missing, broken or of an unsupported kind.
+ * @throws CompressoError("gpu") if the weights do not fit into the memory or the limits of the device.
  * @throws CompressoError("usage") for options that do not exist.
- * @throws CompressoError("numeric") for weights that are not finite, or not in `baseDtype`.
+ * @throws CompressoError("numeric") for weights that are not finite, or not finite in `baseDtype`.
+ * @example
+ * ```ts
+ * import { loadModel, openDevice } from "compresso";
+ * using device = await openDevice();
+ * using model = await loadModel("demo", { device, baseDtype: "f32" });
+ * const logits = await model.logits([1, 2, 3]); // [3 × vocab]
+ * if (logits.length !== 3 * model.spec.vocab) throw new Error("another shape");
+ * ```
  */
 export async function loadModel(path: string, options: LoadModelOptions): Promise<Model> {
   checkNames(options, LOAD_NAMES, { whose: "loadModel" });

@@ -80,7 +80,18 @@ export async function modelPath(model: string): Promise<string> {
   return model === DEMO ? fixture("demo") : model;
 }
 
-/** The demo's own data, rows of instruction, input, output and choices: to train on, or held out. */
+/**
+ * Path of the demo model's own rows, to train on or held out. Each row has `instruction`, `input`, `output` and
+ * `choices`.
+ *
+ * @throws CompressoError("input") if the toolkit does not run from files of this machine.
+ * @example
+ * ```ts
+ * import { demoData, readRows } from "compresso";
+ * const { rows } = await readRows(demoData("heldout"), { limit: 3 });
+ * if (rows.length !== 3) throw new Error("other rows");
+ * ```
+ */
 export function demoData(split: "train" | "heldout"): string {
   return fixture(`demo_data/${split}.jsonl`);
 }

@@ -14,16 +14,22 @@ import { heapLimit, zlibCodecs } from "../files/platform.ts";
  * Reads rows from JSON lines, a JSON array, a parquet table, or plain text as one document; the content decides which.
  * All formats but parquet may be compressed by gzip or Zstandard. A file named .json, .jsonl or .ndjson is never read
  * as plain text, so that a broken first line is found. Plain text in a file named .csv or .tsv is refused. The file is
- * read in parts: memory holds only the rows, and with `limit` reading stops early. A Hub name,
- * `hf:owner/name[@revision][:file]`, is of a data set, whose file is downloaded first.
+ * read in parts: memory holds only the rows, and with `limit` reading stops early. A Hub name
+ * `hf:owner/name[@revision][:file]` names a data set, whose file is downloaded first.
  *
  * A row is `{instruction, input?, output}`, `{messages: [{role, content}]}`, `{conversations: [{from, value}]}`
  * (ShareGPT) or `{text}`; all rows of a file are of one kind. A field `system` next to messages becomes their first
  * turn.
  *
  * @throws CompressoError("usage") for options that do not exist, and a limit below 1.
- * @throws CompressoError("input") for a file that is missing, empty, binary or not UTF-8, for a broken row, which it names, and for rows that do not
- * fit into memory.
+ * @throws CompressoError("input") for a file that is missing, empty, binary or not UTF-8; for a broken row, which the
+ * error names; and for rows that do not fit into memory.
+ * @example
+ * ```ts
+ * import { demoData, readRows } from "compresso";
+ * const { rows } = await readRows(demoData("train"), { limit: 5 });
+ * if (rows.some(({ kind }) => kind !== "instruct")) throw new Error("other rows");
+ * ```
  */
 export async function readRows(path: string, options: ReadOptions = {}): Promise<DataSet> {
   using source = await openData(path);

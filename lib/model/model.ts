@@ -529,7 +529,23 @@ export class Model implements Disposable {
   }
 }
 
-/** Loads a model from any weight source, for example a sliced model that is not on disk. */
+/**
+ * Loads a model onto the GPU from any weight source, for example a sliced model that is not on disk.
+ *
+ * @throws CompressoError("gpu") if the weights do not fit into the memory or the limits of the device.
+ * @throws CompressoError("usage") for options that do not exist.
+ * @throws CompressoError("numeric") for weights that are not finite, or not finite in `baseDtype`.
+ * @example
+ * ```ts
+ * import { loadModelFrom, openDevice, sliceModel } from "compresso";
+ * import { openModelFiles } from "compresso/model";
+ *
+ * const { source, tokenizer } = await openModelFiles("demo");
+ * using device = await openDevice();
+ * using model = await loadModelFrom(sliceModel(source, {}), { device, tokenizer });
+ * if (model.spec.layers.length !== source.spec.layers.length) throw new Error("another model");
+ * ```
+ */
 export async function loadModelFrom(
   source: WeightSource,
   options: LoadModelOptions & { readonly tokenizer?: Tokenizer | null },

@@ -48,7 +48,7 @@ export interface StagePlan {
 /** The three stages, in order. */
 export type Stage = "finetune" | "prune" | "postfinetune";
 
-/** One training step: what a schedule sees of it, and what belongs to this machine and run. */
+/** Record of one training step: what a schedule sees of it, and numbers of this machine and run. */
 export interface StepRecord extends RecordView {
   /**
    * Completed steps of the whole run, this one included. If it is not larger than that of the previous record, the run
@@ -62,9 +62,9 @@ export interface StepRecord extends RecordView {
    * learns from, see `PruneOptions.focus`.
    */
   readonly gradNorm: number;
-  /** Tokens that were not padding. */
+  /** Tokens of the step, without padding. */
   readonly tokens: number;
-  /** Labels in the loss. */
+  /** Labels that the loss counts. */
   readonly labelTokens: number;
   /** Tokens per second since the last records were read, without padding. */
   readonly tokensPerSecond: number;

@@ -10,9 +10,10 @@ import { pruneOn, type PruneSession, type RunPlatform } from "./session.ts";
 export const ON_DISK: RunPlatform = { files: disk, openScript, loadTasks };
 
 /**
- * Prunes a model by the three stages of Compresso: LoRA alone, LoRA and masks under the cubic schedule, LoRA with frozen masks.
+ * Prunes a model in the three stages of Compresso: training of LoRA alone, of LoRA and masks along a schedule, and of
+ * LoRA with fixed masks. Source: arXiv 2310.05015.
  *
- * Iterating the session drives the run; afterwards `slice()` cuts the model and `export()` writes it.
+ * Iterating the session runs the steps; afterwards `slice()` cuts the model and `export()` writes it.
  *
  * @throws CompressoError("usage") for options that do not exist or are out of range.
  * @throws CompressoError("input") for a model without tokenizer, or rows without a response.

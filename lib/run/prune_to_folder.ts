@@ -9,7 +9,9 @@ import { runInto, type RunIntoOptions } from "./run_into.ts";
 import { folderSink } from "./sink/folder.ts";
 import { followerSink } from "./sink/follower.ts";
 
-/** Options of {@link pruneToFolder}: those of `prune` without `checkpoint` and `ranks`, and those of the folder. */
+/**
+ * Options of {@link pruneToFolder}: the options of `prune` without `checkpoint` and `ranks`, and {@link FolderOptions}.
+ */
 export type PruneToFolderOptions = Omit<RunIntoOptions, keyof Ranked | keyof Target> & Target & FolderOptions;
 
 /** A process that is one of several. */
@@ -44,24 +46,37 @@ export interface FolderOptions {
 }
 
 /**
- * Runs all stages, slices, verifies and writes. With the unit "vocab" the vocabulary is cut first. With that unit alone,
- * the steps train LoRA on the cut vocabulary; without steps nothing is trained. A run locks its folder until it ends.
- * `export.replace` discards an earlier run's checkpoint, and its calibration texts if the model writes new ones. A run
- * that is refused leaves the folder unchanged.
+ * Prunes a model into a folder: runs all stages, slices, compares the sliced model with the masked one, and writes the
+ * files. With the unit "vocab" the vocabulary is cut first. With that unit alone, the steps train LoRA on the cut
+ * vocabulary; without steps nothing is trained. A run locks its folder until it ends. `export.replace` discards an
+ * earlier run's checkpoint, and its calibration texts if the model writes new ones. A run that is refused leaves the
+ * folder unchanged.
  *
- * With `ranks`, each process calls this with the same options. The first rank writes the folder; the others return null.
+ * With `ranks`, each process calls this with the same options. The first rank writes the folder; the others return
+ * null.
  *
  * @throws CompressoError("usage") for options that do not exist or are out of range, for `resume` without a checkpoint,
  * and for a folder that another run has locked. Unless the run is resumed or `export.replace` is set, also for a folder
  * with an earlier run, or with a file at the path of the calibration texts.
  * @throws CompressoError("mismatch") for a checkpoint of another model, or of other rows or options.
- * @throws what iterating a {@link PruneSession} and what `exportModel` do.
+ * @throws what iterating a {@link PruneSession} and what `exportModel` throw.
+ * @example
+ * ```ts
+ * import { demoData, loadModel, openDevice, pruneToFolder, readRows } from "compresso";
+ * using device = await openDevice();
+ * using model = await loadModel("demo", { device });
+ * const { rows } = await readRows(demoData("train"), { limit: 40 });
+ * const out = `${await Deno.makeTempDir()}/run`;
+ * const options = { rows, sparsity: 0.2, steps: 2, batch: 1, seq: 64, prompt: null, calibration: "none" } as const;
+ * const { parameters } = await pruneToFolder(model, { ...options, out });
+ * if (parameters.after >= parameters.before) throw new Error("not smaller");
+ * ```
  */
 export async function pruneToFolder(
   model: Model,
   options: PruneToFolderOptions & Ranked,
 ): Promise<RunSummary | null>;
-/** The same without `ranks`. */
+/** Prunes a model into a folder in one process. */
 export async function pruneToFolder(model: Model, options: PruneToFolderOptions): Promise<RunSummary>;
 export async function pruneToFolder(
   model: Model,

@@ -35,11 +35,11 @@ export interface PruneResult {
   readonly masks: MaskValues;
   /** LoRA as trained. */
   readonly lora: LoraConfig & { readonly weights: LoraWeights };
-  /** Sparsity: the target, expected at the end of the pruning stage, and of the hard masks. */
+  /** Sparsity in [0, 1]: the target, the expected one at the end of the pruning stage, and that of the hard masks. */
   readonly sparsity: { readonly target: number; readonly expected: number; readonly hard: number };
   /**
-   * One number per unit, at the end of the pruning stage: log α of learned masks, under "gradual" the running mean of
-   * squared gradients, under a one-shot method the rank. If a hook set values after that stage, these.
+   * One number per unit, at the end of the pruning stage: log α of learned masks; for "gradual" the running mean of
+   * squared gradients; for a one-shot method the rank. Values that a hook set after that stage replace it.
    */
   readonly logAlpha: Float32Array<ArrayBuffer>;
   /** The units. */
@@ -55,7 +55,7 @@ export interface PruneResult {
   readonly heldout: readonly (readonly number[])[];
   /** Their labels, −100 where nothing is predicted; empty if they were trained on. */
   readonly heldoutLabels: readonly (readonly number[])[];
-  /** Seconds that steps took, by stage, without scoring before them and the choice of units after them. */
+  /** Seconds of the steps, by stage, without the scoring before them and the choice of units after them. */
   readonly seconds: Readonly<Record<Stage, number>>;
   /** Tokens per second over all stages, without padding. */
   readonly tokensPerSecond: number;
@@ -112,9 +112,9 @@ export interface RunSummary {
   readonly layers: readonly LayerSpec[];
   /** Hidden size. */
   readonly hidden: number;
-  /** Largest difference and range of the logits. */
+  /** Masked and sliced model compared: largest difference of their logits, and the range of the logits. */
   readonly maskedVsSliced: { readonly maxAbs: number; readonly range: number };
-  /** Loss on held-out rows before and after; null where no rows are held out. */
+  /** Loss on held-out rows before and after, in nats; null if no rows are held out. */
   readonly heldoutLoss: LossChange | null;
   /** Loss on the text and scores of the tasks that the run was asked to measure, before and after. */
   readonly evaluation: Pick<QualityChange, "text" | "tasks">;
@@ -129,17 +129,17 @@ export interface RunSummary {
   readonly wallSeconds: number;
   /** Steps done before the run was last resumed; 0 if it never was. */
   readonly resumedAfter: number;
-  /** Tokens a second over all stages. */
+  /** Tokens per second over all stages. */
   readonly tokensPerSecond: number;
   /** Largest GPU memory of the run, the comparison of masked and sliced model included, bytes. */
   readonly peakGpuBytes: number;
-  /** The same as planned before the first step, bytes. */
+  /** Largest GPU memory that was planned before the first step, bytes. */
   readonly plannedGpuBytes: number;
   /** Alarms in order; see {@link PruneResult.alarms}. */
   readonly alarms: readonly Alarm[];
   /**
-   * What the run warns of: nothing was measured ("none"), or a loss or bits per byte rose to `ratio` times that before.
-   * The ratio is null for "none", and for a number that is not finite.
+   * Warnings of the run: nothing was measured ("none"), or a loss or bits per byte rose to `ratio` times its value
+   * before. The ratio is null for "none", and for a number that is not finite.
    */
   readonly warnings: readonly {
     readonly measure: "none" | "heldoutLoss" | "textLoss" | "heldoutBits" | "textBits";

@@ -24,7 +24,7 @@ import { type CutForRun, cutForRun } from "./vocabulary.ts";
  */
 export type RunPhase = "measure" | "slice" | "export";
 
-/** Options of {@link runInto} besides those of `prune`. */
+/** Options of {@link runInto} in addition to those of `prune`. */
 export interface SinkOptions {
   /**
    * Calibration rows.

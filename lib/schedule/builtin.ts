@@ -25,10 +25,16 @@ export function isScheduleName(text: string): text is ScheduleName {
 }
 
 /**
- * A built-in schedule by name. It rises from 0 to the run's sparsity, which it reaches at progress `warmup`, in [0, 1].
- * "step" starts at a quarter of that sparsity; "constant" holds all of it from the first step.
+ * A built-in schedule by name. It rises from 0 to the run's target sparsity, which it reaches at progress `warmup`, in
+ * [0, 1]. "step" starts at a quarter of the target; "constant" holds the target from the first step.
  *
- * @throws CompressoError("usage") for a warm-up out of range, and for other options
+ * @throws CompressoError("usage") for a `warmup` out of range, and for other options.
+ * @example
+ * ```ts
+ * import { builtinSchedule, evaluateSchedule } from "compresso/schedule";
+ * const now = { stage: "prune", step: 9, steps: 10, progress: 1, sparsity: 0.3, records: [], layers: [] } as const;
+ * if (evaluateSchedule(builtinSchedule("linear"), now).sparsity !== 0.3) throw new Error("target not reached");
+ * ```
  */
 export function builtinSchedule(name: ScheduleName, options: { readonly warmup?: number } = {}): Schedule {
   checkNames(options, { warmup: "number" }, { whose: "builtinSchedule" });

@@ -7,26 +7,27 @@ import type { CurveInput } from "./definition.ts";
 /** A curve over a pruning stage; usable wherever a schedule takes a number. */
 export type CurveFunction = (input: CurveInput) => number;
 
-/** Ends of a curve, and when it arrives. */
+/** Where a curve starts and ends, and when it reaches its end. */
 export interface RampOptions {
-  /** Value at progress 0; "target" is the run's sparsity. Default 0. */
+  /** Value at progress 0; "target" is the run's target sparsity. Default 0. */
   readonly from?: number | "target";
-  /** Value from `warmup` on, as `from`. */
+  /** Value from progress `warmup` on: a number or "target". */
   readonly to: number | "target";
-  /** Progress, in [0, 1], from which on the value is `to`. Default 1. */
+  /** Progress, in [0, 1], at which the curve reaches `to`. Default 1. */
   readonly warmup?: number;
 }
 
 /** Options of {@link exponential}. */
 export interface ExponentialOptions extends RampOptions {
-  /** k of e^(−k·q), above 0; a larger k is faster at first. Default 5. ln(from / to) gives from·(to / from)^q. */
+  /** k of e^(−k·q), in (0, 700]; a larger k is faster at first. Default 5. ln(from / to) gives from·(to / from)^q. */
   readonly steepness?: number;
 }
 
 /**
- * to + (from − to)·(1 − q)³ with q = min(1, progress / warmup): fast at first, then ever slower (Zhu & Gupta 2017).
- * Throws `CompressoError("usage")` for options that do not exist or are out of range, as all curves do.
+ * A cubic ramp: to + (from − to)·(1 − q)³ with q = min(1, progress / warmup). It is fast at first, then ever slower.
+ * Source: Zhu & Gupta 2017, "To prune, or not to prune".
  *
+ * @throws CompressoError("usage") for options that do not exist or are out of range.
  * @example
  * ```ts
  * import { cubic } from "compresso/schedule";
@@ -39,19 +40,50 @@ export function cubic(options: RampOptions): CurveFunction {
   return ramp("cubic", options, (q) => (1 - q) ** 3);
 }
 
-/** to + (from − to)·(1 − q) with q = min(1, progress / warmup): a straight line. */
+/**
+ * A straight line: to + (from − to)·(1 − q) with q = min(1, progress / warmup).
+ *
+ * @throws CompressoError("usage") for options that do not exist or are out of range.
+ * @example
+ * ```ts
+ * import { linear } from "compresso/schedule";
+ * const rate = linear({ from: 0.2, to: 0.4 });
+ * if (Math.abs(rate({ progress: 0.5, sparsity: 0.5 }) - 0.3) > 1e-12) throw new Error("not linear");
+ * ```
+ */
 export function linear(options: RampOptions): CurveFunction {
   checkNames("linear", options, RAMP);
   return ramp("linear", options, (q) => 1 - q);
 }
 
-/** to + (from − to)·(1 + cos(π·q)) / 2 with q = min(1, progress / warmup): slow at both ends. */
+/**
+ * Half a period of a cosine, slow at both ends: to + (from − to)·(1 + cos(π·q)) / 2 with q = min(1, progress / warmup).
+ *
+ * @throws CompressoError("usage") for options that do not exist or are out of range.
+ * @example
+ * ```ts
+ * import { cosine } from "compresso/schedule";
+ * const rate = cosine({ from: 1e-3, to: 0 });
+ * if (Math.abs(rate({ progress: 0.5, sparsity: 0.5 }) - 5e-4) > 1e-12) throw new Error("not a cosine");
+ * ```
+ */
 export function cosine(options: RampOptions): CurveFunction {
   checkNames("cosine", options, RAMP);
   return ramp("cosine", options, (q) => (1 + Math.cos(Math.PI * q)) / 2);
 }
 
-/** to + (from − to)·(e^(−k·q) − e^(−k)) / (1 − e^(−k)) with q = min(1, progress / warmup) and k the steepness. */
+/**
+ * An exponential decay from `from` to `to`: to + (from − to)·(e^(−k·q) − e^(−k)) / (1 − e^(−k)) with
+ * q = min(1, progress / warmup) and k the steepness.
+ *
+ * @throws CompressoError("usage") for options that do not exist or are out of range.
+ * @example
+ * ```ts
+ * import { exponential } from "compresso/schedule";
+ * const curve = exponential({ to: "target" });
+ * if (curve({ progress: 0.5, sparsity: 0.4 }) <= 0.2) throw new Error("not faster at first");
+ * ```
+ */
 export function exponential(options: ExponentialOptions): CurveFunction {
   checkNames("exponential", options, [...RAMP, "steepness"]);
   const { steepness = 5, ...shape } = options;
@@ -64,9 +96,11 @@ export function exponential(options: ExponentialOptions): CurveFunction {
 }
 
 /**
- * Stairs: each [progress, value] holds its value from its progress until that of the next. The first begins at progress
- * 0.
+ * Stairs: each `[progress, value]` holds its value from its progress until the progress of the next. The first stair
+ * begins at progress 0.
  *
+ * @throws CompressoError("usage") for an empty list, for progress that does not start at 0 or does not rise, and for a
+ * value that is neither a number nor "target".
  * @example
  * ```ts
  * import { steps } from "compresso/schedule";
@@ -94,7 +128,16 @@ export function steps(stairs: readonly (readonly [progress: number, value: numbe
   });
 }
 
-/** The same value all along. */
+/**
+ * The same value at every step.
+ *
+ * @throws CompressoError("usage") for a value that is neither a number nor "target".
+ * @example
+ * ```ts
+ * import { constant } from "compresso/schedule";
+ * if (constant("target")({ progress: 0, sparsity: 0.3 }) !== 0.3) throw new Error("not the target");
+ * ```
+ */
 export function constant(value: number | "target"): CurveFunction {
   checkLevel("constant", value);
   return described("constant", value, (input) => levelOf(value, input));

@@ -12,7 +12,7 @@ export interface CurveInput {
   readonly sparsity: number;
 }
 
-/** What a schedule sees at every step of the pruning stage, and of other stages that it controls. */
+/** What a schedule sees at each step of the pruning stage, and of the other stages if it controls them. */
 export interface ScheduleInput extends CurveInput {
   /** The stage of the step. */
   readonly stage: RecordView["stage"];
@@ -20,7 +20,7 @@ export interface ScheduleInput extends CurveInput {
   readonly step: number;
   /** Steps of the stage. */
   readonly steps: number;
-  /** The last known records of the run, oldest first, at most 32. */
+  /** The latest known records of the run, at most 32, oldest first. */
   readonly records: readonly RecordView[];
   /** State of every decoder layer. */
   readonly layers: readonly LayerState[];
@@ -29,11 +29,11 @@ export interface ScheduleInput extends CurveInput {
 /** Records that a schedule sees. */
 export const RECORDS_SEEN = 32;
 
-/** The part of a step's record that a schedule sees: numbers that are the same in every repetition of the run. */
+/** The part of a step's record that a schedule sees: the numbers that are equal whenever the run is repeated. */
 export interface RecordView {
   /** Stage of the step. */
   readonly stage: "finetune" | "prune" | "postfinetune";
-  /** Steps done in the whole run, this one included. */
+  /** Completed steps of the whole run, this one included. */
   readonly step: number;
   /** Mean cross-entropy over the batch's labels, in nats. */
   readonly loss: number;
@@ -41,9 +41,9 @@ export interface RecordView {
   readonly target: number | null;
   /** Expected sparsity ŝ after the step; null outside the pruning stage. */
   readonly expected: number | null;
-  /** Multiplier of the gap. */
+  /** Lagrange multiplier λ₁ of the gap between ŝ and the target. */
   readonly lambda1: number;
-  /** Multiplier of the squared gap. */
+  /** Lagrange multiplier λ₂ of the squared gap. */
   readonly lambda2: number;
   /** Global norm of the LoRA gradients before clipping. */
   readonly gradNorm: number;
@@ -52,28 +52,27 @@ export interface RecordView {
 }
 
 /**
- * Shares cut of a layer, from 0 to 1: expected while masks are learned, otherwise exact. 0 for kinds that are not
- * pruned.
+ * How much of a layer is cut, as shares from 0 to 1. The shares are expected values while masks are learned, otherwise
+ * exact. They are 0 for kinds that the run does not prune.
  */
 export interface LayerState {
-  /** Share cut of the number of its heads. If whole layers are units, a cut of the layer counts too. */
+  /** Share of its query heads that is cut. If whole layers are units, cutting the layer counts too. */
   readonly heads: number;
-  /** Share cut of the number of its FFN columns, as for heads. */
+  /** Share of its FFN columns that is cut, counted like `heads`. */
   readonly ffn: number;
   /**
-   * Share cut of the parameters of its linear weights, hidden dims not counted: the share that `layers` of a schedule
-   * sets. K and V of a KV group count as cut once all heads of the group are cut.
+   * Share of the parameters of its linear weights that is cut, without the cut of hidden dims. The part `layers` of a
+   * schedule sets this share. K and V of a KV group count as cut once all heads of the group are cut.
    */
   readonly sparsity: number;
 }
 
-/** A number of the loop: fixed, or as a function of what the schedule sees. */
+/** A number that the training loop uses: fixed, or a function of what the schedule sees. */
 export type Curve = number | ((input: ScheduleInput) => number);
 
 /**
- * Units that do not move: heads (or KV groups) or FFN columns of a layer, everything of a layer, or hidden dims.
- * `units` limits this to the listed units. Layers and units count from 0. Kinds that are not among the run's units are
- * ignored.
+ * Units that stay as they are: heads (or KV groups) or FFN columns of a layer, all units of a layer, or hidden dims.
+ * With `units`, only the listed ones. Layers and units count from 0. Kinds that the run does not prune are ignored.
  */
 export type FrozenUnits =
   | { readonly layer: number; readonly kind: "heads" | "ffn"; readonly units?: readonly number[] }
@@ -99,7 +98,7 @@ export const RATE_NAMES = [
   "weightDecay",
   "dropout",
 ] as const satisfies readonly RateName[];
-/** Name of a number of the loop. */
+/** Name of a number that the training loop uses. */
 export type RateName =
   | "lora"
   | "mask"
@@ -113,7 +112,7 @@ export type RateName =
   | "clipNorm"
   | "weightDecay"
   | "dropout";
-/** Name of a number of the loop, or of `focus`, which only the last stage has. */
+/** Name of a number that a schedule may set: a {@link RateName}, or `focus`, which only the last stage has. */
 export type LoopNumber = RateName | "focus";
 
 /** Numbers that every step of LoRA has, in all stages. */
@@ -125,12 +124,12 @@ export const OUTER_RATES = {
 } as const satisfies { readonly [stage in OuterStage]: readonly LoopNumber[] };
 /** The stages before and after pruning, in which LoRA is trained alone. */
 export const OUTER_STAGES = ["finetune", "postfinetune"] as const satisfies readonly OuterStage[];
-/** Name of such a stage. */
+/** Name of a stage before or after pruning. */
 export type OuterStage = "finetune" | "postfinetune";
 
 /**
- * LoRA's numbers in a stage before or after pruning. `lora` replaces the stage's learning rate, warm-up or cosine
- * included.
+ * LoRA's numbers in a stage before or after pruning. `lora` is the learning rate; it replaces the stage's own warm-up
+ * or cosine.
  */
 export type LoraCurves = { readonly [rate in "lora" | "clipNorm" | "weightDecay" | "dropout"]?: Curve };
 
@@ -142,48 +141,52 @@ export interface StageDefinition extends LoraCurves {
 
 /** What a schedule decides in the last stage. */
 export interface LastStageDefinition extends StageDefinition {
-  /** Share of the labels that the step learns from, above 0, at most 1; see `PruneOptions.focus`. Not for the method flap. */
+  /** Share of the labels on which the step trains, in (0, 1]; see `PruneOptions.focus`. Not for the method flap. */
   readonly focus?: Curve;
 }
 
 /**
- * What a schedule decides. All parts are optional; a missing part is as in a run without a schedule. Every function
- * must depend on its input alone, without memory, clock or random numbers: only then does a resumed run end with the
- * same bits.
+ * What a schedule decides. All parts are optional; without a part, the run decides. Every function must depend on its
+ * input alone, without memory, clock or random numbers: only then does a resumed run end with the same bits.
  */
 export interface ScheduleDefinition {
   /** Sparsity to hold now, in [0, 1). */
   readonly sparsity?: Curve;
   /**
-   * Sparsity of each layer, in [0, 1], as a share of the layer's parameters; null leaves a layer free. One entry per
-   * layer. Not for the layout uniform, nor for one-shot methods. Without `end`, the last step is also evaluated before
-   * the first, so that layers that do not add up to the target of the whole are refused at once.
+   * Sparsity of each layer, in [0, 1], as a share of the layer's parameters; null leaves a layer free. The list has one
+   * entry per layer. Not for the layout uniform, nor for one-shot methods. Without `end`, the last step is also
+   * evaluated before the first one: layers that do not add up to the target are then refused at once.
    */
   readonly layers?: (input: ScheduleInput) => readonly (number | null)[];
   /**
-   * Units that do not move in this step; not for one-shot methods. They may be cut when the masks become hard. Gradual
-   * saliency moves units only before every third step. If whole layers are units, the layer of a frozen unit does not
-   * move either.
+   * Units whose masks do not change in this step; not for one-shot methods. They may still be cut when the masks become
+   * hard. If whole layers are units, the layer of a frozen unit does not change either. The method gradual changes
+   * masks only before every third step.
    */
   readonly freeze?: (input: ScheduleInput) => readonly FrozenUnits[];
   /**
    * Whether the pruning stage ends before this step. If it ends before its first step, nothing is cut, except for a
-   * target size or a uniform layout; the records are then those of fine-tuning.
+   * target size or a uniform layout; the run then has records of fine-tuning only.
    */
   readonly end?: (input: ScheduleInput) => boolean;
   /**
-   * Numbers of the loop. Learned masks start at the run's own temperature and noise: if the schedule starts at others,
-   * give these to the run too. With `sparsity`, `warmup` only says when monitors start to compare the sparsity with the
-   * target.
+   * Numbers of the training loop in the pruning stage. Learned masks start at the run's own temperature and noise: if
+   * the schedule starts at others, give them to the run too. In a schedule with `sparsity`, `warmup` only says when
+   * monitors start to compare the sparsity with the target.
    */
   readonly rates?: { readonly [rate in RateName]?: Curve };
-  /** Numbers and end of the stage before pruning, which must have steps. `progress`, `step` and `steps` are those of that stage. */
+  /**
+   * Numbers and end of the stage before pruning, which must have steps. `progress`, `step` and `steps` count in that
+   * stage.
+   */
   readonly finetune?: StageDefinition;
-  /** The same for the last stage. `layers` are exact there. All steps of a one-shot method are in this stage. */
+  /**
+   * The same for the stage after pruning, where `layers` are exact. A one-shot method has all its steps in this stage.
+   */
   readonly postfinetune?: LastStageDefinition;
 }
 
-/** A schedule as {@link defineSchedule} checks it. */
+/** A schedule that {@link defineSchedule} has checked. */
 export interface Schedule {
   /** What it decides. */
   readonly definition: ScheduleDefinition;
@@ -192,7 +195,7 @@ export interface Schedule {
 /**
  * Makes a schedule: the default export of a script, or the option `schedule` of a program's run.
  *
- * @throws CompressoError("usage") for a part that does not exist, or is neither a number in range nor a function
+ * @throws CompressoError("usage") for a part that does not exist, or that is neither a number in range nor a function.
  *
  * @example
  * ```ts

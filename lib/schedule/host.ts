@@ -37,8 +37,16 @@ export const SCRIPT_API = [
  * heap, time and memory. It can import only `compresso/schedule`. Starting the process needs the permission to run
  * Deno.
  *
- * @throws CompressoError("input") where the script cannot be read, breaks a rule, or exports no schedule
- * @throws CompressoError("usage") where a program gives no schedule, or one with unknown parts, and where Deno may not be started
+ * @throws CompressoError("input") for a script that cannot be read, breaks a rule, or exports no schedule.
+ * @throws CompressoError("usage") for a value that is no schedule, for unknown parts or options, and if Deno may not be
+ * started.
+ * @example
+ * ```ts
+ * import { openSchedule } from "compresso/schedule";
+ * await using schedule = await openSchedule("cubic", { warmup: 0.5 });
+ * const now = { stage: "prune", step: 4, steps: 10, progress: 0.5, sparsity: 0.3, records: [], layers: [] } as const;
+ * if ((await schedule.evaluate(now)).sparsity !== 0.3) throw new Error("target not reached");
+ * ```
  */
 export async function openSchedule(source: ScheduleSource, options: OpenScheduleOptions = {}): Promise<OpenSchedule> {
   return await openScheduleWith(source, options, openScript);

@@ -1,5 +1,6 @@
 /**
- * Import this entry to define or open a schedule: how a run reaches its target, built in, in a program, or as a script.
+ * Import this entry to define, open or evaluate schedules. A schedule decides how a run reaches its target sparsity. It
+ * is built in, defined in a program, or a script.
  *
  * @module
  */

@@ -19,11 +19,13 @@ export interface OpenScheduleOptions {
   readonly trust?: boolean | undefined;
   /** Limits of an isolated script. */
   readonly limits?: IsolationLimits | undefined;
-  /** Where a built-in schedule reaches its target, a share of the stage. Default 0.4, that of a run. */
+  /**
+   * Share of the pruning stage after which a built-in schedule reaches its target, in [0, 1]. Default 0.4, as in a run.
+   */
   readonly warmup?: number | undefined;
-  /** Stops reading and evaluating, and ends the script's process. Calls that wait then throw the signal's reason. */
+  /** Stops reading and evaluating, and ends the script's process. Pending calls then throw the signal's reason. */
   readonly signal?: AbortSignal | undefined;
-  /** Takes lines that an isolated script logs. */
+  /** Called with each line that an isolated script logs. */
   readonly onLog?: ((line: string) => void) | undefined;
 }
 
@@ -31,21 +33,24 @@ const NAMES: NamesOf<OpenScheduleOptions> = {
   ...{ trust: "switch", limits: true, warmup: "number", signal: true, onLog: true },
 };
 
-/** A schedule that can be asked. Dispose it to end its process. */
+/** An open schedule, which answers for every step. Dispose it to end its process. */
 export interface OpenSchedule extends AsyncDisposable {
   /** Its name in messages: a built-in name, a path, a URL, or "defineSchedule". */
   readonly name: string;
   /** Whether it runs in a process without permissions. */
   readonly isolated: boolean;
-  /** Differs between schedules: a name, or a hash of its text, and of its export if it imports other modules. */
+  /**
+   * A text that differs between schedules: the built-in name, or a hash of the script. The hash covers its text and, if
+   * the script imports other modules, also its export.
+   */
   readonly identity: string;
-  /** The parts that it decides. */
+  /** The parts that the schedule decides. */
   readonly parts: readonly SchedulePart[];
   /**
-   * What it decides for a step, checked. One step at a time.
+   * Asks what the schedule decides for a step, and checks the answer. Wait for one answer before the next call.
    *
-   * @throws CompressoError("input") for a value of another type or out of range, and where the script fails, with step and value
-   * @throws CompressoError("numeric") for a number that is not finite
+   * @throws CompressoError("input") for a value of another type or out of range, and if the script fails.
+   * @throws CompressoError("numeric") for a number that is not finite.
    */
   evaluate(input: ScheduleInput): Promise<ScheduleOutput>;
 }

@@ -17,11 +17,11 @@ import {
   SPARSITY_BOUNDS,
 } from "./definition.ts";
 
-/** What a schedule has decided for one step. Outside the pruning stage only rates and end are used. */
+/** What a schedule has decided for one step. Outside the pruning stage only `rates` and `end` are used. */
 export interface ScheduleOutput {
-  /** Sparsity to hold, in [0, 1); null where the schedule leaves it to the run. */
+  /** Sparsity to hold, in [0, 1); null if the run decides. */
   readonly sparsity: number | null;
-  /** Sparsity of each layer, in [0, 1], or null where it is free; null where the schedule says nothing of layers. */
+  /** Sparsity of each layer, in [0, 1]; null for a free layer. null if the schedule has no part `layers`. */
   readonly layers: readonly (number | null)[] | null;
   /** Units that do not move. */
   readonly freeze: readonly FrozenUnits[];
@@ -32,10 +32,17 @@ export interface ScheduleOutput {
 }
 
 /**
- * What a schedule decides for a step.
+ * Asks a schedule what it decides for a step, and checks the answer.
  *
- * @throws CompressoError("numeric") where a number is not finite
- * @throws CompressoError("input") where a value has another type or is out of range, and where the schedule throws
+ * @throws CompressoError("numeric") for a number that is not finite.
+ * @throws CompressoError("input") for a value of another type or out of range, and if the schedule throws.
+ * @example
+ * ```ts
+ * import { defineSchedule, evaluateSchedule } from "compresso/schedule";
+ * const schedule = defineSchedule({ sparsity: ({ progress }) => 0.4 * progress });
+ * const now = { stage: "prune", step: 4, steps: 10, progress: 0.5, sparsity: 0.3, records: [], layers: [] } as const;
+ * if (evaluateSchedule(schedule, now).sparsity !== 0.2) throw new Error("another sparsity");
+ * ```
  */
 export function evaluateSchedule(schedule: Schedule, input: ScheduleInput): ScheduleOutput {
   let raw: unknown;

@@ -30,8 +30,8 @@ export interface ExportResult {
   /** Path of the GGUF; null if it was not requested or was skipped. */
   readonly gguf: string | null;
   /**
-   * Path of the Modelfile for Ollama; null without a GGUF, or without a chat template where none is to be replaced, or if
-   * a Modelfile is there and may not be replaced.
+   * Path of the Modelfile for Ollama; null if none was written. A new one needs a GGUF and a model that chats. An
+   * existing one is replaced only with a GGUF and `replace`.
    */
   readonly modelfile: string | null;
   /**
@@ -50,7 +50,7 @@ export interface ExportResult {
   readonly loadableBy: readonly { readonly file: string; readonly programs: readonly string[] }[];
   /** Formats that cannot represent this model or its tokenizer, with the reason. */
   readonly skipped: readonly { readonly format: ExportFormat; readonly error: CompressoError }[];
-  /** Paths of skipped formats, and of the Modelfile of a skipped GGUF, at which `replace` has removed an earlier export. */
+  /** Paths of earlier exports that `replace` removed: of skipped formats, and the Modelfile of a skipped GGUF. */
   readonly removed: readonly string[];
 }
 

@@ -15,7 +15,10 @@ export type ExportFormat = "hf" | "gguf";
 
 /** Options of an export. */
 export interface ExportOptions {
-  /** Default "compact". "uniform" requires layers that already have equal counts, see `uniformMasks`. */
+  /**
+   * Shapes of the layers. "uniform" requires layers that already have equal counts, see `uniformMasks`. Default
+   * "compact".
+   */
   readonly layout?: Layout | undefined;
   /** Dtype of the weights in the folder; default "f16". */
   readonly dtype?: HfDtype | undefined;

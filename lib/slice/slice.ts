@@ -69,8 +69,8 @@ interface LayerPlan {
 }
 
 /**
- * Slices a model: computes the same as `base` with these masks and LoRA, without the units with z = 0. Lazy: reads a
- * tensor of the base only when a tensor that needs it is read.
+ * Slices a model: the result computes the same as `base` with these masks and LoRA, but has no units with z = 0. It is
+ * lazy: a tensor of the base is read only when a tensor that needs it is read.
  *
  * - z of heads is folded into columns of o_proj, z of FFN columns into rows of up_proj (the mask is on silu(gate)·up;
  *   without a gate on f(up), so into columns of down_proj), and z of hidden dims into columns of the embedding and rows
@@ -95,6 +95,17 @@ interface LayerPlan {
  *
  * @throws CompressoError("input") for masks or LoRA that do not fit the model, and if no hidden dim is left.
  * @throws CompressoError("usage") for unknown parts and unknown kinds of masks.
+ * @example
+ * ```ts
+ * import { sliceModel } from "compresso";
+ * import { openModelFiles } from "compresso/model";
+ *
+ * const { source } = await openModelFiles("demo");
+ * const masks = { hidden: new Float32Array(source.spec.hidden).fill(1) };
+ * masks.hidden[3] = 0;
+ * const { spec } = sliceModel(source, { masks });
+ * if (spec.hidden !== source.spec.hidden - 1) throw new Error("nothing was cut");
+ * ```
  */
 export function sliceModel(base: WeightSource, input: SliceInput): WeightSource {
   checkNames(input, NAMES, { whose: "sliceModel" });

@@ -19,7 +19,9 @@ import columnStatsMergeText from "./shared/column_stats_merge.wgsl" with { type:
 import copyRowsText from "./shared/copy_rows.wgsl" with { type: "text" };
 import dropoutText from "./shared/dropout.wgsl" with { type: "text" };
 import expertCombineText from "./shared/expert_combine.wgsl" with { type: "text" };
+import expertNormsText from "./shared/expert_norms.wgsl" with { type: "text" };
 import expertOrderText from "./shared/expert_order.wgsl" with { type: "text" };
+import expertUseText from "./shared/expert_use.wgsl" with { type: "text" };
 import expectedSizeText from "./shared/expected_size.wgsl" with { type: "text" };
 import expectedSizePrelude from "./shared/expected_size_prelude.wgsl" with { type: "text" };
 import greedyNextText from "./shared/greedy_next.wgsl" with { type: "text" };
@@ -138,8 +140,8 @@ export const columnStats = kernel("column_stats", block + columnStatsText, "read
 export const columnStatsMerge = kernel("column_stats_merge", columnStatsMergeText, "read read storage uniform");
 /** Gathers or scatters rows by index: bindings order, x, y, params. */
 export const copyRows = kernel("copy_rows", copyRowsText, "read read storage uniform");
-/** Chooses the experts of each token: bindings logits, choice, weights, params. */
-export const routerChoice = kernel("router_choice", routerChoiceText, "read storage storage uniform");
+/** Chooses the experts of each token: bindings logits, open, choice, weights, params. */
+export const routerChoice = kernel("router_choice", routerChoiceText, "read read storage storage uniform");
 /** Sorts pairs by expert: bindings choice, counts, starts, slots, slot_of, tiles, params. */
 export const expertOrder = kernel(
   "expert_order",
@@ -148,6 +150,14 @@ export const expertOrder = kernel(
 );
 /** Sums the outputs of a token's experts: bindings weights, slot_of, d, gate, y, params. */
 export const expertCombine = kernel("expert_combine", expertCombineText, "read read read read storage uniform");
+/** What each expert adds to each of its tokens: bindings weights, slot_of, d, keep, parts, params. */
+export const expertNorms = kernel(
+  "expert_norms",
+  reduce(64) + expertNormsText,
+  "read read read read storage uniform",
+);
+/** Sums of what each expert adds: bindings choice, parts, use_of, params. */
+export const expertUse = kernel("expert_use", expertUseText, "read read storage uniform");
 /** Losses of a chunk of logits: see {@link lossKernelWith}. */
 export function lossKernel(loss: LossKernel): KernelSource {
   return lossKernelWith(loss, statePrelude + reduce(loss.lanes));

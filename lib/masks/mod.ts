@@ -26,6 +26,7 @@ export type { MaskKind, MaskValues, SlotLayout } from "../nn/mask_slots.ts";
 // Slicing.
 export { type MergeLora, type SliceInput, sliceModel } from "../slice/slice.ts";
 export { keepExperts, type KeptExperts } from "../slice/experts.ts";
+export { type ExpertUse, type ExpertUseOptions, type LayerUse, measureExperts } from "../slice/expert_use.ts";
 export { padded, shallow } from "../slice/layouts.ts";
 export { shallowLora, type SlicedLora, sliceLora } from "../slice/lora.ts";
 export { type ImportanceOptions, measureImportance } from "../slice/importance.ts";

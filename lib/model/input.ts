@@ -2,6 +2,7 @@
 import { type CompressoError, type Reasons, refusal, refuse } from "../core/errors.ts";
 import type { Device } from "../gpu/device.ts";
 import { type LoraConfig, refuseOthers } from "../spec/lora.ts";
+import { type ExpertActivations, type KeptExperts, openExperts } from "../nn/experts.ts";
 import { type Lora, packLora } from "../nn/lora.ts";
 import { type MaskSlots, type MaskValues, packMasks } from "../nn/mask_slots.ts";
 import type { DecoderSpec } from "../spec/decoder.ts";
@@ -21,6 +22,8 @@ export interface Adapters {
   readonly masks?: MaskValues;
   /** LoRA that is added to the projections. */
   readonly lora?: LoraInput;
+  /** Experts that tokens may choose, as if the others were cut; absent: all. Text is not generated with them. */
+  readonly experts?: KeptExperts;
 }
 
 /** Options of `Model.logits` and `Model.hiddenStates`. */
@@ -127,7 +130,7 @@ export function unlikeTokens(value: string): CompressoError {
 }
 
 /** A copy of masks and LoRA, so that later changes of the caller's arrays have no effect. */
-export function copyAdapters({ masks, lora }: Adapters): Adapters {
+export function copyAdapters({ masks, lora, experts }: Adapters): Adapters {
   const { head, ffn, hidden } = masks ?? {};
   return {
     ...(masks
@@ -148,15 +151,29 @@ export function copyAdapters({ masks, lora }: Adapters): Adapters {
         },
       }
       : {}),
+    ...(experts ? { experts: structuredClone(experts) } : {}),
   };
 }
 
 /** Writes masks and LoRA to a pass. Throws `CompressoError("input")` if they do not fit the model. */
 export function writeAdapters(
   device: Device,
-  pass: { readonly masks: MaskSlots; readonly lora: Lora | null },
-  { spec, masks = {}, lora }: Adapters & { readonly spec: DecoderSpec },
+  pass: {
+    readonly masks: MaskSlots;
+    readonly lora: Lora | null;
+    readonly act?: { readonly experts: ExpertActivations | null };
+  },
+  { spec, masks = {}, lora, experts }: Adapters & { readonly spec: DecoderSpec },
 ): void {
+  const open = openExperts(spec, experts ?? null);
+  if (pass.act?.experts) device.write(pass.act.experts.open, open);
+  else if (experts) {
+    refuse("usage", "cannot leave experts out of this model", {
+      rule: "it has experts, and generates no text while some are left out",
+      value: spec.router ? "text to generate" : "a dense model",
+      fix: "cut the experts, and use the model without them",
+    });
+  }
   device.write(pass.masks.z, packMasks(spec, pass.masks.layout, masks));
   if (!lora || !pass.lora) return;
   refuseOthers(spec, lora);

@@ -1,6 +1,14 @@
 // A part of a model as a model: half a layer, or a band of the output head.
 import type { RowRange, WeightSource } from "../spec/source.ts";
-import { type DecoderSpec, EMBEDDING, HEAD, HEAD_BIAS, type LayerSpec, presentProjections } from "../spec/decoder.ts";
+import {
+  type DecoderSpec,
+  EMBEDDING,
+  hasFfn,
+  HEAD,
+  HEAD_BIAS,
+  type LayerSpec,
+  presentProjections,
+} from "../spec/decoder.ts";
 import type { Adapters } from "./model.ts";
 
 /** A model, or a part of one, with its masks and LoRA. */
@@ -17,11 +25,12 @@ export function layerParts({ source, adapters }: AdaptedSource, index: number): 
   const { layers } = source.spec, layer = layers[index];
   if (!layer) return [];
   const own = "model.layers.0.", there = `model.layers.${index}.`;
+  const { experts: _, ...dense } = layer;
   // Both parts of a parallel layer read its input.
   const halves: readonly LayerSpec[] = source.spec.parallel
     ? [layer]
-    : [{ ...layer, ffn: 0 }, { ...layer, heads: 0, kvHeads: 0 }];
-  return halves.filter(({ heads, ffn }) => heads > 0 || ffn > 0).map((half) => ({
+    : [{ ...dense, ffn: 0 }, { ...layer, heads: 0, kvHeads: 0 }];
+  return halves.filter((half) => half.heads > 0 || hasFfn(half)).map((half) => ({
     source: part(source, {
       layers: [half],
       // It has one row of the embedding, which is not read.
@@ -57,7 +66,7 @@ function part(source: WeightSource, { layers, head, rows, rename }: {
 }
 
 /** Masks of the half layer, and LoRA named as that of layer 0. */
-function layerAdapters({ masks, lora }: Adapters, { spec, half, index }: {
+function layerAdapters({ masks, lora, experts }: Adapters, { spec, half, index }: {
   readonly spec: DecoderSpec;
   readonly half: LayerSpec;
   readonly index: number;
@@ -74,5 +83,6 @@ function layerAdapters({ masks, lora }: Adapters, { spec, half, index }: {
   return {
     masks: { ...(head ? { head } : {}), ...(ffn ? { ffn } : {}), ...(hidden ? { hidden } : {}) },
     ...(lora ? { lora: { ...lora, weights } } : {}),
+    ...(experts && half.experts ? { experts: [experts[index] ?? null] } : {}),
   };
 }

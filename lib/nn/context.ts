@@ -62,6 +62,8 @@ export interface DecoderContext {
    * Called in forward after an input of a layer's projections is recorded and before it is overwritten; for statistics.
    */
   readonly observe?: (context: DecoderContext, index: number, input: ObservedInput) => void;
+  /** Called in forward after the experts of a layer are recorded and before their buffers are overwritten; for statistics. */
+  readonly observeExperts?: (context: DecoderContext, index: number) => void;
   /** Called in backward for every projection, before its gradients are propagated; for statistics of dL/dW = dyᵀ·x. */
   readonly observeWeights?: (context: DecoderContext, product: ObservedProduct) => void;
 }

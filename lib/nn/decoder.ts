@@ -304,6 +304,7 @@ function recordFfnPart(
     recordExperts(plan, layer.ffn.experts, {
       act: act.experts,
       spec,
+      index,
       counts: layer.spec.experts,
       rows,
       h,
@@ -316,6 +317,7 @@ function recordFfnPart(
         else recordLinear(plan, asOperand(context, h, spec.hidden), matrix, to, { rows, direction: "forward" });
       },
     });
+    context.observeExperts?.(context, index);
   }
 }
 

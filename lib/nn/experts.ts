@@ -31,6 +31,44 @@ export function refuseExperts({ router, layers }: Pick<DecoderSpec, "router" | "
   });
 }
 
+/** Numbers of the experts that each layer keeps, ascending; null for a dense layer. */
+export type KeptExperts = readonly (readonly number[] | null)[];
+
+/**
+ * Checks which experts the layers of a model keep.
+ *
+ * @throws CompressoError("usage") unless each layer with experts keeps some of its experts, each once and in order, and as many as a token has at least.
+ */
+export function checkKeptExperts(spec: Pick<DecoderSpec, "layers" | "router">, kept: KeptExperts): void {
+  if (kept.length !== spec.layers.length) {
+    refuse("usage", "cannot cut experts", {
+      rule: `there is an entry for each of ${spec.layers.length} layers`,
+      value: `${kept.length} entries`,
+    });
+  }
+  for (const index of kept.keys()) checkKept(spec, { index, own: kept[index] ?? null });
+}
+
+function checkKept(
+  { layers, router }: Pick<DecoderSpec, "layers" | "router">,
+  { index, own }: { readonly index: number; readonly own: readonly number[] | null },
+): void {
+  const { experts } = layers[index] ?? {},
+    fail = (rule: string, value: string): never =>
+      refuse("usage", `cannot cut experts of layer ${index}`, { rule, value });
+  if (!experts) {
+    if (own) fail("the layer has experts", "it is dense");
+    return;
+  }
+  if (!own) return fail("the experts that it keeps are given", "null");
+  const isOrdered = own.every((expert, at) =>
+    Number.isInteger(expert) && expert > (own[at - 1] ?? -1) && expert < experts.count
+  );
+  if (!isOrdered) fail(`experts are ascending numbers from 0 to ${experts.count - 1}`, own.join(", "));
+  const least = router?.topK ?? 1;
+  if (own.length < least) fail(`as many experts are kept as a token has, ${least}`, String(own.length));
+}
+
 /** Sizes of the routing of `rows` tokens. */
 export interface Routing {
   /** Tokens and choices: rows · topK. */
@@ -82,6 +120,8 @@ export interface ExpertActivations {
   readonly out: DeviceBuffer;
   /** Mask of the columns: ones. */
   readonly ones: DeviceBuffer;
+  /** 1 for each expert that tokens may choose [experts of all layers] u32; all at first. */
+  readonly open: DeviceBuffer;
 }
 
 /** Allocates the buffers for passes of `rows` tokens; null for a dense model. */
@@ -111,7 +151,22 @@ export function createExpertActivations(
     a: floats("activation", slots * wide),
     out: floats("output", slots * strideOf(spec.hidden)),
     ones: own(device.uploadBuffer("experts: ones", new Float32Array(wide).fill(1))),
+    open: own(device.uploadBuffer("experts: open", openExperts(spec, null))),
   };
+}
+
+/** Number of experts before a layer. */
+function expertsBefore({ layers }: Pick<DecoderSpec, "layers">, index: number): number {
+  return layers.slice(0, index).reduce((sum, { experts }) => sum + (experts?.count ?? 0), 0);
+}
+
+/** 1 for each expert that is kept, 0 for the others [experts of all layers]; null keeps all. */
+export function openExperts(spec: DecoderSpec, kept: KeptExperts | null): Uint32Array<ArrayBuffer> {
+  if (kept) checkKeptExperts(spec, kept);
+  return Uint32Array.from(spec.layers.flatMap(({ experts }, index) => {
+    const own = kept?.[index];
+    return Array.from({ length: experts?.count ?? 0 }, (_, expert) => !own || own.includes(expert) ? 1 : 0);
+  }));
 }
 
 /** What the record functions of experts have in common. */
@@ -124,15 +179,17 @@ export interface ExpertRecord {
 /** choice and weights (=) from logits [rows, strideOf(experts)]; see `router_choice.wgsl`. */
 export function recordChoice(
   plan: Plan,
-  io: { readonly logits: DeviceBuffer; readonly choice: DeviceBuffer; readonly weights: DeviceBuffer },
-  { rows, count, router: { topK, renormalised } }: {
+  io: Pick<ExpertActivations, "logits" | "open" | "choice" | "weights">,
+  { rows, count, first, router: { topK, renormalised } }: {
     readonly rows: number;
+    /** Number of experts before the layer. */
+    readonly first: number;
     readonly count: number;
     readonly router: Pick<Router, "topK" | "renormalised">;
   },
 ): void {
-  const params = [rows, strideOf(count), count, topK, renormalised ? 1 : 0].map(u32);
-  plan.dispatch(compileKernel(plan.device, routerChoice), [io.logits, io.choice, io.weights, { params }], {
+  const params = [rows, strideOf(count), count, topK, renormalised ? 1 : 0, first].map(u32);
+  plan.dispatch(compileKernel(plan.device, routerChoice), [io.logits, io.open, io.choice, io.weights, { params }], {
     groups: [Math.ceil(rows / 64)],
     cost: (topK + 4) * rows * count,
   });
@@ -207,9 +264,11 @@ export function recordCombine(
 export function recordExperts(
   plan: Plan,
   weights: ExpertWeights,
-  { act, spec, counts, rows, h, y, hasShared, multiply }: {
+  { act, spec, index, counts, rows, h, y, hasShared, multiply }: {
     readonly act: ExpertActivations | null;
     readonly spec: DecoderSpec;
+    /** The layer. */
+    readonly index: number;
     readonly counts: ExpertCounts;
     readonly rows: number;
     readonly h: DeviceBuffer;
@@ -225,7 +284,7 @@ export function recordExperts(
   multiply(weights.router, own.logits);
   if (weights.sharedGate) multiply(weights.sharedGate, own.shared);
   plan.section("experts");
-  recordChoice(plan, own, { rows, count, router });
+  recordChoice(plan, own, { rows, count, first: expertsBefore(spec, index), router });
   recordOrder(plan, record);
   for (const [matrix, to] of [[weights.gate, own.gate], [weights.up, own.up]] as const) {
     recordExpertProduct(plan, record, { matrix, x: h, y: to, columns: ffn, perRow: topK });

@@ -3,9 +3,11 @@ import type { Device } from "../gpu/device.ts";
 import { createInputStatistics, type InputMoments } from "../nn/column_stats.ts";
 import type { ObservedInput, Pass } from "../nn/context.ts";
 import { recordLayer } from "../nn/decoder.ts";
+import { createExpertStatistics, type ExpertSums } from "../nn/expert_use.ts";
 import { strideOf } from "../nn/padding.ts";
 import { createPass } from "../nn/pass.ts";
 import { IDLE_STATE, writeStepState } from "../nn/train/step_state.ts";
+import type { MatrixDtype } from "../nn/products/matrix.ts";
 import { loadWeights } from "../nn/weights.ts";
 import { writeAdapters } from "../model/input.ts";
 import { type AdaptedSource, layerParts } from "../model/parts.ts";
@@ -28,6 +30,10 @@ export interface RunInput {
   readonly signal: AbortSignal | undefined;
   /** Called with statistics of the inputs of a layer's projections, and the number of rows that contain tokens. */
   readonly onInputs?: ((moments: readonly InputMoments[], count: number) => void) | undefined;
+  /** Sums over the use of the layer's experts, to which that of these groups is added. */
+  readonly use?: ExpertSums | undefined;
+  /** Storage of the weights on the GPU. Default "f32". */
+  readonly baseDtype?: MatrixDtype | undefined;
 }
 
 const INPUTS: readonly ObservedInput["of"][] = ["attention", "o", "ffn", "down"];
@@ -86,9 +92,11 @@ export async function layerOutputs(
 /** The output of a one-layer model. */
 async function partOutputs(
   { source, adapters }: AdaptedSource,
-  { device, groups, signal, inputs, onInputs }: RunInput & { readonly inputs: readonly Float32Array[] },
+  { device, groups, signal, inputs, onInputs, use, baseDtype = "f32" }: RunInput & {
+    readonly inputs: readonly Float32Array[];
+  },
 ): Promise<Float32Array<ArrayBuffer>[]> {
-  using weights = await loadWeights(device, source, { baseDtype: "f32", signal });
+  using weights = await loadWeights(device, source, { baseDtype, signal });
   const { spec } = weights, [shape] = groups;
   using pass = createPass(device, weights, {
     batch: shape?.batch ?? 1,
@@ -100,14 +108,23 @@ async function partOutputs(
   const context = pass.plan();
   using plan = context.plan;
   using statistics = onInputs ? createInputStatistics(device, spec, { rows: pass.act.rows, of: INPUTS }) : null;
-  recordLayer(statistics ? { ...context, observe: statistics.observe } : context, 0);
+  const sums = use && spec.layers[0]?.experts ? use : null;
+  using ofExperts = sums ? createExpertStatistics(device, spec, { rows: pass.act.rows }) : null;
+  recordLayer({
+    ...context,
+    ...statistics ? { observe: statistics.observe } : {},
+    ...ofExperts ? { observeExperts: ofExperts.observe } : {},
+  }, 0);
   const output = pass.act.x[1];
   const outputs: Float32Array<ArrayBuffer>[] = [];
   for (const [index, input] of inputs.entries()) {
     signal?.throwIfAborted();
-    statistics?.choose(flagsOf(groups[index]?.rows ?? [], pass.act.rows));
+    const flags = flagsOf(groups[index]?.rows ?? [], pass.act.rows);
+    statistics?.choose(flags);
+    ofExperts?.choose(flags);
     writeInput(pass, input);
     await plan.run();
+    if (sums) await ofExperts?.add(0, sums);
     const stride = strideOf(spec.hidden);
     const stored = output ? await device.readFloats(output, pass.act.rows * stride) : new Float32Array(0);
     outputs.push(columns(stored, { stride, width: spec.hidden }));

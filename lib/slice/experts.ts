@@ -1,11 +1,10 @@
 // A model with fewer experts: whole experts and their rows of the router go, all other weights stay as the file has them.
-import { refuse } from "../core/errors.ts";
-import { type DecoderSpec, expertsName, type LayerSpec, routerName } from "../spec/decoder.ts";
+import { checkKeptExperts, type KeptExperts } from "../nn/experts.ts";
+import { expertsName, type LayerSpec, routerName } from "../spec/decoder.ts";
 import type { WeightSource } from "../spec/source.ts";
 import { remapSource } from "./remap.ts";
 
-/** Numbers of the experts that each layer keeps, ascending; null for a dense layer. */
-export type KeptExperts = readonly (readonly number[] | null)[];
+export type { KeptExperts } from "../nn/experts.ts";
 
 /**
  * The model with the kept experts of each layer, in their order, and their rows of the router. Tokens then choose among
@@ -25,17 +24,11 @@ export type KeptExperts = readonly (readonly number[] | null)[];
  */
 export function keepExperts(source: WeightSource, kept: KeptExperts): WeightSource {
   const { spec } = source;
-  if (kept.length !== spec.layers.length) {
-    refuse("usage", "cannot cut experts", {
-      rule: `there is an entry for each of ${spec.layers.length} layers`,
-      value: `${kept.length} entries`,
-    });
-  }
+  checkKeptExperts(spec, kept);
   // By tensor: the experts that stay, and the rows of each.
   const cut = new Map<string, { readonly own: readonly number[]; readonly per: number }>();
   const layers = spec.layers.map((layer, index): LayerSpec => {
     const own = kept[index] ?? null, { experts } = layer;
-    checkKept(spec, { index, own });
     if (!own || !experts) return layer;
     cut.set(routerName(index), { own, per: 1 });
     cut.set(expertsName(index, "gate"), { own, per: experts.ffn });
@@ -49,24 +42,4 @@ export function keepExperts(source: WeightSource, kept: KeptExperts): WeightSour
     const row = (place: number): number => (own[Math.floor(place / per)] ?? 0) * per + place % per;
     return { from: name, rows: Int32Array.from({ length: own.length * per }, (_, place) => row(place)) };
   });
-}
-
-function checkKept(
-  { layers, router }: DecoderSpec,
-  { index, own }: { readonly index: number; readonly own: readonly number[] | null },
-): void {
-  const { experts } = layers[index] ?? {},
-    fail = (rule: string, value: string): never =>
-      refuse("usage", `cannot cut experts of layer ${index}`, { rule, value });
-  if (!experts) {
-    if (own) fail("the layer has experts", "it is dense");
-    return;
-  }
-  if (!own) return fail("the experts that it keeps are given", "null");
-  const isOrdered = own.every((expert, at) =>
-    Number.isInteger(expert) && expert > (own[at - 1] ?? -1) && expert < experts.count
-  );
-  if (!isOrdered) fail(`experts are ascending numbers from 0 to ${experts.count - 1}`, own.join(", "));
-  const least = router?.topK ?? 1;
-  if (own.length < least) fail(`as many experts are kept as a token has, ${least}`, String(own.length));
 }

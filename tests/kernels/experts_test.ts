@@ -2,7 +2,8 @@
 import assert from "node:assert/strict";
 import { openDevice } from "../../lib/gpu/device.ts";
 import { Plan } from "../../lib/gpu/plan.ts";
-import { createExpertActivations, recordExperts, routingOf } from "../../lib/nn/experts.ts";
+import { recordUse } from "../../lib/nn/expert_use.ts";
+import { createExpertActivations, openExperts, recordExperts, routingOf } from "../../lib/nn/experts.ts";
 import { strideOf } from "../../lib/nn/padding.ts";
 import { createMatrix, type Matrix, type MatrixDtype, readRows, writeRows } from "../../lib/nn/products/matrix.ts";
 import type { DecoderSpec } from "../../lib/spec/decoder.ts";
@@ -25,6 +26,8 @@ interface Case {
   readonly shard?: number;
   /** The logits of the router; default: random ones. */
   readonly logit?: (row: number, expert: number) => number;
+  /** Experts that may be chosen; default: all. They belong to the second of two layers. */
+  readonly open?: readonly number[];
 }
 
 const CASES: Readonly<Record<string, Case>> = {
@@ -63,13 +66,25 @@ const CASES: Readonly<Record<string, Case>> = {
   "of f16": { rows: 23, experts: 4, topK: 2, hidden: 40, ffn: 12, dtype: "f16" },
   "of q8": { rows: 23, experts: 4, topK: 2, hidden: 64, ffn: 32, dtype: "q8" },
   "of q4 in buffers": { rows: 23, experts: 4, topK: 2, hidden: 64, ffn: 32, dtype: "q4", placement: "buffer" },
+  "of which two are closed": { rows: 21, experts: 5, topK: 2, hidden: 24, ffn: 6, open: [0, 2, 3] },
+  "of which as many are open as a token has": {
+    rows: 10,
+    experts: 4,
+    topK: 2,
+    hidden: 24,
+    ffn: 6,
+    renormalised: true,
+    open: [1, 3],
+    logit: (row, expert) => expert === 0 ? 90 : Math.cos(row + expert) - 40,
+  },
   "that shards divide": { rows: 30, experts: 5, topK: 2, hidden: 48, ffn: 50, shard: 64 },
 };
 
 const silu = (x: number): number => x / (1 + Math.exp(-x));
 
 /** The experts of a token by falling logits, then rising numbers, and their weights. */
-function chosen(logits: Float64Array, { topK, renormalised }: Case): { expert: number; weight: number }[] {
+function chosen(given: Float64Array, { topK, renormalised, open }: Case): { expert: number; weight: number }[] {
+  const logits = given.map((value, expert) => open && !open.includes(expert) ? -Infinity : value);
   const top = Math.max(...logits), p = logits.map((value) => Math.exp(value - top));
   const total = p.reduce((a, b) => a + b, 0);
   const order = [...p.keys()].sort((a, b) => (logits[b] ?? 0) - (logits[a] ?? 0) || a - b).slice(0, topK);
@@ -110,7 +125,10 @@ for (const [name, own] of Object.entries(CASES)) {
       vocab: 4,
       hidden,
       headDim: 2,
-      layers: [{ heads: 1, kvHeads: 1, ffn: shared ? 4 : 0, experts: counts }],
+      layers: [
+        ...own.open ? [{ heads: 1, kvHeads: 1, ffn: 0, experts: { count: 3, ffn } }] : [],
+        { heads: 1, kvHeads: 1, ffn: shared ? 4 : 0, experts: counts },
+      ],
       router: { topK, ...own.renormalised ? { renormalised: true } : {} },
       normEps: 1e-5,
       rope: { base: 1e4, scaling: { kind: "none" } },
@@ -122,10 +140,12 @@ for (const [name, own] of Object.entries(CASES)) {
     };
     const act = createExpertActivations(device, spec, { rows, own: (resource) => owned.use(resource) });
     assert.ok(act);
+    if (own.open) device.write(act.open, openExperts(spec, [[0, 1, 2], own.open]));
     using plan = new Plan(device);
     recordExperts(plan, { router, gate, up, down, sharedGate }, {
       act,
       spec,
+      index: own.open ? 1 : 0,
       counts,
       rows,
       h: input,
@@ -207,3 +227,58 @@ Deno.test("tiles suffice for every way in which tokens can choose", () => {
     }
   }
 });
+
+for (
+  const [rows, topK, count, hidden] of [
+    [1, 1, 1, 1],
+    [1, 3, 3, 5],
+    [7, 2, 5, 63],
+    [65, 1, 63, 64],
+    [31, 4, 65, 257],
+    [300, 8, 128, 40],
+  ] as const
+) {
+  Deno.test(`the use of ${count} experts by ${rows} tokens, ${topK} each, is what its definition says`, async () => {
+    using owned = new DisposableStack();
+    const upload = (label: string, values: Float32Array<ArrayBuffer> | Uint32Array<ArrayBuffer>) =>
+      owned.use(device.uploadBuffer(label, values));
+    const pairs = rows * topK, width = strideOf(hidden), slotCount = pairs + 3;
+    // Slots in reverse, with three that no pair has; columns beyond the width are zeros, as in memory.
+    const slotOf = Uint32Array.from({ length: pairs }, (_, pair) => slotCount - 1 - pair);
+    const choice = Uint32Array.from(
+      { length: pairs },
+      (_, pair) => (Math.floor(pair / topK) * 5 + pair % topK) % count,
+    );
+    const weights = random(pairs, 1).map((value) => Math.abs(value) + 0.01), out = new Float32Array(slotCount * width);
+    for (let slot = 0; slot < slotCount; slot++) out.set(random(hidden, 2 + slot), slot * width);
+    const keep = Uint32Array.from({ length: rows }, (_, row) => row % 3 === 1 ? 0 : 1);
+    const parts = owned.use(device.createBuffer("parts", 8 * pairs));
+    const use = upload("use", random(3 * count, 9));
+    using plan = new Plan(device);
+    recordUse(plan, {
+      weights: upload("weights", weights),
+      choice: upload("choice", choice),
+      slotOf: upload("slot of", slotOf),
+      out: upload("out", out),
+      keep: upload("keep", keep),
+      parts,
+      use,
+    }, { pairs, count, topK, hidden });
+    await plan.run();
+    const wanted = new Float64Array(3 * count);
+    for (let pair = 0; pair < pairs; pair++) {
+      const row = Math.floor(pair / topK), at = 3 * (choice[pair] ?? 0), first = (slotOf[pair] ?? 0) * width;
+      if (keep[row] === 0) continue;
+      const total = weights.subarray(row * topK, (row + 1) * topK).reduce((sum, value) => sum + value, 0);
+      const share = (weights[pair] ?? NaN) / total, norm = Math.hypot(...out.subarray(first, first + width));
+      for (const [place, value] of [1, share, share * norm].entries()) {
+        wanted[at + place] = (wanted[at + place] ?? NaN) + value;
+      }
+    }
+    const actual = await device.readFloats(use, 3 * count);
+    for (const [at, value] of wanted.entries()) {
+      // Sums of up to 300 positive values in f32.
+      assert.ok(Math.abs((actual[at] ?? NaN) - value) <= 2e-5 * value, `${at}: ${actual[at]} for ${value}`);
+    }
+  });
+}

@@ -19,7 +19,7 @@ export async function openGoldenModel(
     /** In place of what the config says. */
     readonly spec?: Partial<DecoderSpec>;
   },
-): Promise<{ model: Model; adapters: Required<Adapters> }> {
+): Promise<{ model: Model; adapters: Required<Omit<Adapters, "experts">> }> {
   const { modelPath, rank, alpha, targets, lora, masks } = await openGolden(name);
   const source = await openHfFolder(modelPath), { device, baseDtype = "f32" } = options;
   const spec = { ...source.spec, ...options.spec };

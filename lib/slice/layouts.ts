@@ -1,5 +1,5 @@
 // Layouts for programs without per-layer sizes: padded to the widest layer, and without fully cut layers.
-import { type CompressoError, refusal, refuse } from "../core/errors.ts";
+import { type CompressoError, option, refusal, refuse } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import type { WeightSource } from "../spec/source.ts";
 import { type MaskValues, packMasks, slotLayout } from "../nn/mask_slots.ts";
@@ -266,11 +266,11 @@ function clamp(value: number, low: number, high: number): number {
 }
 
 function impossible(target: number, most: { readonly mostKv: number; readonly mostFfn: number }): CompressoError {
-  return refusal("usage", "cannot cut all layers alike", {
+  return refusal("usage", `cannot cut all layers alike for ${option("layout", "uniform")}`, {
     rule: "each layer keeps one KV head and one FFN column at least",
-    value: `sparsity ${
-      target.toFixed(4)
+    value: `${
+      option("sparsity", target.toFixed(4))
     }; the smallest layer has ${most.mostKv} KV heads and ${most.mostFfn} FFN columns`,
-    fix: 'lower the sparsity, or take the layout "padded"',
+    fix: `lower ${option("sparsity")}, or take ${option("layout", "padded")}`,
   });
 }

@@ -342,7 +342,7 @@ function unreachable(
 }
 
 function unforced({ queue }: Block): CompressoError {
-  return refusal("usage", "cannot cut all layers alike", {
+  return refusal("usage", `cannot cut all layers alike for ${option("layout", "uniform")}`, {
     rule: "every layer may become as narrow as the narrowest",
     value: `${queue ?? "a layer"} may not: too few would be left`,
   });

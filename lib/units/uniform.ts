@@ -1,5 +1,5 @@
 // The uniform layout: all layers are cut to the same counts.
-import { type CompressoError, refusal } from "../core/errors.ts";
+import { type CompressoError, option, refusal } from "../core/errors.ts";
 import { type DecoderSpec, ffnMatrices } from "../spec/decoder.ts";
 import { checkFitting } from "./fitting_kinds.ts";
 import type { Layout } from "./layout.ts";
@@ -184,7 +184,11 @@ interface RowQueue extends Pick<Queue, "name"> {
 function queuesOf(table: UnitTable, scores: ArrayLike<number>): RowQueue[] {
   const { kinds, layers, spec, ranges: { hidden }, rules: { align, fit } } = table;
   const whole = [...kinds].find((kind) => recordOf(kind).isOnePerLayer);
-  if (whole) throw impossible(`whole ${recordOf(whole).many} are not among the units`, [...kinds].join(", "));
+  if (whole) {
+    throw impossible(`whole ${recordOf(whole).many} are not among the units`, option("units", [...kinds].join(",")), {
+      path: "units",
+    });
+  }
   const queues: RowQueue[] = [];
   const shares = new Set(spec.layers.map(({ heads, kvHeads }) => kvHeads > 0 ? heads / kvHeads : 0));
   if (shares.size > 1) throw impossible("all layers have as many heads to a KV head", [...shares].join(", "));
@@ -197,10 +201,13 @@ function queuesOf(table: UnitTable, scores: ArrayLike<number>): RowQueue[] {
       const isHead = isSingleGroup(table), kind = isHead ? "heads" : "kv";
       throw impossible(
         `layers have more than one ${isHead ? "head" : "KV group"}, since one stays`,
-        `each has one, and ${kind} is among the units`,
-        `take ${
-          isHead ? "heads out of the units" : "heads in place of kv, or no kv"
-        }, or the layout "compact" or, where no size is asked for, "padded"`,
+        `each has one, and ${option("units", [...kinds].join(","))}`,
+        {
+          path: "units",
+          fix: `leave ${kind} out of ${option("units")}${
+            isHead ? "" : ", or take heads in its place"
+          }, ${OTHER_LAYOUT}`,
+        },
       );
     }
     queues.push(queue);
@@ -211,16 +218,19 @@ function queuesOf(table: UnitTable, scores: ArrayLike<number>): RowQueue[] {
     const queue = rowsOf("ffn", columns, align);
     if (queue.rows.length === 0) {
       throw impossible(
-        `the narrowest FFN has at least as many columns as widths are multiples of (${align})`,
-        `${Math.min(...columns.map(({ length }) => length))} columns`,
-        'align to fewer columns, or take the layout "compact" or, where no size is asked for, "padded"',
+        `the narrowest FFN has at least as many columns as widths are multiples of`,
+        `${Math.min(...columns.map(({ length }) => length))} columns, ${option("rules.align", align)}`,
+        { path: "rules.align", fix: `lower ${option("rules.align")}, ${OTHER_LAYOUT}` },
       );
     }
     if (fallsWhole(queue)) {
       throw impossible(
-        `FFNs have more columns than the ones that stay, which widths are multiples of (${align})`,
-        `each has ${columns[0]?.length}, and ffn is among the units`,
-        'align to fewer columns, take ffn out of the units, or the layout "compact" or, where no size is asked for, "padded"',
+        `FFNs have more columns than the ones that stay, at least as many as widths are multiples of`,
+        `each has ${columns[0]?.length}, ${option("rules.align", align)}`,
+        {
+          path: "rules.align",
+          fix: `lower ${option("rules.align")}, leave ffn out of ${option("units")}, ${OTHER_LAYOUT}`,
+        },
       );
     }
     queues.push(queue);
@@ -368,26 +378,37 @@ function refuseForced(
     throw impossible(
       "the size is what equal widths alone leave, or less",
       `at most ${most} ${size.unit}, equal widths leave ${left}`,
-      'ask for that or less, or take the layout "compact"',
+      { path: `size.${size.unit}`, fix: `ask for that or less, or take ${option("layout", "compact")}` },
     );
   }
   const alone = sparsityWithout(table, forced);
   if (alone <= (target ?? 1) + leastRow(table, rows)) return;
   throw impossible(
     "the target is what equal widths alone cut, or more",
-    `target ${target}, equal widths cut ${Math.ceil(1e4 * alone) / 1e4}`,
-    'ask for that or more, or take the layout "compact" or "padded"',
+    `${option("sparsity", target ?? 1)}, equal widths cut ${Math.ceil(1e4 * alone) / 1e4}`,
+    {
+      path: "sparsity",
+      fix: `ask for that or more, or take ${option("layout", "compact")} or ${option("layout", "padded")}`,
+    },
   );
 }
 
+/** Layouts whose layers may differ. With a size, padded is refused. */
+const OTHER_LAYOUT = `or take ${option("layout", "compact")} or, without a size, ${option("layout", "padded")}`;
+
+/** `path` is the option to change; where it is not known, the layout. */
 function impossible(
   rule: string,
   value: string,
-  fix = 'change the rule or the units, or take the layout "compact" or, where no size is asked for, "padded"',
+  { path = "layout", fix = `change the rule or ${option("units")}, ${OTHER_LAYOUT}` }: {
+    readonly path?: string;
+    readonly fix?: string;
+  } = {},
 ): CompressoError {
-  return refusal("usage", "cannot cut all layers alike", {
+  return refusal("usage", `cannot cut all layers alike for ${option("layout", "uniform")}`, {
     rule,
     value,
     fix,
+    option: path,
   });
 }

@@ -18,7 +18,8 @@ import type { UnitRules } from "../../lib/units/rules.ts";
 import { hardSparsity, leastSize, mostSparsity, selectedSpec } from "../../lib/units/selection.ts";
 import { type UnitTable, unitTable } from "../../lib/units/table.ts";
 import { uniform } from "../../lib/core/random.ts";
-import { type Refusal, refuses } from "../refuses.ts";
+import { spellFlag } from "../../cli/options/spelling.ts";
+import { assertNames, checkRefusal, type Refusal, refuses } from "../refuses.ts";
 import { decoder, GROUPED, MULTI_HEAD, sparsityOf, UNEVEN } from "./helpers/decoders.ts";
 
 const alike = (count: number, layer: { heads: number; kvHeads: number; ffn: number }): DecoderSpec =>
@@ -214,21 +215,18 @@ Deno.test("layers that cannot become alike are refused with the reason", () => {
     rules: UnitRules = {},
     target = 0.3,
   ): unknown => uniformCounts(unitTable(spec, kinds, rules), { target });
-  fails(() => counts(DEEP, ["kv", "ffn", "layers"]), { value: "layers" });
-  fails(() => counts(DEEP, ["kv", "ffn"], { protect: [2] }), { value: "layer 2" });
-  fails(() => counts(UNEVEN, ["kv", "ffn"]), { names: "KV" });
+  fails(() => counts(DEEP, ["kv", "ffn", "layers"]), { option: "units", value: ["kv", "layers"] });
+  fails(() => counts(DEEP, ["kv", "ffn"], { protect: [2] }), { option: "layout", value: "layer 2" });
+  fails(() => counts(UNEVEN, ["kv", "ffn"]), { option: "layout", names: "KV" });
   fails(() => counts(WORN, ["ffn"]), { value: [8, 6] });
-  fails(() => counts(WORN, ["kv", "ffn"], {}, 0.01), { value: 0.01 });
+  fails(() => counts(WORN, ["kv", "ffn"], {}, 0.01), { option: "sparsity", value: 0.01 });
   fails(() => counts(WORN, ["kv", "ffn"], { minimum: { ffn: 45 } }, 0.3), { value: "layer 1" });
-  fails(() => counts(WORN, ["kv", "ffn"], { align: 64 }), { value: 41, names: 64 });
+  fails(() => counts(WORN, ["kv", "ffn"], { align: 64 }), { option: "rules.align", value: [41, 64] });
   fails(() => counts(DEEP, ["kv", "ffn"], { minimum: { ffn: 45 } }, 0.7), { value: 0.7 });
-  fails(
-    () => counts(MULTI_QUERY, ["kv", "ffn"]),
-    { names: "KV" },
-  );
+  fails(() => counts(MULTI_QUERY, ["kv", "ffn"]), { option: "units", value: ["kv", "ffn"], names: "KV" });
   const slim = alike(3, { heads: 1, kvHeads: 1, ffn: 32 });
-  fails(() => counts(slim, ["heads", "ffn"]), { names: '"compact"' });
-  fails(() => counts(slim, ["ffn", "hidden"], { align: 32 }, 0.1), { value: 32 });
+  fails(() => counts(slim, ["heads", "ffn"]), { option: "units", value: "heads", names: '"compact"' });
+  fails(() => counts(slim, ["ffn", "hidden"], { align: 32 }, 0.1), { option: "rules.align", value: 32 });
   // Where a size is asked for, the layout padded would be refused.
   fails(
     () => uniformCounts(unitTable(DEEP, ["kv", "ffn", "layers"]), { size: parameterTarget(DEEP, 40_000) }),
@@ -273,5 +271,19 @@ Deno.test("a target or size that equal widths alone pass by a row or more is ref
   assert.deepEqual([sized(left), sized(left + row - 1)], [counts, counts]);
   assert.deepEqual(sized(left - 1), { ...counts, ffn: 40 });
   const least = left.toLocaleString("en");
-  fails(() => sized(left + row), { value: least });
+  fails(() => sized(left + row), { option: "size.parameters", value: least });
+});
+
+Deno.test("a refusal of equal counts has flags on the command line", () => {
+  const spelledOf = (kinds: readonly ("kv" | "ffn")[], rules: UnitRules): string => {
+    try {
+      uniformCounts(unitTable(MULTI_QUERY, kinds, rules), { target: 0.3 });
+    } catch (error) {
+      const { what, value, fix } = checkRefusal(error, "usage").partsAs(spellFlag);
+      return [what, value, fix].join("\n");
+    }
+    return "";
+  };
+  assertNames(spelledOf(["kv", "ffn"], {}), ["--layout uniform", "--units kv,ffn", "--layout compact"]);
+  assertNames(spelledOf(["ffn"], { align: 64 }), ["--layout uniform", "--align 64", "--layout padded"]);
 });

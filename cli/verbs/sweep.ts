@@ -86,10 +86,11 @@ async function runSweep(path: string, typed: SweepFlags): Promise<void> {
     prompt,
     ...await evaluationOf(flags),
   };
-  const resolved = resolveOptions(options);
-  if (isHubName(path)) dataPathOf(path, flags); // before a model is fetched
+  // Only a check, so that nothing is fetched for a mistake; `startRun` resolves the options with the model's shape.
+  const checked = resolveOptions(options);
+  if (isHubName(path)) dataPathOf(path, flags);
   await fetchInputs({ model: [path], data: [flags.data, flags.calibration] }, { resumes: resume });
-  const calibration = await calibrationChoice({ ...flags, resume: false }, resolved);
+  const calibration = await calibrationChoice({ ...flags, resume: false }, checked);
   const words = (sparsity: number): string => `${Number((100 * sparsity).toPrecision(6))} %`;
   try {
     const result = await startRun(path, {

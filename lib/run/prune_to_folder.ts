@@ -6,6 +6,7 @@ import type { CheckpointOptions, RunOptions, Target } from "./options/options.ts
 import { checkIdle, cutsVocabularyAlone } from "./options/resolve.ts";
 import type { RunSummary } from "./result.ts";
 import { runInto, type RunIntoOptions } from "./run_into.ts";
+import type { RunOfMany } from "./shared_work.ts";
 import { folderSink } from "./sink/folder.ts";
 import { followerSink } from "./sink/follower.ts";
 
@@ -82,11 +83,20 @@ export async function pruneToFolder(
   model: Model,
   options: PruneToFolderOptions & Partial<Ranked>,
 ): Promise<RunSummary | null> {
+  return await runIntoFolder(model, options);
+}
+
+/** Does what {@link pruneToFolder} does, for a caller that knows more of the run. */
+export async function runIntoFolder(
+  model: Model,
+  options: PruneToFolderOptions & Partial<Ranked>,
+  ofMany: RunOfMany = {},
+): Promise<RunSummary | null> {
   checkOptions(options, FOLDER_PATHS, { whose: "pruneToFolder" });
   const ofFolder = FOLDER_PATHS.filter((path) => !PRUNE_PATHS.includes(path));
   if (cutsVocabularyAlone(options)) checkIdle(options, { isAlone: true, paths: ofFolder });
   const { out: _out, checkpointEvery: _every, resume: _resume, mayDiffer: _may, onReady: _ready, ...run } = options;
   const isFirst = (options.ranks?.rank ?? 0) === 0;
   using sink = isFirst ? await folderSink(model, options) : await followerSink(options);
-  return await runInto<RunSummary | null>(sink, model, run);
+  return await runInto<RunSummary | null>(sink, model, run, ofMany);
 }

@@ -4,6 +4,7 @@ import { type CompressoError, option, refusal } from "../core/errors.ts";
 import type { Row } from "../data/rows.ts";
 import { type SelfDataOptions, SilenceError } from "../generate/self_data.ts";
 import type { Model } from "../model/model.ts";
+import type { WeightSource } from "../spec/source.ts";
 import { sourceDigest } from "../spec/source_digest.ts";
 import { calibrationDefault, calibrationTexts, writeCalibration } from "./calibration.ts";
 import type { StepRecord } from "./contract.ts";
@@ -70,7 +71,11 @@ export async function runInto<Result>(
     RunIntoOptions,
   ofMany: RunOfMany = {},
 ): Promise<Result> {
-  const { resolved, rows, isWritten } = await calibrationOf(dense, { sink, asked, run, files });
+  const { resolved: given } = ofMany;
+  const known = given
+    ? { ...given, rows: run.rows } // the caller may have resolved them before it read the rows
+    : resolvedFor(dense.source, { ...run, calibration: asked, export: files });
+  const { resolved, rows, isWritten } = await calibrationOf(known, { sink, asked, run });
   const isAlone = cutsVocabularyAlone(resolved), weights = isAlone || await weightsOf(dense, identity);
   using vocabulary = await vocabularyOf(dense, resolved, { ...run, onPhase, loadTasks: sink.platform.loadTasks });
   if (isAlone && vocabulary) {
@@ -128,33 +133,37 @@ async function vocabularyOf(
   });
 }
 
+/** The options of a run into a sink with all defaults, as its model and its files give them. Throws as `resolveOptions` does. */
+export function resolvedFor(
+  source: WeightSource,
+  { calibration: asked, export: { ggufDtype, dtype, formats } = {}, ...run }:
+    & Omit<PruneOptions, "calibration">
+    & Target
+    & Pick<SinkOptions, "calibration" | "export">,
+): ResolvedOptions {
+  if (typeof asked === "string") {
+    checkWord(asked, ["own", "none"], { what: "cannot calibrate on this; rows are a list, as of readRows" });
+  }
+  const named = asked === undefined || asked === "none" ? {} : { calibration: asked === "own" ? [] : asked };
+  return resolveOptions({ ...run, ...named }, source.spec, { source, ggufDtype, dtype, formats });
+}
+
 /**
- * The options with their defaults, and the calibration rows: given ones, or those of the resumed run. With `isWritten`
+ * The options with what is known of calibration, and its rows: given ones, or those of the resumed run. With `isWritten`
  * the model writes them later.
  */
 async function calibrationOf(
-  model: Model,
-  { sink, asked, run, files: { ggufDtype, dtype, formats } }: {
+  resolved: ResolvedOptions,
+  { sink, asked, run }: {
     readonly sink: Pick<RunSink<unknown>, "checkpoint" | "hasTexts" | "texts">;
     readonly asked: SinkOptions["calibration"];
     readonly run: PruneOptions;
-    readonly files: SessionExportOptions;
   },
 ): Promise<{
   readonly resolved: ResolvedOptions;
   readonly rows: PruneOptions["calibration"];
   readonly isWritten: boolean;
 }> {
-  if (typeof asked === "string") {
-    checkWord(asked, ["own", "none"], { what: "cannot calibrate on this; rows are a list, as of readRows" });
-  }
-  const named = asked === undefined || asked === "none" ? {} : { calibration: asked === "own" ? [] : asked };
-  const resolved = resolveOptions({ ...run, ...named }, model.spec, {
-    source: model.source,
-    ggufDtype,
-    dtype,
-    formats,
-  });
   const how = { resume: sink.checkpoint?.resume ?? false, areThere: sink.hasTexts };
   const choice = asked ?? (cutsVocabularyAlone(resolved) ? "none" : calibrationDefault(resolved, how));
   if (typeof choice === "string") refuseReading(run);

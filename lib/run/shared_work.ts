@@ -1,5 +1,7 @@
-// What the runs of a sweep share: work that is done once, and the state from which the next run continues.
+// What a run is given by its caller besides its options: work that the runs of a sweep share, the state from which the next
+// one continues, and options that are resolved already.
 import type { OneShotScores } from "./methods/one_shot_scores.ts";
+import type { ResolvedOptions } from "./options/options.ts";
 import type { Measured } from "./quality.ts";
 
 /** Results of work that all runs would repeat. Each is null until a run has done the work. */
@@ -20,8 +22,10 @@ export interface SharedWork {
   dense: Measured | null;
 }
 
-/** Settings of a run that is one of several. */
+/** Settings of a run that is one of several, or whose caller knows more of it. */
 export interface RunOfMany {
+  /** The options with all defaults, of a caller that needs them before the run. Default: the run resolves them. */
+  readonly resolved?: ResolvedOptions;
   /** What they share. Default: nothing. */
   readonly work?: SharedWork;
   /** File that keeps the state at the end of the pruning stage, before masks become hard: the next run continues there. */

@@ -6,7 +6,7 @@ import { atPaths, checkTogether } from "../../../lib/run/options/check.ts";
 import type { PruneOptions, ResolvedOptions } from "../../../lib/run/options/options.ts";
 import { cutsVocabularyAlone, resolveOptions } from "../../../lib/run/options/resolve.ts";
 import { FLAG_PATHS, pruneOptionsOf, valueOfFlag } from "../../options/table_flags.ts";
-import { pruneToFolder } from "../../../lib/run/prune_to_folder.ts";
+import { runIntoFolder } from "../../../lib/run/prune_to_folder.ts";
 import { checkTrust } from "../../../lib/schedule/open.ts";
 import { fetchInputs } from "../../hub.ts";
 import { calibrationChoice, NONE } from "./calibration.ts";
@@ -43,8 +43,9 @@ async function pruneOn(ranks: MpiRanks | null, path: string, typed: TypedFlags):
     ...await evaluationOf(whole),
   };
   const calibrated = calibration === undefined || calibration === NONE ? options : { ...options, calibration: [] };
-  const resolved = resolveOptions(calibrated), isAlone = cutsVocabularyAlone(resolved);
-  if (isHubName(path)) dataPathOf(path, whole); // before a model is fetched
+  // Only a check, so that nothing is fetched for a mistake; `startRun` resolves the options with the model's shape.
+  const checked = resolveOptions(calibrated), isAlone = cutsVocabularyAlone(checked);
+  if (isHubName(path)) dataPathOf(path, whole);
   await fetchInputs({ model: [path], data: [whole.data, calibration, whole.vocabData] }, { resumes: resume });
   await checkRunFolder(out, { resume, overwrite: whole.overwrite ?? false, model: await modelPath(path) });
   const flags: RunFlags = {
@@ -52,7 +53,7 @@ async function pruneOn(ranks: MpiRanks | null, path: string, typed: TypedFlags):
     resume,
     // Of a run that is not resumed nothing can differ.
     mayDiffer: resume ? whole.mayDiffer : undefined,
-    calibration: isAlone ? NONE : await calibrationChoice({ ...whole, resume }, resolved),
+    calibration: isAlone ? NONE : await calibrationChoice({ ...whole, resume }, checked),
   };
   const now = (): Promise<ResolvedOptions> => resolvedFor(path, { options, flags });
   const earlier = resume ? await finishedRun(out, { now, inputs: () => inputsOf(path, flags) }) : null;
@@ -63,7 +64,7 @@ async function pruneOn(ranks: MpiRanks | null, path: string, typed: TypedFlags):
   await using dashboard = earlier || port === null ? null : await openDashboard(port, { onTrouble: note });
   // The address is printed on a separate line, so that the user finds it.
   if (dashboard) writeError(`dashboard   ${dashboard.url}\n`);
-  const summary = earlier ?? await startRun(path, { flags, options, dashboard, ranks, go: pruneToFolder });
+  const summary = earlier ?? await startRun(path, { flags, options, dashboard, ranks, go: runIntoFolder });
   if (!summary) return;
   dashboard?.tell({ kind: "finished" });
   if (json) printJson(summary);

@@ -14,8 +14,9 @@ import { stagesOf } from "../../../lib/run/methods/stages.ts";
 import { recordsIn } from "../../../lib/run/record_file.ts";
 import { RECORDS_FILE } from "../../../lib/run/folder.ts";
 import type { PruneOptions, ResolvedOptions } from "../../../lib/run/options/options.ts";
-import { cutsVocabularyAlone, memoryOptionsOf, resolveOptions } from "../../../lib/run/options/resolve.ts";
+import { cutsVocabularyAlone, memoryOptionsOf } from "../../../lib/run/options/resolve.ts";
 import { type PruneToFolderOptions } from "../../../lib/run/prune_to_folder.ts";
+import { resolvedFor as resolvedRun } from "../../../lib/run/run_into.ts";
 import type { Model } from "../../../lib/model/model.ts";
 import { promptForTexts } from "../../../lib/run/data.ts";
 import type { OriginFile } from "../../../lib/slice/export_options.ts";
@@ -39,8 +40,12 @@ const AUTO = "--resume=auto";
 
 /** Settings of a run, before its model and rows are read. */
 export interface Driven<T> {
-  /** Runs it, with all that is read and shown: `pruneToFolder`, or a sweep. */
-  readonly go: (model: Model, options: PruneToFolderOptions) => Promise<T>;
+  /** Runs it, with all that is read and shown: into a folder, or a sweep. The options are given with all defaults too. */
+  readonly go: (
+    model: Model,
+    options: PruneToFolderOptions,
+    known: { readonly resolved: ResolvedOptions },
+  ) => Promise<T>;
   readonly flags: RunFlags;
   /** The options as the flags give them, without rows and calibration. */
   readonly options: PruneOptions;
@@ -59,8 +64,8 @@ export async function resolvedFor(
   { options, flags }: Pick<Driven<unknown>, "options" | "flags">,
 ): Promise<ResolvedOptions> {
   const source = await openWeights(disk, await modelPath(path)), { ggufDtype, dtype, formats } = flags;
-  const calibrated = flags.calibration === NONE ? options : { ...options, calibration: [] };
-  return resolveOptions(calibrated, source.spec, { source, ggufDtype, dtype, formats });
+  const calibration = flags.calibration === NONE ? NONE : "own"; // rows or own texts: the defaults are the same
+  return resolvedRun(source, { ...options, calibration, export: { ggufDtype, dtype, formats } });
 }
 
 /** Reads data and model, and runs with progress on stderr; null on a rank that is not the first. */
@@ -184,7 +189,7 @@ async function drive<T>(
     ...(isFirst
       ? showRun(loaded, { out, asked, resolved, rows, origin, dashboard, ranks, earlier })
       : { onStart: () => listen() }),
-  });
+  }, { resolved });
 }
 
 /** The command that resumes this run, as the user typed it; names on the Hub with their revisions. */

@@ -1,5 +1,4 @@
 // The option `objective`: its default, and what it refuses.
-import { withoutUndefined } from "../../core/check_options.ts";
 import { refuse } from "../../core/errors.ts";
 import { comparesWithDense, CROSS_ENTROPY, lossesOf, type Objective } from "../../nn/train/objective.ts";
 import { compensates, nameOfMethod } from "../methods/all.ts";
@@ -11,7 +10,8 @@ import type { ResolvedOptions } from "./options.ts";
  * @throws CompressoError("usage") if there is none.
  */
 export function resolveObjective(given: Objective = {}): Objective {
-  const weights = { ...CROSS_ENTROPY, ...withoutUndefined(given) }, losses = lossesOf(weights);
+  const weights = { ...given, crossEntropy: given.crossEntropy ?? CROSS_ENTROPY.crossEntropy },
+    losses = lossesOf(weights);
   if (losses.length === 0) {
     refuse("usage", "cannot train without a loss", {
       rule: "at least one loss has a weight above 0",

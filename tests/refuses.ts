@@ -18,14 +18,7 @@ export type Data = Datum | readonly Datum[];
 
 /** Asserts that `work` throws a `CompressoError` of this code that holds these data. */
 export function refuses(work: () => unknown, code: ErrorCode, expected: Refusal = {}): void {
-  let result: unknown;
-  try {
-    result = work();
-  } catch (error) {
-    checkRefusal(error, code, expected);
-    return;
-  }
-  assert.fail(`expected a refusal (${code}); it returned ${typeof result}`);
+  refusalOf(work, code, expected);
 }
 
 /** The same of a promise that is rejected, or of a function that returns one. */
@@ -34,14 +27,33 @@ export async function rejects(
   code: ErrorCode,
   expected: Refusal = {},
 ): Promise<void> {
+  await rejectionOf(work, code, expected);
+}
+
+/** As {@link refuses}; returns the error. */
+export function refusalOf(work: () => unknown, code: ErrorCode, expected: Refusal = {}): CompressoError {
+  let result: unknown;
+  try {
+    result = work();
+  } catch (error) {
+    return checkRefusal(error, code, expected);
+  }
+  return assert.fail(`expected a refusal (${code}); it returned ${typeof result}`);
+}
+
+/** As {@link rejects}; returns the error. */
+export async function rejectionOf(
+  work: Promise<unknown> | (() => Promise<unknown>),
+  code: ErrorCode,
+  expected: Refusal = {},
+): Promise<CompressoError> {
   let result: unknown;
   try {
     result = await (typeof work === "function" ? work() : work);
   } catch (error) {
-    checkRefusal(error, code, expected);
-    return;
+    return checkRefusal(error, code, expected);
   }
-  assert.fail(`expected a refusal (${code}); it resolved to ${typeof result}`);
+  return assert.fail(`expected a refusal (${code}); it resolved to ${typeof result}`);
 }
 
 /** Asserts that an error is a refusal with this code and these data, and returns it. */

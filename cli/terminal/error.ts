@@ -1,6 +1,6 @@
 // Shows an error on stderr, as text or as JSON, and tells the exit status.
 import { stripVTControlCharacters } from "node:util";
-import { CompressoError, type ErrorParts } from "../../lib/core/errors.ts";
+import { CompressoError, type ErrorParts, refusal } from "../../lib/core/errors.ts";
 import { oneLine } from "../../lib/core/text.ts";
 import { HUB_VARIABLES } from "../../lib/hub/settings.ts";
 import { CommanderError } from "../packages.ts";
@@ -78,10 +78,11 @@ function asKnown(error: unknown): CompressoError | null {
   if (error instanceof CompressoError) return withRight(error);
   if (error instanceof CommanderError) return asUsage(error);
   if (error instanceof Deno.errors.NotCapable) {
-    return new CompressoError("usage", {
-      what: "Deno does not permit an operation that the command needs",
+    return refusal("usage", "cannot run the command", {
+      rule: "Deno permits each of its operations",
       value: error.message.replace(/, run again.*$/, ""),
       fix: rightToAdd(error),
+      cause: error,
     });
   }
   return null;

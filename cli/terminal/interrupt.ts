@@ -3,7 +3,7 @@
 // No Worker is needed for this: the library splits GPU work into submits of about 40 ms and awaits each, so the event loop of the main
 // thread sees a signal between two of them. What does block it for long (encoding a large data set) comes before anything is written: until
 // `start` the system's own way holds, and the process ends at once.
-import { CompressoError } from "../../lib/core/errors.ts";
+import { stopped } from "../../lib/core/errors.ts";
 import { isSilenced, writeError } from "./output.ts";
 
 /** A signal that fires on the first Ctrl-C, with `CompressoError("aborted")` as its reason. Dispose it to stop listening. */
@@ -46,7 +46,7 @@ export function watchInterrupt(
         if (controller.signal.aborted) Deno.exit(130);
         // The terminal has echoed ^C after the line of progress.
         if (!isSilenced()) writeError(`${Deno.stderr.isTerminal() ? "\n" : ""}compresso: ${said}\n`);
-        controller.abort(new CompressoError("aborted", { what: `stopped by ${name === "SIGINT" ? "Ctrl-C" : name}` }));
+        controller.abort(stopped(`stopped by ${name === "SIGINT" ? "Ctrl-C" : name}`));
       };
       Deno.addSignalListener(name, listener);
       listeners.push({ name, listener });

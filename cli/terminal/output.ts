@@ -1,5 +1,5 @@
 // Writes to the terminal: results to stdout, everything else to stderr.
-import { CompressoError } from "../../lib/core/errors.ts";
+import { refuse } from "../../lib/core/errors.ts";
 import type { RowPlace } from "../../lib/data/row.ts";
 import { formatCount } from "../../lib/report/numbers.ts";
 import { placesNamed } from "../../lib/data/encode_report.ts";
@@ -32,11 +32,12 @@ export function writeResult(text: string): void {
     writeAll(Deno.stdout, text);
   } catch (error) {
     if (!(error instanceof Error) || error instanceof Deno.errors.BrokenPipe) throw error;
-    throw new CompressoError("input", {
-      what: "cannot write the result to stdout",
+    refuse("input", "cannot write the result to stdout", {
+      rule: "stdout takes all of it",
       value: error.message,
       fix: "check the free space where it goes",
-    }, { cause: error });
+      cause: error,
+    });
   }
 }
 

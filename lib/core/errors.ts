@@ -138,14 +138,19 @@ export class CompressoError extends Error {
   }
 
   /**
-   * A copy of this error with another `what` or `fix`, or with the place `at` appended to `what`. This error is its
-   * cause.
+   * A copy of this error with another code, `what` or `fix`, with the place `at` appended to `what`, or with its options
+   * spelled by `spell`. This error is its cause.
    */
   with(
-    { at, ...parts }: Pick<Partial<ErrorParts>, "what" | "fix"> & { readonly at?: string | undefined },
+    { at, code = this.code, spell, ...parts }: Pick<Partial<ErrorParts>, "what" | "fix"> & {
+      readonly at?: string | undefined;
+      readonly code?: ErrorCode | undefined;
+      readonly spell?: SpellOption | undefined;
+    },
   ): CompressoError {
-    const all = { ...this.#marked, ...parts }, what = at === undefined ? all.what : `${all.what}, ${at}`;
-    return new CompressoError(this.code, { ...all, what }, { cause: this });
+    const all = { ...spell ? this.partsAs(spell) : this.#marked, ...parts };
+    const what = at === undefined ? all.what : `${all.what}, ${at}`;
+    return new CompressoError(code, { ...all, what }, { cause: this });
   }
 
   /** Exit status that the command line ends with. */
@@ -181,6 +186,11 @@ export function refusal(code: ErrorCode, what: string, { value, cause, ...reason
  */
 export function refuse(code: ErrorCode, what: string, reasons: Reasons): never {
   throw refusal(code, what, reasons);
+}
+
+/** The reason of a signal that stops work on purpose: `stopped("stopped by Ctrl-C")`. */
+export function stopped(what: string): CompressoError {
+  return new CompressoError("aborted", { what });
 }
 
 /** Characters of a message. */

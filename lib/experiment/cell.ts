@@ -9,7 +9,7 @@ import { pruneToFolder } from "../run/prune_to_folder.ts";
 import type { RunPhase } from "../run/run_into.ts";
 import { promptForTexts } from "../run/data.ts";
 import type { StepRecord } from "../run/contract.ts";
-import { ofMeasure } from "./failure.ts";
+import { spellMeasure } from "./failure.ts";
 import type { SourceRows } from "./rows.ts";
 import { missingOf, type Store } from "./store.ts";
 import type { DataSource, Measure, PlannedCell } from "./types.ts";
@@ -144,8 +144,7 @@ export async function takeMeasures(
     }).catch((error) => {
       // A stop on purpose is no failure of the measure.
       if (!(error instanceof CompressoError) || error.code === "aborted") throw error;
-      const { what, ...parts } = ofMeasure(error);
-      throw new CompressoError(error.code, { ...parts, what: `${what}, measure ${measure.id}` }, { cause: error });
+      throw error.with({ spell: spellMeasure, at: `measure ${measure.id}` });
     });
     await store.addMeasured(dir, measure, values);
   }

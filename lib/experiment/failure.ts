@@ -1,5 +1,5 @@
 // What becomes of a cell's error: its record, with options as experiments name them, and how often it came.
-import { CompressoError, type ErrorParts, option, respelled, spelled } from "../core/errors.ts";
+import { CompressoError, option, respelled, spelled, type SpellOption } from "../core/errors.ts";
 import type { Alarm } from "../run/monitors/alarm.ts";
 import { alarmSettings, alarmText } from "../run/monitors/alarm_setting.ts";
 import { AlarmError } from "../run/monitors/judge.ts";
@@ -29,15 +29,13 @@ export function messageOfState(state: CellState): string | null {
 
 function messageOf(error: unknown, options: CellOptions): string {
   if (!(error instanceof CompressoError)) return error instanceof Error ? error.message : String(error);
-  const parts = error.partsAs(spellCell);
-  const own = error instanceof AlarmError ? { ...parts, fix: spelled(fixOf(error.alarm, options), spellCell) } : parts;
-  return new CompressoError(error.code, own).message;
+  const fix = error instanceof AlarmError ? { fix: spelled(fixOf(error.alarm, options), spellCell) } : {};
+  return error.with({ spell: spellCell, ...fix }).message;
 }
 
-/** An error's parts with the options of a measure as the definition names them. */
-export function ofMeasure(error: CompressoError): ErrorParts {
-  return error.partsAs((path, value) => path === "skipBroken" ? "skipBroken of the measure" : spellCell(path, value));
-}
+/** Spells the options of a measure as the definition names them. */
+export const spellMeasure: SpellOption = (path, value) =>
+  path === "skipBroken" ? "skipBroken of the measure" : spellCell(path, value);
 
 /** What to change, and how a cell runs with it, or without. */
 function fixOf({ monitor, change: plain, options }: Alarm, { onAlarm = [] }: CellOptions): string {

@@ -17,7 +17,7 @@ import type { Model } from "../model/model.ts";
 import { perplexity } from "../eval/perplexity.ts";
 import { rowPerplexity } from "../eval/row_perplexity.ts";
 import { scoreChoices } from "../eval/score.ts";
-import { ofMeasure } from "./failure.ts";
+import { spellMeasure } from "./failure.ts";
 import { fileFacts, promptName } from "./identity.ts";
 import { labelsOf } from "./unique_labels.ts";
 import { shownOption } from "./options.ts";
@@ -188,7 +188,7 @@ async function tasksOf(
     const own = await loadTasks({ tasks: names, taskData: data, prompt, limit })
       .catch((error) => {
         if (!(error instanceof CompressoError)) throw error;
-        throw new CompressoError(error.code, ofMeasure(error), { cause: error });
+        throw error.with({ spell: spellMeasure });
       });
     for (const task of own) loaded.push({ task, label });
   }

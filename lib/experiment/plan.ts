@@ -60,8 +60,7 @@ export async function planCells(
       drafts.push(await planCell(cell, { experiment, cache, model, schedules, isChosen: chosen.has(cell.name) }));
     } catch (error) {
       if (!(error instanceof CompressoError) || error.code !== "usage") throw error;
-      const { what, ...parts } = error.partsAs(spellCell);
-      throw new CompressoError("usage", { ...parts, what: `${what}, cell ${cell.name}` }, { cause: error });
+      throw error.with({ spell: spellCell, at: `cell ${cell.name}` });
     }
   }
   const trusted = experiment.cells.filter(({ options }) => options.trust).map(({ options }) => options.schedule);

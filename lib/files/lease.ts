@@ -4,7 +4,7 @@
 // Generation n of the lease `name` is the file `name.n`, and creating a file is atomic. Who takes over a dead lease
 // creates generation n + 1. No clock is compared with another: a lease is dead if its file stays untouched while the
 // process that looks at it waits.
-import { CompressoError } from "../core/errors.ts";
+import { stopped } from "../core/errors.ts";
 import { makeFolder, unwritable } from "./atomic.ts";
 import { namesIn } from "./exists.ts";
 
@@ -72,7 +72,7 @@ export class Leases {
       const generations = await this.#generations(name).catch(() => [own]);
       if (generations.includes(own) && generations.at(-1) === own) return;
       clearInterval(timer);
-      lost.abort(new CompressoError("aborted", { what: `another process took over ${name}` }));
+      lost.abort(stopped(`another process took over ${name}`));
     };
     const timer = setInterval(() => void touch(), this.#milliseconds / TOUCHES);
     return {

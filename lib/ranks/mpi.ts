@@ -3,7 +3,7 @@
 // Handles differ by implementation: addresses of symbols in Open MPI 5, numbers in MPICH and in the standard ABI of
 // MPI 5.0. Only f32 is sent; texts are sent as their bytes in f32. Sums are made here and not by MPI_Reduce, which
 // promises no order of adding.
-import { CompressoError, refusal, refuse } from "../core/errors.ts";
+import { refusal, refuse, stopped } from "../core/errors.ts";
 import { addInto, type Ranks } from "./ranks.ts";
 
 /** Ranks of an MPI job. */
@@ -160,7 +160,7 @@ function ranksOf(
       await chain(total, parts);
       await chain(stops, [Float32Array.of(stop ? 1 : 0)]);
       if ((stops[0] ?? 0) > 0) {
-        stopping.abort(stop?.reason ?? new CompressoError("aborted", { what: "stopped by another rank" }));
+        stopping.abort(stop?.reason ?? stopped("stopped by another rank"));
       }
       return total;
     },

@@ -296,12 +296,8 @@ function atStep(
     check();
   } catch (error) {
     if (!(error instanceof CompressoError)) throw error;
-    const { what, ...parts } = error.partsAs(option);
-    throw new CompressoError("input", {
-      ...parts,
-      what: `cannot use the schedule at step ${step} of ${steps}: ${what}`,
-      ...fix,
-    }, { cause: error });
+    const what = `cannot use the schedule at step ${step} of ${steps}: ${error.partsAs(option).what}`;
+    throw error.with({ code: "input", what, ...fix });
   }
 }
 

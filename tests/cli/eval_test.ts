@@ -86,8 +86,8 @@ Deno.test("eval --against tells KL and equal first choices of one model or sever
   const plain = await json(["eval", "demo", ...on, "--window", "32"]);
   assert.ok(plain.bitsPerByte > 0 && plain.bitsPerByte < plain.nll / Math.LN2, "a token has more than a byte");
   const table = await cli(["eval", "demo", short, "--against", "demo", ...on, "--window", "16,32"]);
-  assert.match(table.stdout, /^first choice kept, windows of 16 +100\.0 % +\d+\.\d %$/m);
-  assert.match(table.stdout, /^mean KL, windows of 32 +0\.0000 ± 0\.0000 nats +\d+\.\d+ ± \d\.\d+ nats$/m);
+  assert.match(table.stdout, / 16 +100\.0 % +\d+\.\d %$/m);
+  assert.match(table.stdout, /KL\b.* 32 +0\.0000 ± 0\.0000 nats +\d+\.\d+ ± \d\.\d+ nats$/m);
   for (const [flag, value] of [["--stride", "8"], ["--out", folder.at("kept.jsonl")]] as const) {
     await refused(["eval", short, "--against", "demo", ...on, flag, value], "usage", { value: flag });
   }

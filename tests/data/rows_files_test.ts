@@ -10,7 +10,7 @@ import { zlibCodecs } from "../../lib/files/platform.ts";
 import { parquetRows } from "../../lib/data/readers/parquet.ts";
 import { createSplitter, type Place, type ValueSink } from "../../lib/data/readers/split.ts";
 import { byBlock } from "../../lib/compat/zstd_frames.ts";
-import { rejects } from "../refuses.ts";
+import { assertNames, rejects } from "../refuses.ts";
 import { inFolder } from "../text/fixtures.ts";
 
 /** Everything that a splitter says about a text that comes in pieces of `size` characters. */
@@ -75,10 +75,10 @@ Deno.test("the splitter places each value", () => {
   assert.deepEqual([first, second], [["row 1, line 2", { text: 'a ]}, " \\' }], ["row 2, line 4", {
     text: [1, { x: "]" }],
   }]]);
-  assert.match(String(third), /^row 3, line 5,is not JSON/);
+  assert.match(String(third), /^row 3, line 5,.*\bJSON\b/);
   assert.deepEqual(rest, [["row 4, line 5", 3], ["row 5, line 5", "s\\"], "JSON array"]);
-  assert.match(String(said("broken array").at(-1)), /row 2, line 3 does not end/);
-  assert.match(String(said("array and more").at(-1)), /more after its end, on line 3/);
+  assertNames(String(said("broken array").at(-1)), ["row 2", "line 3"]);
+  assertNames(String(said("array and more").at(-1)), "line 3");
 });
 
 const ROWS = Array.from({ length: 40 }, (_, index) => ({ text: `Document ${index}: the stone — 石 👍.` }));
@@ -329,7 +329,8 @@ Deno.test("a table that is broken, or compressed in a way that is not known, is 
 });
 
 Deno.test("blanks that go on and on are no rows", () => {
-  assert.match(String(told("\n".repeat(2 ** 23), 2 ** 20).at(-1)), /the file has rows: nothing but blanks so far/);
+  // No line and no format: it was refused before its end.
+  assert.match(String(told("\n".repeat(2 ** 23), 2 ** 20)), /^Error: [^"\d]+$/);
 });
 
 Deno.test("a text of a table that is no UTF-8 is a broken row, as in other files", async () => {
@@ -374,7 +375,7 @@ Deno.test("rows of bytes in memory are read as those of a file, and packed ones 
 
 Deno.test("an array that opens brackets for ever is refused at once, and a long element is searched once", async () => {
   const start = performance.now(), pieces = "[".repeat(2 ** 20);
-  assert.match(String(told(pieces.repeat(4), 2 ** 20, true).at(-1)), /nested at most 1000000 deep/);
+  assertNames(String(told(pieces.repeat(4), 2 ** 20, true).at(-1)), [1_000_000, "row 1"]);
   const long = `[{"text": "${"a".repeat(64 * 2 ** 20)}"}, {"text": "b"}]`;
   const { rows } = parseRows(long, "a.json");
   assert.equal(rows.length, 2);

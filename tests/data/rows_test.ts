@@ -4,7 +4,7 @@ import { readRows } from "../../lib/local/rows.ts";
 import { createSplitter, type ValueSink } from "../../lib/data/readers/split.ts";
 import { toRow } from "../../lib/data/row.ts";
 import { encodeExample } from "../../lib/data/prompts/encode.ts";
-import { type Refusal, refuses, rejects } from "../refuses.ts";
+import { assertNames, type Refusal, refuses, rejects } from "../refuses.ts";
 import { inFolder, tokenizerOf } from "../text/fixtures.ts";
 
 const ROW = { instruction: "Add.", input: "1 + 1", output: "2" };
@@ -199,7 +199,7 @@ Deno.test("skipBroken leaves broken rows out and reports them by line", () => {
   const { rows, report } = parseRows(text, "x", { skipBroken: true });
   assert.deepEqual(rows.map(({ number }) => number), [1, 6]);
   assert.deepEqual(report.broken.map(({ row }) => row), [2, 3, 4, 5]);
-  assert.match(report.broken[0]?.reason ?? "", /^is not JSON: /);
+  assertNames(report.broken[0]?.reason ?? "", "JSON");
   assert.deepEqual(report.broken.slice(1).map(({ reason }) => reason), [
     "is a list",
     'has a number as "output"',

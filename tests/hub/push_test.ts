@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { type PushOptions, pushToHub } from "../../lib/local/push_model.ts";
 import { CompressoError } from "../../lib/core/errors.ts";
+import { checkRefusal } from "../refuses.ts";
 import { OTHER_TOKEN, TOKEN } from "./fake_hub.ts";
 import { HubRig, noise } from "./helpers.ts";
 
@@ -85,7 +86,7 @@ Deno.test("what the Hub has is not sent again, and a storage that fails in passi
     times: 9,
     answer: () => new Response(null, { status: 403 }),
   });
-  assert.match((await refused(folder, "hf:me/small")).parts.fix ?? "", /not sent again/);
+  checkRefusal(await refused(folder, "hf:me/small"), "input", { value: 403 });
   assert.equal(hub.repos.get("models/me/small")?.files.size, 0);
   const before = count();
   hub.faults.length = 0;
@@ -109,7 +110,7 @@ Deno.test("what the Hub has is not sent again, and a storage that fails in passi
 Deno.test("a folder of a model and a GGUF are pushed as they are; other paths, names and tokens are refused", async () => {
   await using rig = new HubRig();
   const folder = await runFolder(), { hub } = rig;
-  assert.match((await refused(folder, "hf:me/small")).parts.fix ?? "", /set HF_TOKEN to one that may write: http/);
+  checkRefusal(await refused(folder, "hf:me/small"), "usage", { names: ["HF_TOKEN", `${hub.url}/settings/tokens`] });
   Deno.env.set("HF_TOKEN", TOKEN);
   await pushToHub(join(folder, "model"), "hf:me/folder");
   assert.deepEqual([...hub.repos.get("models/me/folder")?.files.keys() ?? []].sort(), [
@@ -121,8 +122,9 @@ Deno.test("a folder of a model and a GGUF are pushed as they are; other paths, n
   assert.deepEqual([...hub.repos.get("models/me/gguf")?.files.keys() ?? []], ["model.gguf"]);
   assert.equal((await refused(folder, "hf:me/small:file")).code, "usage");
   assert.equal((await refused(folder, "me/small")).code, "usage");
-  assert.match((await refused(join(folder, "adapter"), "hf:me/small")).parts.rule ?? "", /folder of a finished run/);
+  const adapter = join(folder, "adapter");
+  checkRefusal(await refused(adapter, "hf:me/small"), "input", { value: ["run.json", "config.json"], names: adapter });
   Deno.env.set("HF_TOKEN", OTHER_TOKEN);
-  assert.match((await refused(folder, "hf:me/folder")).parts.fix ?? "", /use a token that may/);
+  checkRefusal(await refused(folder, "hf:me/folder"), "input", { names: `${hub.url}/settings/tokens` });
   await Deno.remove(folder, { recursive: true });
 });

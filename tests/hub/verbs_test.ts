@@ -3,8 +3,9 @@ import assert from "node:assert/strict";
 import config from "../../deno.json" with { type: "json" };
 import { loadModel, openDevice, readRows } from "../../mod.ts";
 import { readPeftAdapter, writePeftAdapter } from "../../lib/model/mod.ts";
-import { cli, cliProcess, type CliResult, ROOT, TemporaryFolder } from "../cli/helpers/cli.ts";
+import { cli, cliProcess, type CliResult, refused, ROOT, TemporaryFolder } from "../cli/helpers/cli.ts";
 import { join } from "../cli/helpers/paths.ts";
+import { assertNames } from "../refuses.ts";
 import { TOKEN } from "./fake_hub.ts";
 import { demoFiles, HubRig } from "./helpers.ts";
 
@@ -56,8 +57,8 @@ Deno.test("plan and inspect read config and headers alone, write nothing, and sa
     hub.seen.filter(({ host }) => host === "store").reduce((sum, { sent }) => sum + sent, 0);
   assert.ok(fetched() > 0 && fetched() < large / 8, `${fetched()} of ${large}`);
   const before = fetched();
-  assert.match(ok(await cli(["plan", "hf:maker/demo-gguf"])), /979,008 parameters/);
-  assert.match(ok(await cli(["inspect", "hf:maker/demo-gguf:demo.gguf"])), /GGUF, .*\n.*979,008/);
+  assertNames(ok(await cli(["plan", "hf:maker/demo-gguf"])), "979,008");
+  assertNames(ok(await cli(["inspect", "hf:maker/demo-gguf:demo.gguf"])), ["GGUF", "979,008"]);
   // The first megabyte of the file each.
   assert.ok(fetched() - before <= 2 ** 21, String(fetched() - before));
   assert.deepEqual([...Deno.readDirSync(rig.home)], []);
@@ -91,22 +92,22 @@ Deno.test("with the rights of the set hub, inspect and plan; with the cache to w
   Deno.env.set("HF_TOKEN", TOKEN);
   for (
     const [rights, args, pattern] of [
-      [[read, envs, `--allow-net=${port}`], push, new RegExp(`add --allow-net=${store}`)],
+      [[read, envs, `--allow-net=${port}`], push, new RegExp(`--allow-net=${store}`)],
       [
         [read],
         ["inspect", "hf:maker/demo"],
-        /add --allow-env=HF_ENDPOINT,HF_HOME,HF_HUB_CACHE,HF_HUB_OFFLINE,HF_TOKEN,/,
+        /--allow-env=HF_ENDPOINT,HF_HOME,HF_HUB_CACHE,HF_HUB_OFFLINE,HF_TOKEN,/,
       ],
-      [[read, envs], ["inspect", "hf:maker/demo"], new RegExp(`add --allow-net=${port.replaceAll(".", "\\.")} to`)],
-      [[read, envs, `--allow-net=${port}`], ["inspect", "hf:maker/demo-gguf"], new RegExp(`add --allow-net=${store}`)],
-      [[read, envs, net], ["data", "inspect", "hf:maker/rows:heldout.jsonl"], /add --allow-write=\S+ to/],
+      [[read, envs], ["inspect", "hf:maker/demo"], new RegExp(`--allow-net=${port.replaceAll(".", "\\.")} `)],
+      [[read, envs, `--allow-net=${port}`], ["inspect", "hf:maker/demo-gguf"], new RegExp(`--allow-net=${store}`)],
+      [[read, envs, net], ["data", "inspect", "hf:maker/rows:heldout.jsonl"], /--allow-write=\S+ /],
     ] as const
   ) {
     const { code, stderr } = await withRights(rights, args);
     assert.ok(code === 2 || code === 3, `${args.join(" ")} with ${rights.join(" ")}: ${code} ${stderr}`);
     assert.match(stderr, pattern);
   }
-  assert.match(ok(await withRights([read, envs, net], push)), /^pushed +1 files/);
+  assert.match(ok(await withRights([read, envs, net], push)), /^pushed +1 /);
 });
 
 Deno.test("--verify stops verbs at a damaged file of the cache, and is refused where nothing of the Hub is read", async () => {
@@ -139,15 +140,12 @@ Deno.test("--verify stops verbs at a damaged file of the cache, and is refused w
 
 Deno.test("a bare owner/name of rows or an adapter is answered with what was meant, and a model without data before it is fetched", async () => {
   await using rig = await demoHub();
-  assert.match((await cli(["data", "inspect", "maker/rows"])).stderr, /did you mean hf:maker\/rows\?/);
-  const adapter = await cli(["export", "demo", "--adapter", "maker/adapter", "--out", "nowhere"]);
-  assert.match(adapter.stderr, /did you mean hf:maker\/adapter\?/);
-  const several = await cli(["data", "inspect", "hf:maker/rows"]);
-  assert.equal(several.code, 3);
-  assert.match(
-    several.stderr,
-    /train\.jsonl \([\d.]+ MB\), heldout\.jsonl[^]*name one, such as hf:maker\/rows:train\.jsonl/,
-  );
+  await refused(["data", "inspect", "maker/rows"], "input", { names: "hf:maker/rows" });
+  const adapter = ["export", "demo", "--adapter", "maker/adapter", "--out", "nowhere"];
+  await refused(adapter, "input", { names: "hf:maker/adapter" });
+  const { got, fix } = await refused(["data", "inspect", "hf:maker/rows"], "input");
+  assert.match(got ?? "", /^train\.jsonl \([\d.]+ MB\), heldout\.jsonl \([\d.]+ [kM]B\)$/);
+  assertNames(fix ?? "", "hf:maker/rows:train.jsonl");
   const asked = rig.hub.seen.length;
   using folder = new TemporaryFolder();
   assert.equal((await cli(["prune", "hf:maker/demo", "--sparsity", "0.3", "--out", folder.at("run")])).code, 2);
@@ -199,7 +197,7 @@ Deno.test({
     }).output();
     const said = new TextDecoder().decode(stderr);
     assert.equal(code, 3, said);
-    assert.match(said, /cannot write \S+blobs\/[0-9a-f]{40}\.incomplete[^]*free space/);
+    assert.match(said, /blobs\/[0-9a-f]{40}\.incomplete/);
     const before = rig.hub.bytesOut;
     ok(await cli(verb));
     const size = rowsOf("train").length;

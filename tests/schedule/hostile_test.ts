@@ -4,6 +4,7 @@ import { CompressoError } from "../../lib/core/errors.ts";
 import { openSchedule } from "../../lib/schedule/host.ts";
 import { type OpenScheduleOptions } from "../../lib/schedule/open.ts";
 import { sandboxArgs } from "../../lib/schedule/sandbox/sandbox.ts";
+import { assertNames, type Data, rejects } from "../refuses.ts";
 import { INPUT, Lair, scriptOf } from "../run/helpers/scripts.ts";
 
 /** A module of WebAssembly that gives a memory of so many pages. */
@@ -15,8 +16,8 @@ function wasm(pages: number): string {
 
 interface Attack {
   readonly text: string;
-  /** What the error says that it did. */
-  readonly expected: RegExp;
+  /** Data that the error names: limits, modules, words of the engine. */
+  readonly expected: Data;
   readonly options?: OpenScheduleOptions;
   /** Seconds within which it must have ended, those of a busy machine included. */
   readonly within?: number;
@@ -40,7 +41,7 @@ async function assertStopped(
     assert.ok(error instanceof CompressoError, Deno.inspect(error));
     assert.equal(error.code, "input");
     message = error.message;
-    assert.match(message, expected);
+    assertNames(message, expected);
     return true;
   });
   assert.ok(performance.now() - start < within * 1000, `it took ${performance.now() - start} ms: ${message}`);
@@ -75,18 +76,18 @@ Deno.test("a script leaves nothing in Deno's cache, whatever it imports", async 
 Deno.test("a script that reads or writes files is stopped", async (t) => {
   await using lair = new Lair();
   const path = JSON.stringify(lair.secretPath), url = JSON.stringify(new URL(`file://${lair.secretPath}`).href);
-  const attacks: readonly (readonly [string, string, RegExp])[] = [
-    ["Deno", `console.log(Deno.readTextFileSync(${path}));`, /step 4 of 20: ReferenceError: Deno is not defined/],
+  const attacks: readonly (readonly [string, string, Data])[] = [
+    ["Deno", `console.log(Deno.readTextFileSync(${path}));`, ["step 4 of 20", "Deno is not defined"]],
     [
       "Deno by another way",
       `console.log(globalThis["De" + "no"].readTextFileSync(${path}));`,
-      /TypeError: Cannot read/,
+      "TypeError: Cannot read",
     ],
-    ["process", `console.log(process.getBuiltinModule("node:fs"));`, /ReferenceError: process is not defined/],
-    ["writing", `Deno.writeTextFileSync(${path}, "");`, /ReferenceError: Deno is not defined/],
-    ["the environment", `console.log(Deno.env.get("PATH"));`, /ReferenceError: Deno is not defined/],
-    ["local storage", `localStorage.setItem("a", "b");`, /ReferenceError: localStorage is not defined/],
-    ["the cache storage", `caches.open("a");`, /ReferenceError: caches is not defined/],
+    ["process", `console.log(process.getBuiltinModule("node:fs"));`, "process is not defined"],
+    ["writing", `Deno.writeTextFileSync(${path}, "");`, "Deno is not defined"],
+    ["the environment", `console.log(Deno.env.get("PATH"));`, "Deno is not defined"],
+    ["local storage", `localStorage.setItem("a", "b");`, "localStorage is not defined"],
+    ["the cache storage", `caches.open("a");`, "caches is not defined"],
   ];
   for (const [name, body, expected] of attacks) {
     await t.step(name, () => assertStopped(lair, { text: scriptOf({ body }), expected }));
@@ -100,34 +101,32 @@ Deno.test("a script that reads or writes files is stopped", async (t) => {
     ["an import of its own", `import secret from "./secret.js"; console.log(secret);`],
   ];
   for (const [name, top] of imports) {
-    await t.step(
-      name,
-      () => assertStopped(lair, { text: scriptOf({ top }), expected: /while it was loaded: it imports / }),
-    );
+    const expected = top.includes(url) ? "file:" : "secret.js";
+    await t.step(name, () => assertStopped(lair, { text: scriptOf({ top }), expected }));
   }
 });
 
 Deno.test("a script that reaches for the network or the GPU is stopped", async (t) => {
   await using lair = new Lair();
   const url = JSON.stringify(lair.url);
-  const attacks: readonly (readonly [string, string, RegExp])[] = [
-    ["fetch", `console.log(await (await fetch(${url})).text());`, /fetch is not defined/],
-    ["WebSocket", `new WebSocket(${url}.replace("http", "ws"));`, /WebSocket is not defined/],
-    ["Deno.connect", `await Deno.connect({ port: 80 });`, /Deno is not defined/],
-    ["a Worker", `new Worker(${url}, { type: "module" });`, /Worker is not defined/],
-    ["the GPU", `await navigator.gpu.requestAdapter();`, /navigator is not defined/],
-    ["a static import", `import secret from ${url}; console.log(secret);`, /it imports http:/],
-    ["a computed import", `console.log(await import(${url} + "a.js"));`, /it imports http:/],
-    ["an npm package", `import zod from "npm:zod";`, /it imports npm/],
-    ["a jsr package", `import path from "jsr:@std/path";`, /it imports https:/],
-    ["node:fs", `import fs from "node:fs";`, /it imports node:fs/],
+  const attacks: readonly (readonly [string, string, Data])[] = [
+    ["fetch", `console.log(await (await fetch(${url})).text());`, "fetch is not defined"],
+    ["WebSocket", `new WebSocket(${url}.replace("http", "ws"));`, "WebSocket is not defined"],
+    ["Deno.connect", `await Deno.connect({ port: 80 });`, "Deno is not defined"],
+    ["a Worker", `new Worker(${url}, { type: "module" });`, "Worker is not defined"],
+    ["the GPU", `await navigator.gpu.requestAdapter();`, "navigator is not defined"],
+    ["a static import", `import secret from ${url}; console.log(secret);`, "http:"],
+    ["a computed import", `console.log(await import(${url} + "a.js"));`, "http:"],
+    ["an npm package", `import zod from "npm:zod";`, "npm"],
+    ["a jsr package", `import path from "jsr:@std/path";`, "https:"],
+    ["node:fs", `import fs from "node:fs";`, "node:fs"],
     [
       "node:v8, computed",
       `(await import("no" + "de:v8")).setFlagsFromString("--max-heap-size=9999");`,
-      /it imports node:v8/,
+      "node:v8",
     ],
-    ["node:worker_threads", `await import("node:worker_threads");`, /it imports node:worker_threads/],
-    ["internals", `await import("ext:core/ops");`, /ext: modules/],
+    ["node:worker_threads", `await import("node:worker_threads");`, "node:worker_threads"],
+    ["internals", `await import("ext:core/ops");`, "ext:"],
   ];
   for (const [name, top, expected] of attacks) {
     await t.step(name, () => assertStopped(lair, { text: scriptOf({ top }), expected }));
@@ -137,7 +136,7 @@ Deno.test("a script that reaches for the network or the GPU is stopped", async (
 Deno.test("what a script returns cannot write lines of its own into the error, nor turn its writing", async (t) => {
   await using lair = new Lair();
   const forged = JSON.stringify("\0NaN\n  fix:  run it with --trust\u009b2J\u202e"),
-    shown = /NaN {3}fix: {2}run it with --trust 2J /;
+    shown = "NaN   fix:  run it with --trust 2J ";
   const freeze = `[{ layer: ${forged}, kind: ${forged} }]`;
   await t.step(
     "as a number",
@@ -152,19 +151,19 @@ Deno.test("what a script returns cannot write lines of its own into the error, n
   const plain = JSON.stringify("\u0085\u202e");
   await t.step(
     "in quotes",
-    () => assertStopped(lair, { text: scriptOf({ body: `return ${plain};` }), expected: /sparsity = " "/ }),
+    () => assertStopped(lair, { text: scriptOf({ body: `return ${plain};` }), expected: 'sparsity = " "' }),
   );
 });
 
 Deno.test("a script that never ends is killed at its time limit", async (t) => {
   await using lair = new Lair();
   const limits = { stepSeconds: 0.5 };
-  const attacks: readonly (readonly [string, { readonly top?: string; readonly body?: string }, RegExp])[] = [
-    ["in a step", { body: "for (;;) {}" }, /step 4 of 20: it took longer than 0\.5 s/],
-    ["in microtasks", { top: "(async () => { for (;;) await 0; })();" }, /it took longer than 0\.5 s/],
-    ["in what it throws", { body: "throw { toString() { for (;;) {} } };" }, /it took longer than 0\.5 s/],
-    ["in a regular expression", { body: `/^(a+)+$/.test("a".repeat(50) + "!");` }, /it took longer than 0\.5 s/],
-    ["in a promise", { top: "await new Promise(() => {});" }, /its process ended.*never resolved/],
+  const attacks: readonly (readonly [string, { readonly top?: string; readonly body?: string }, Data])[] = [
+    ["in a step", { body: "for (;;) {}" }, ["0.5 s", "step 4 of 20"]],
+    ["in microtasks", { top: "(async () => { for (;;) await 0; })();" }, "0.5 s"],
+    ["in what it throws", { body: "throw { toString() { for (;;) {} } };" }, "0.5 s"],
+    ["in a regular expression", { body: `/^(a+)+$/.test("a".repeat(50) + "!");` }, "0.5 s"],
+    ["in a promise", { top: "await new Promise(() => {});" }, "never resolved"],
   ];
   for (const [name, parts, expected] of attacks) {
     await t.step(name, () => assertStopped(lair, { text: scriptOf(parts), expected, options: { limits } }));
@@ -172,7 +171,7 @@ Deno.test("a script that never ends is killed at its time limit", async (t) => {
   await t.step("while it is loaded", () =>
     assertStopped(lair, {
       text: scriptOf({ top: "for (;;) {}" }),
-      expected: /while it was loaded: it took longer than 1 s/,
+      expected: "1 s",
       options: { limits: { startSeconds: 1 } },
     }));
   await t.step({
@@ -181,7 +180,7 @@ Deno.test("a script that never ends is killed at its time limit", async (t) => {
     fn: () =>
       assertStopped(lair, {
         text: scriptOf({ body: "for (;;) {}" }),
-        expected: /step 4 of 20: it took more than 1 s of processor time/,
+        expected: ["1 s", "step 4 of 20"],
         options: { limits: { stepSeconds: 60, processorSeconds: 1 } },
         within: 30,
       }),
@@ -192,7 +191,7 @@ Deno.test("a script that ends with a long error is told of at once, by what it s
   await using lair = new Lair();
   await assertStopped(lair, {
     text: scriptOf({ body: 'Promise.reject(new Error("It is wrong. ".repeat(50_000)));' }),
-    expected: /its process ended .*It is wrong\. It is wrong/,
+    expected: "It is wrong. It is wrong",
     options: { limits: { stepSeconds: 60 } },
   });
 });
@@ -204,7 +203,7 @@ Deno.test("a script that ended long before it is asked again is told of by what 
   await schedule.evaluate(INPUT);
   // By then Deno has taken note of the end.
   await new Promise((resolve) => setTimeout(resolve, 500));
-  await assert.rejects(schedule.evaluate(INPUT), /step 4 of 20: its process ended .*It is wrong\./);
+  await rejects(schedule.evaluate(INPUT), "input", { value: ["step 4 of 20", "It is wrong."] });
 });
 
 Deno.test("whoever asks a script again that has ended is told what it ended of, and at which step", async () => {
@@ -212,38 +211,33 @@ Deno.test("whoever asks a script again that has ended is told what it ended of, 
   const script = await lair.write(`import { defineSchedule } from "compresso";
 export default defineSchedule({ sparsity: ({ step }) => { if (step > 7) for (;;); return 0.1; } });`);
   await using schedule = await openSchedule(script, { limits: { stepSeconds: 0.5 } });
-  const message = /at step 8 of 20: it took longer than 0\.5 s/;
+  const ended = { value: ["step 8 of 20", "0.5 s"] };
   assert.equal((await schedule.evaluate(INPUT)).sparsity, 0.1);
-  await assert.rejects(schedule.evaluate({ ...INPUT, step: 8 }), message);
-  await assert.rejects(schedule.evaluate(INPUT), message);
+  await rejects(schedule.evaluate({ ...INPUT, step: 8 }), "input", ended);
+  await rejects(schedule.evaluate(INPUT), "input", ended);
 });
 
 Deno.test("a script that fills the memory is killed", async (t) => {
   await using lair = new Lair();
   const limits = { heapMiB: 32, stepSeconds: 30 };
-  const attacks: readonly (readonly [string, { readonly top?: string; readonly body?: string }, RegExp])[] = [
-    ["with objects", { body: "const all = []; for (;;) all.push({ x: [1, 2, 3] });" }, /more than its heap of 32 MiB/],
-    [
-      "with numbers",
-      { body: "const all = []; for (;;) all.push(new Array(1e6).fill(0.5));" },
-      /more than its heap of 32 MiB/,
-    ],
-    ["with a long text", { body: `let s = "x"; for (;;) s += s;` }, /RangeError: Invalid string length/],
-    ["with a deep recursion", { body: "const f = () => f() + 1; f();" }, /RangeError: Maximum call stack/],
-    ["with buffers", { body: "new Uint8Array(1e9).fill(1);" }, /Uint8Array is not defined/],
-    ["with WebAssembly", { top: `await import("${wasm(1)}");` }, /Cannot allocate Wasm memory/],
+  const attacks: readonly (readonly [string, { readonly top?: string; readonly body?: string }, Data])[] = [
+    ["with objects", { body: "const all = []; for (;;) all.push({ x: [1, 2, 3] });" }, "32 MiB"],
+    ["with numbers", { body: "const all = []; for (;;) all.push(new Array(1e6).fill(0.5));" }, "32 MiB"],
+    ["with a long text", { body: `let s = "x"; for (;;) s += s;` }, "RangeError: Invalid string length"],
+    ["with a deep recursion", { body: "const f = () => f() + 1; f();" }, "RangeError: Maximum call stack"],
+    ["with buffers", { body: "new Uint8Array(1e9).fill(1);" }, "Uint8Array is not defined"],
+    ["with WebAssembly", { top: `await import("${wasm(1)}");` }, "Cannot allocate Wasm memory"],
     [
       "with buffers of WebAssembly",
       { top: `const { memory } = await import("${wasm(0)}"); new memory.buffer.constructor(1e9);` },
-      /Cannot read properties of undefined/,
+      "Cannot read properties of undefined",
     ],
   ];
   for (const [name, parts, expected] of attacks) {
     await t.step(name, () => assertStopped(lair, { text: scriptOf(parts), expected, options: { limits }, within: 30 }));
   }
   await t.step("with its reply", () => {
-    const expected =
-      /expected: what it decides at a step takes 16 MiB at most; got: at step 4 of 20: it wrote more than 16 MiB/;
+    const expected = ["16 MiB", "step 4 of 20"];
     const text = scriptOf({ body: `return "x".repeat(17 * 2 ** 20);` });
     return assertStopped(lair, { text, expected, options: { limits: { stepSeconds: 30 } }, within: 30 });
   });
@@ -253,7 +247,7 @@ Deno.test("a script that fills the memory is killed", async (t) => {
     fn: () =>
       assertStopped(lair, {
         text: scriptOf({ top: `for (let i = 0;; i++) await import("data:text/javascript,//" + i + "x".repeat(1e7));` }),
-        expected: /it took more than \d+ MiB of memory/,
+        expected: "MiB",
         options: { limits: { startSeconds: 30 } },
         within: 30,
       }),
@@ -274,22 +268,22 @@ Deno.test("a script that pollutes prototypes is stopped, in its process and ours
   for (const [name, body] of attacks) {
     await t.step(
       name,
-      () => assertStopped(lair, { text: scriptOf({ body }), expected: /step 4 of 20: TypeError: Cannot / }),
+      () => assertStopped(lair, { text: scriptOf({ body }), expected: "step 4 of 20: TypeError: Cannot" }),
     );
   }
   await t.step("with JSON of its reply", () =>
     assertStopped(lair, {
       text: scriptOf({ body: `return JSON.parse('{"__proto__":{"polluted":1}}');` }),
-      expected: /sparsity = an object/,
+      expected: "sparsity",
     }));
 });
 
 Deno.test("a script that depends on more than its input is stopped", async (t) => {
   await using lair = new Lair();
-  const attacks: readonly (readonly [string, string, RegExp])[] = [
-    ["chance", "Math.random();", /Math\.random is not there/],
-    ["the clock", "Date.now();", /Date is not defined/],
-    ["code from text", `Function("return 1")();`, /Code generation from strings/],
+  const attacks: readonly (readonly [string, string, Data])[] = [
+    ["chance", "Math.random();", "Math.random"],
+    ["the clock", "Date.now();", "Date is not defined"],
+    ["code from text", `Function("return 1")();`, "Code generation from strings"],
   ];
   for (const [name, body, expected] of attacks) {
     await t.step(name, () => assertStopped(lair, { text: scriptOf({ body }), expected }));
@@ -299,10 +293,10 @@ Deno.test("a script that depends on more than its input is stopped", async (t) =
 Deno.test("what a script throws cannot control the terminal", async () => {
   await using lair = new Lair();
   const text = scriptOf({ body: `throw new Error("\\u001b[2J\\u001b]0;owned\\u0007 first\\nsecond");` });
-  await assertStopped(lair, { text, expected: /Error: .*first second, line 3/ });
+  await assertStopped(lair, { text, expected: "first second, line 3" });
   await assertStopped(lair, {
     text: scriptOf({ body: `Promise.reject(new Error("later"));` }),
-    expected: /its process ended.*later/,
+    expected: "later",
   });
 });
 

@@ -1,8 +1,6 @@
-// What the tests of tokenizers and prompts share: the tiny tokenizers of fixtures/tokenizer with their golden values,
-// and a check of errors.
+// What the tests of tokenizers and prompts share: the tiny tokenizers of fixtures/tokenizer with their golden values.
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
-import { CompressoError, type ErrorCode } from "../../lib/core/errors.ts";
 import { createTokenizer, type Tokenizer } from "../../lib/text/tokenizer.ts";
 import { loadHfTokenizer } from "../disk.ts";
 
@@ -50,16 +48,6 @@ export function withConfig(
   chatTemplate: string | null,
 ): Tokenizer {
   return createTokenizer(tokenizer.json, { config: { ...tokenizer.config, ...config }, chatTemplate });
-}
-
-/** Matches a CompressoError of this code whose message fits. */
-export function failure(code: ErrorCode, message: RegExp): (error: unknown) => boolean {
-  return (error) => {
-    assert(error instanceof CompressoError, String(error));
-    assert.equal(error.code, code);
-    assert.match(error.message, message);
-    return true;
-  };
 }
 
 /** Runs a test in a folder that is removed afterwards. */

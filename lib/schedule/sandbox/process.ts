@@ -1,5 +1,5 @@
 // The process of an isolated schedule script: its limits, the exchange of lines with it, and its end.
-import { CompressoError, option, refusal, refuse } from "../../core/errors.ts";
+import { type CompressoError, option, refusal, refuse, stopped } from "../../core/errors.ts";
 import { oneLine } from "../output.ts";
 import { z } from "../../core/packages.ts";
 import { spawnSandbox } from "./sandbox.ts";
@@ -376,7 +376,7 @@ function parsed(line: string): unknown {
 }
 
 function asError(reason: unknown): Error {
-  return reason instanceof Error ? reason : new CompressoError("aborted", { what: "the run was stopped" });
+  return reason instanceof Error ? reason : stopped("the run was stopped");
 }
 
 /** What a script imports, from Deno's message of a refused import; null for other messages. */

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { openDashboard } from "../../cli/verbs/prune/dashboard/dashboard.ts";
 import { createPages } from "../../cli/verbs/prune/dashboard/pages.ts";
 import type { StepRecord } from "../../lib/run/contract.ts";
-import { rejects } from "../refuses.ts";
+import { assertNames, rejects } from "../refuses.ts";
 import { TemporaryFolder } from "../cli/helpers/cli.ts";
 import { assertAccessible, browserTest, openPage } from "./browser.ts";
 import { madeRecord, madeRun } from "./made_run.ts";
@@ -36,11 +36,11 @@ Deno.test("the dashboard answers with the records so far, says when nothing is n
   const clock = { now: 0 }, pages = createPages({ now: () => clock.now });
   const get = (path: string, headers: Readonly<Record<string, string>> = {}): Promise<Response> =>
     pages.answer(new Request(`http://127.0.0.1:1${path}`, { headers: { ...HOST, ...headers } }));
-  assert.match(await (await get("/")).text(), /Preparing: [^]*No step is done yet/);
+  assert.doesNotMatch(await (await get("/")).text(), /step \d/);
   await append(folder, records(1, 3));
   pages.tell(started(folder));
   const first = await get("/content"), tag = first.headers.get("etag") ?? "";
-  assert.match(await first.text(), /not finished: finetune, step 3 of 40/);
+  assert.match(await first.text(), /finetune, step 3 of 40/);
   assert.equal(decodeURIComponent(first.headers.get("x-state") ?? ""), "Running.");
   assert.equal((await get("/content", { "if-none-match": tag })).status, 304);
   await append(folder, records(4, 6));
@@ -111,7 +111,7 @@ Deno.test("a Host header that makes no URL is answered with 400", async () => {
     using connection = await Deno.connect({ hostname: "127.0.0.1", port: server.addr.port });
     const request = `GET / HTTP/1.1\r\nHost: ${name}\r\nConnection: close\r\n\r\n`;
     await connection.write(new TextEncoder().encode(request));
-    assert.match(await new Response(connection.readable).text(), /^HTTP\/1\.1 400 [^]*the address is no URL/);
+    assert.match(await new Response(connection.readable).text(), /^HTTP\/1\.1 400 /);
   }
 });
 
@@ -124,7 +124,7 @@ Deno.test("records that cannot be read are said, and the dashboard goes on", asy
   pages.tell(started(folder));
   const broken = await get();
   assert.equal(broken.status, 500);
-  assert.match(await broken.text(), /cannot show the run: cannot read line 1 of /);
+  assertNames(await broken.text(), ["line 1", folder.at("records.jsonl")]);
   await Deno.writeTextFile(folder.at("records.jsonl"), "");
   await append(folder, records(1, 2));
   clock.now += 2000;

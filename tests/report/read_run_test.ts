@@ -275,10 +275,10 @@ Deno.test("an evaluation table says beside the count how many questions lost the
     const text = JSON.stringify({ tasks: { arc_easy: { acc: 0.5, stderr: 0.02, n: 2376, truncated } } });
     return renderReport([madeRun("mine", { evaluations: parseEvaluation(text, "e.json") })]);
   };
-  assert.match(tableOf(1200), />0\.5000 ± 0\.0200 \(2,376, 1,200 without their beginning\)<\/td>/);
-  assert.match(tableOf(1200), /in brackets, with how many of these questions did not fit the context and lost their/);
-  assert.match(tableOf(0), />0\.5000 ± 0\.0200 \(2,376\)<\/td>/);
-  assert.ok(!tableOf(0).includes("beginning"));
+  const cell = />0\.5000 ± 0\.0200 \(2,376(, 1,200 [^)]+)?\)<\/td>/, [cut, whole] = [tableOf(1200), tableOf(0)];
+  assert.ok(cell.exec(cut)?.[1] !== undefined && whole.match(cell)?.[1] === undefined);
+  assert.match(whole, cell);
+  assert.ok(cut.replace(cell, "").length > whole.replace(cell, "").length, "the text below explains the second count");
 });
 
 Deno.test("readEvaluation() takes UTF-8 and UTF-16 with a byte order mark, as PowerShell writes them, and refuses what is neither", async () => {

@@ -80,7 +80,7 @@ export const TRAINING_OPTIONS = {
     defaultText: "0.3 for learned masks; 1 for other methods and without a last stage",
     work: "lora",
     scope: PLANNED,
-    help: "share of the labels on which the last stage trains: those that pruning affected most; not for flap",
+    help: "share of the labels, the most affected by pruning, on which the last stage trains; not for flap",
   },
   "objective.crossEntropy": {
     type: "number",

@@ -67,8 +67,8 @@ export async function tuneFor(
 }
 
 /**
- * The file of this adapter in the user's cache folder, as the platform has it; null where that is not known or may not be used.
- * Asks for no permission: a question in the middle of a run would be worse than no cache.
+ * The file for this adapter in the user's cache folder; null if that folder is not known or may not be used. It asks
+ * for no permission: a question in the middle of a run would be worse than no cache.
  */
 export function tuningPlace(device: Device): string | null {
   const folder = cacheFolder();

@@ -1,4 +1,4 @@
-// Texts that grow side by side on a terminal: wrapping, the width of characters, and the redrawing of the last rows.
+// Texts that grow in columns on a terminal: wrapping, the width of characters, and redrawing of the last rows.
 import { stringWidth } from "../packages.ts";
 
 /** Columns under way. */

@@ -17,7 +17,7 @@ export const HELP_ALL = "--help=all";
 /** Indent of a description that is printed below its term. */
 const BELOW_INDENT = 6;
 /** Minimum width of a description on the line of its term; a narrower one is printed below. */
-const LEAST_BESIDE = 40;
+const LEAST_ROOM = 40;
 /** Longer terms get a separate line. */
 const MOST_TERM = 28;
 
@@ -106,12 +106,12 @@ export class VerbHelp extends Help {
   }
 
   override formatItem(term: string, termWidth: number, description: string): string {
-    const width = this.helpWidth ?? 80, beside = width - termWidth - 4;
+    const width = this.helpWidth ?? 80, room = width - termWidth - 4;
     if (description === "") return `  ${term}`;
-    if (beside < LEAST_BESIDE) {
+    if (room < LEAST_ROOM) {
       return [`  ${term}`, ...wrapText(description, width - BELOW_INDENT).map(indented(BELOW_INDENT))].join("\n");
     }
-    const lines = wrapText(description, beside).map(indented(termWidth + 4));
+    const lines = wrapText(description, room).map(indented(termWidth + 4));
     const isLong = this.displayWidth(term) > termWidth, [first = "", ...others] = lines;
     const head = `  ${term}`;
     return (isLong ? [head, ...lines] : [head + first.slice(this.displayWidth(head)), ...others]).join("\n");

@@ -54,9 +54,9 @@ interface Key {
 }
 
 /**
- * Lines that are edited on the terminal, with those before them on the arrow keys. The terminal is read only while a line is asked for: in
- * between Ctrl-C is a signal as ever, and what is typed waits. What came with a line in one read (a paste of several) waits as keys, so that
- * the next line has its prompt and is edited as if it were typed then.
+ * Lines that are edited on the terminal; the arrow keys bring earlier lines back. The terminal is read only while a
+ * line is asked for: at other times Ctrl-C is a signal as usual, and typed text waits. If one read brings several lines
+ * (a paste), the later ones wait as keys, so that each line gets its prompt and is edited as if it were typed then.
  */
 function typedLines(): Lines {
   const ahead: Key[] = [];

@@ -1,4 +1,5 @@
-// Progress of a run on stderr: on a terminal one line that is rewritten, and now and then a line with the masks above it; plain lines elsewhere.
+// Progress of a run on stderr. A terminal gets one line that is rewritten and, sometimes, a line with the masks above it;
+// otherwise there are plain lines.
 import { stripVTControlCharacters } from "node:util";
 import { duration } from "../../lib/report/numbers.ts";
 import type { Stage, StepRecord } from "../../lib/run/contract.ts";
@@ -32,7 +33,7 @@ export interface Progress extends Disposable {
   stages(stages: readonly StageLength[]): void;
   /** A step is done. */
   step(record: StepRecord): void;
-  /** Something other than steps is under way, with the share that is done, where known, and what else is to be said of it. */
+  /** Shows work other than steps, with the share that is done if known, and with details. */
   phase(text: string, share?: number, detail?: string): void;
   /** A line that stays. */
   note(text: string): void;
@@ -46,11 +47,11 @@ export interface StageLength {
   readonly steps: number;
 }
 
-/** A plain line comes after this long, or at every tenth step when some time has passed. */
+/** A plain line comes after this many milliseconds, or at every tenth step after some time. */
 const PLAIN_SECONDS = 5, TENTH_SECONDS = 1;
 /** A terminal's line is rewritten at most this often. */
 const REDRAW_SECONDS = 0.1;
-/** A phase that says nothing new is shown again after this long: on a terminal, and elsewhere. */
+/** Milliseconds after which an unchanged phase is shown again: on a terminal, and elsewhere. */
 const TICK_SECONDS = 1, PLAIN_TICK_SECONDS = 60;
 /** A terminal gets a line of the masks after this long at the earliest, and this many in a run at most. */
 const MAP_SECONDS = 4, MOST_MAPS = 24;

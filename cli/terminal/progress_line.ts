@@ -20,8 +20,8 @@ export interface LineParts {
 const WITH_DETAILS = [20, 12, 8], ALONE = [20, 12, 8, 4, 0];
 
 /**
- * The line, at most `columns` cells wide. Percentage and time left always stay whole: the bar gets shorter first, then details get shorter and
- * go, the last one first, then the label is cut.
+ * The line, at most `columns` cells wide. Percentage and time left always stay whole. First the bar gets shorter, then
+ * details get shorter and disappear (the last one first), then the label is cut.
  */
 export function progressLine(parts: LineParts, columns: number): string {
   const { label, details = [] } = parts;

@@ -53,12 +53,12 @@ interface Facts {
   /** Parameters by stored dtype. */
   readonly dtypes: Readonly<Record<string, number>>;
   readonly tokenizer: TokenizerFacts | Unread | null;
-  /** Commands to try next, the one that saves most first. */
+  /** Commands to try next; the largest saving comes first. */
   readonly next: readonly NextStep[];
 }
 
 interface NextStep {
-  /** Words behind the program. TEXTS and ROWS stand for files of the user. */
+  /** Words after the program's name. TEXTS and ROWS stand for files of the user. */
   readonly command: readonly string[];
   /** Parameters that it removes, about. */
   readonly saves: number;
@@ -247,7 +247,7 @@ function positionsLine({ positions, rope, headDim }: DecoderSpec): string {
   return `RoPE base ${base}, scaling ${scaling.kind}${from}${part}${local}`;
 }
 
-/** What sliding windows there are, and in which layers where not in all; null where all see the whole context. */
+/** The sliding windows, with their layers if not all have one; null if all layers see the whole context. */
 export function windowLine(spec: DecoderSpec): string | null {
   const windows = windowsOf(spec);
   if (windows.every((window) => window === undefined)) return null;

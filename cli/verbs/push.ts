@@ -16,7 +16,7 @@ export function pushVerb(): CommandUnknownOpts {
     .argument("<model>", "the folder of a finished run, a Hugging Face folder, or a .gguf file")
     .argument("<name>", "the repository to write to, hf:owner/name, or a branch of it, hf:owner/name@branch")
     .option("--private", "make a new repository private")
-    .option("--message <text>", "message of the commit (default: the name of what is uploaded)")
+    .option("--message <text>", "message of the commit (default: Upload NAME with Compresso)")
     .option("--json", "print one JSON object")
     .action(async (model, name, { private: isPrivate = false, message, json }) => {
       using progress = stderrProgress();

@@ -17,7 +17,10 @@ import { type Loaded, tokenizerOf, withModel } from "../with_model.ts";
 
 /** Where the key is looked for without `--api-key-file`. */
 const KEY_VARIABLE = "COMPRESSO_API_KEY";
-/** Rows of a prompt for which kernels are chosen, and tokens that a server reads soon: for a large model what measuring costs is then won back. */
+/**
+ * Rows of a prompt for which kernels are chosen, and tokens that a server soon reads: for a large model, measuring pays
+ * off.
+ */
 const PROMPT_ROWS = 512, SOON_TOKENS = 100_000;
 /** Tokens of the prompt that is read before the first client's. */
 const WARM_TOKENS = 33;
@@ -173,7 +176,7 @@ async function run({ model, adapters, signal, progress, tune }: Loaded, settings
   // The first pass compiles kernels, which on some adapters takes longer than a client would wait.
   progress.phase("compiling kernels");
   const prompt = Array<number>(Math.max(1, Math.min(WARM_TOKENS, model.spec.maxPosition - 2))).fill(0);
-  // The texts end one after the other, so that every number of rows is met.
+  // The texts end one after the other, so that every number of rows occurs.
   const warm = Array.from({ length: parallel }, (_, index) => ({ prompt, maxTokens: 2 + index, signal }));
   await generateMany(model, warm.filter(({ maxTokens }) => maxTokens + prompt.length <= model.spec.maxPosition), {
     sequences: parallel,

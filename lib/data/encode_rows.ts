@@ -44,7 +44,7 @@ export function encodeRows(
   const promptTokens = promptCostOf(rows, options);
   if (examples.length === 0) {
     if (refused[0] && refused.length === rows.length) throw allRefused(refused[0].error, rows.length);
-    const prompt = promptTokens > 0 ? `, of which the prompt takes ${promptTokens}` : "";
+    const prompt = promptTokens > 0 ? `; the prompt alone takes ${promptTokens}` : "";
     const [rule, fix] = rows.length === 0
       ? ["there are rows to train on", "give rows"]
       : rows.every(({ kind }) => kind === "text")

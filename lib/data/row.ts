@@ -211,7 +211,7 @@ function parseFields(value: unknown, { textField }: RowFields): ParsedRow {
   return fault(
     'a row has "instruction" and "output" (and perhaps "input"), "messages", "conversations" or "text"',
     fieldsOf(value),
-    `rename the fields, or name the one that holds the text (${option("textField")})`,
+    `rename the fields, or name the field with the text (${option("textField")})`,
   );
 }
 
@@ -309,7 +309,7 @@ function withSystem(messages: readonly ChatMessage[], { system, ...others }: Jso
   }
   const own = messages.filter(({ role }) => role === "system");
   if (own.some(({ content }) => content.trim() !== system.trim())) {
-    const fix = 'take out the one that does not hold, or the field "system"';
+    const fix = 'remove the wrong system text, or the field "system"';
     return fault("a conversation has one system text", 'has another one in its messages than as "system"', fix);
   }
   const first: ChatMessage = { role: "system", content: system };
@@ -321,7 +321,7 @@ function hasTools(tools: unknown): boolean {
   return Array.isArray(tools) ? tools.length > 0 : isFilled(tools) && !/^\s*(\[\s*\]|null)\s*$/.test(String(tools));
 }
 
-/** Alpaca's earlier questions and answers, or their JSON; what else is called so is not a list. */
+/** Alpaca's earlier questions and answers, or their JSON. A field of this name that is no list means something else. */
 function hasTurns(history: unknown): boolean {
   return Array.isArray(history) ? history.length > 0 : isFilled(history) && /^\s*\[\s*[^\s\]]/.test(String(history));
 }
@@ -332,7 +332,7 @@ function isFilled(value: unknown): boolean {
 
 function speakerOf(message: Json): { readonly role: unknown; readonly content: unknown } {
   const { role, content, from, value } = message;
-  // A table of both forms has nulls where a message has none.
+  // In a table of both forms, a message has null for the fields of the other form.
   const isOther = (role ?? null) === null && (content ?? null) === null;
   return isOther ? { role: from, content: value } : { role, content };
 }

@@ -78,7 +78,7 @@ export type DataSet =
 export interface Platform {
   /** Unpackers of compressed files; without them these are refused. */
   readonly codecs?: Codecs | null;
-  /** Bytes of the heap that the rows are kept in, of which they may have a share; default: no bound. */
+  /** Bytes of the heap; the rows may take a share of it. Default: no bound. */
   readonly heap?: number;
 }
 

@@ -118,7 +118,7 @@ export async function loadTasks(
   for (const task of definitions) {
     const own = await loadTask(task, { folder: taskData, limit, parts: builtinParts(task) });
     loaded.push(
-      prompt === null ? own : { ...own, questions: own.questions.map((question) => behind(prompt, question)) },
+      prompt === null ? own : { ...own, questions: own.questions.map((question) => withPrompt(prompt, question)) },
     );
   }
   const questions = loaded.flatMap((task) => task.questions);
@@ -135,7 +135,7 @@ export function hasContext({ contexts }: Question): boolean {
 }
 
 /** A question with a text before it. What is scored alone stays alone. */
-function behind(prompt: string, question: Question): Question {
+function withPrompt(prompt: string, question: Question): Question {
   return { ...question, contexts: question.contexts.map((text) => text === "" ? text : `${prompt}\n\n${text}`) };
 }
 

@@ -294,8 +294,8 @@ export function checkPerplexity(
     );
   }
   if (stride !== undefined && (!Number.isInteger(stride) || stride < 1 || stride > most)) {
-    const beside = leading.length > 0 ? ", without its leading ids" : "";
-    fail(`stride is a whole number from 1 to the ${most} tokens of a window${beside}`, stride);
+    const without = leading.length > 0 ? ", without its leading ids" : "";
+    fail(`stride is a whole number from 1 to the ${most} tokens of a window${without}`, stride);
   }
   if (limitChars !== undefined && typeof text !== "string") {
     fail("limitChars is for a text, not for token ids", limitChars);

@@ -57,7 +57,7 @@ export interface TaskItem {
 export interface TaskDefinition {
   /** Letters, digits, `_`, `-` and `.`; data are found as `<name>.<split>.jsonl`. */
   readonly name: string;
-  /** Splits that may hold the questions; the first one that exists is read. Default: test, validation, valid. */
+  /** Splits that may hold the questions; the first existing one is read. Default: test, validation, valid. */
   readonly splits?: readonly string[];
   /** Makes a question of a row. */
   readonly item: (row: TaskRow) => TaskItem | AnswerQuestion;

@@ -154,8 +154,8 @@ async function readExamples(
     const others = (bySubset.get(subset) ?? []).filter((one) => !asked || one.label !== label).slice(0, shots);
     if (others.length === shots) return others.map(exampleOf).join("");
     const whose = subset === "" ? "" : ` for ${JSON.stringify(subset)}`,
-      beside = asked ? " in addition to the question" : "";
-    throw row.error(`${path} has ${shots} examples${whose}${beside}`, `needs ${shots}, and there are ${others.length}`);
+      more = asked ? " in addition to the question" : "";
+    throw row.error(`${path} has ${shots} examples${whose}${more}`, `needs ${shots}, and there are ${others.length}`);
   };
 }
 
@@ -258,7 +258,9 @@ function checkItem(item: TaskItem, row: TaskRow): TaskItem {
   const { context, choices, continuation, answer } = item;
   if (choices.length < 2) throw row.error("a question has at least two choices", `has ${shownJson(choices)}`);
   const empty = choices.indexOf("");
-  if (empty >= 0) throw row.error("no choice is empty", `has ${shownJson(choices)}, of which number ${empty + 1} is`);
+  if (empty >= 0) {
+    throw row.error("no choice is empty", `has ${shownJson(choices)}, where choice ${empty + 1} is empty`);
+  }
   if (answer !== null && (!Number.isInteger(answer) || answer < 0 || answer >= choices.length)) {
     throw row.error(`the answer is one of the ${choices.length} choices`, `has number ${answer}, counted from 0`);
   }

@@ -1,8 +1,8 @@
-// Guards the functions by which a program follows an experiment: what one of them throws stops the work, and is thrown as it is.
+// Guards the functions by which a program follows an experiment: an error of theirs stops the work and is thrown unchanged.
 import { CompressoError } from "../core/errors.ts";
 import type { RunExperimentOptions } from "./types.ts";
 
-/** Options whose functions do not throw, but stop the work. */
+/** Options whose functions stop the work instead of throwing. */
 export interface Guarded {
   /** The options. Their signal also fires once a function has thrown; from then on none is called. */
   readonly options: RunExperimentOptions & { readonly signal: AbortSignal };

@@ -1,4 +1,4 @@
-// Checks the definition of an experiment: its form, its options, and what no single part can be wrong in.
+// Checks the definition of an experiment: its form, its options, and how its parts fit together.
 import { type CompressoError, refusal, refuse } from "../core/errors.ts";
 import { nearest } from "../core/nearest.ts";
 import { z } from "../core/packages.ts";
@@ -167,8 +167,8 @@ function checkRest(definition: ExperimentDefinition): void {
   for (const option of ["data", "calibration"] as const) {
     for (const value of values(option)) {
       if (sets.includes(String(value))) continue;
-      const known = sets.join(", ") || "the experiment's data sets; it has none";
-      fail(`'${option}' is one of ${known}`, String(value));
+      const rule = sets.length > 0 ? `is one of ${sets.join(", ")}` : "is left out, as the experiment has no data sets";
+      fail(`'${option}' ${rule}`, String(value));
     }
   }
   const cells = gridsOf(definition).reduce((sum, part) => sum + cellCount(part), 0);
@@ -202,7 +202,9 @@ function checkRest(definition: ExperimentDefinition): void {
   }
 }
 
-/** Refuses one data set with a wrong part, which would be read as several sets, one of them called file or generate. */
+/**
+ * Refuses a single data set with a wrong part: it would be read as several sets, one of them called file or generate.
+ */
 function refuseMisspelt({ data }: ExperimentDefinition): void {
   if (data === undefined || isSource(data) || !("file" in data || "generate" in data)) return;
   const form = "file" in data ? fileData : written, known = Object.keys(form.shape);
@@ -220,7 +222,7 @@ function refuseMisspelt({ data }: ExperimentDefinition): void {
 
 type Issue = z.core.$ZodIssue;
 
-/** The issues of the likeliest form of a part: of the same type, with the fewest issues. */
+/** The issues of the likeliest form of a part: the form of the same type with the fewest issues. */
 function issuesOf(issue: Issue, above: Issue["path"] = []): Issue[] {
   const path = [...above, ...issue.path], whole: Issue[] = [{ ...issue, path }];
   if (issue.code !== "invalid_union") return whole;

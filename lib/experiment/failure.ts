@@ -1,4 +1,4 @@
-// What becomes of a cell's error: its record, with options as experiments name them, and how often it came.
+// Records of failed cells: the error, with options as experiments name them, and how often the cell was tried.
 import { CompressoError, option, respelled, spelled, type SpellOption } from "../core/errors.ts";
 import type { Alarm } from "../run/monitors/alarm.ts";
 import { alarmSettings, alarmText } from "../run/monitors/alarm_setting.ts";
@@ -37,7 +37,7 @@ function messageOf(error: unknown, options: CellOptions): string {
 export const spellMeasure: SpellOption = (path, value) =>
   path === "skipBroken" ? "skipBroken of the measure" : spellCell(path, value);
 
-/** What to change, and how a cell runs with it, or without. */
+/** The fix of an alarm: what to change in the experiment, and how the cell then runs. */
 function fixOf({ monitor, change: plain, options }: Alarm, { onAlarm = [] }: CellOptions): string {
   const change = respelled(plain, options, option),
     redo = option("redo"),
@@ -51,6 +51,6 @@ function fixOf({ monitor, change: plain, options }: Alarm, { onAlarm = [] }: Cel
     `let it continue as it is: the option onAlarm "${setting}" for this run in the definition, or for all runs (${
       option("set", `onAlarm=${setting}`)
     }), and ${redo}, which also repeats finished runs in which ${monitor} raised an alarm`;
-  // Other programs' memory is no option of a cell.
+  // A cell has no option for the memory of other programs.
   return monitor === "memory" ? `${change}, and the same command continues; or ${asItIs}` : `${changed}; or ${asItIs}`;
 }

@@ -19,8 +19,8 @@ export interface UnplacedCell {
 }
 
 /**
- * The folder of each cell. Names hold only the options that differ in the present grid, so a folder with a cell's identity belongs to that cell
- * under any name. No two cells share one.
+ * The folder of each cell. A name holds only the options that differ in the present grid, so a folder with a cell's
+ * identity belongs to that cell under any name. No two cells share a folder.
  */
 export async function placeCells(
   cells: readonly UnplacedCell[],
@@ -43,8 +43,8 @@ export async function placeCells(
   }
   if (places.size === cells.length) return places;
   const folders = [...await store.identities()];
-  // Cells may differ in options outside their identity, such as recompute: each first looks for a folder whose name agrees. Actions of alarms count for
-  // some runs only, which their state decides.
+  // Cells may differ in options outside their identity, such as recompute: each first looks for a folder whose name
+  // agrees. Actions of alarms count only for some runs; the state of a run decides.
   const always = (): boolean => true;
   for (const [fits, raised] of [[agree, null], [always, null], [always, []]] as const) {
     for (const cell of cells.filter((one) => !places.has(one))) {

@@ -64,7 +64,10 @@ export function labelsOfOption(name: CellOptionName, cells: readonly Cell[]): La
   return labelsOf(cells.map(({ options }) => options[name]), (value) => shownOption(value, name));
 }
 
-/** The cells that a filter chooses. Throws `CompressoError("usage")` for options or values that no cell has, or no cell has together. */
+/**
+ * The cells that a filter chooses. Throws `CompressoError("usage")` for an option or value of no cell, and if no cell
+ * remains.
+ */
 export function chooseCells(cells: readonly Cell[], filter: Filter): Cell[] {
   const fail = (name: string, rule: string, value: string): never => {
     const fix = `plan the experiment without ${option("only")} to see its runs`;
@@ -148,7 +151,7 @@ export function areTied(places: readonly Place[], a: string, b: string): boolean
 /** Values of a cell along the axes, as shown. */
 type Place = Readonly<Record<string, string | undefined>>;
 
-/** Whether each value of one axis comes with exactly one value of the second, and the reverse. */
+/** Whether each value of one axis comes with exactly one value of the other, and vice versa. */
 export function goTogether(places: readonly Place[], a: string, b: string): boolean {
   const pairs = new Set(places.map((at) => JSON.stringify([at[a], at[b]])));
   const count = (axis: string): number => new Set(places.map((at) => at[axis])).size;

@@ -35,8 +35,8 @@ export function identityOfCell(
 }
 
 /**
- * The identity of a run that `compresso prune` made, by which it can be a cell; null if its inputs are not known. A run that the model's own texts
- * calibrated equals no cell.
+ * The identity of a run of `compresso prune`, by which an experiment can take it as a cell; null if its inputs are not
+ * known. A run with calibration texts that its model wrote equals no cell.
  */
 export function identityOfRun({ options, inputs }: Pick<RunSummary, "options" | "inputs">): CellIdentity | null {
   const { model: weights, data = "", schedule, baseDtype, calibration } = inputs;
@@ -85,8 +85,9 @@ export function promptName(prompt: string | null): string {
 }
 
 /**
- * A short name of a schedule: that of a built-in one, or a hash of a script. A script with `trust`, which may import other modules, is imported to get the
- * identity that its run has. Throws `CompressoError("input")` for a script that cannot be read, or with `trust` not be imported.
+ * A short name of a schedule: its built-in name, or a hash of its script. A script with `trust` may import other
+ * modules, so it is imported to get the identity that its run has. Throws `CompressoError("input")` for a script that
+ * cannot be read or imported.
  */
 export async function scheduleName(
   schedule: string | undefined,
@@ -107,8 +108,8 @@ export function isScriptPath(schedule: string): boolean {
 }
 
 /**
- * What differs, in words; null where nothing does. Of a run that has ended, the monitors that `raised` an alarm are known: actions of the others had no
- * effect.
+ * The differences in words; null for none. The monitors that `raised` an alarm are known for a finished run: actions of
+ * the others had no effect.
  */
 export function differences(
   then: CellIdentity,

@@ -5,7 +5,7 @@ import { UNEVENNESS } from "./run_numbers.ts";
 import type { Difference, Spread } from "./statistics.ts";
 import type { Contrast, ExperimentReport, Group, NumberName, ReportCell, Value } from "./types.ts";
 
-/** Numbers of a run that a table has a column for, where they are worth one. */
+/** Numbers of a run that get a column if they say something. */
 const RUN_TABLE = [
   "loss, last 8 steps",
   "loss, worst 5 steps",
@@ -92,7 +92,7 @@ function cellOf(group: Group, { name, kind }: Pick<NumberName, "name" | "kind">)
 function shownSpread({ mean, sd }: Pick<Spread, "mean" | "sd">, kind: NumberName["kind"]): string {
   const value = shownNumber(mean, kind);
   if (sd === null || kind === "count") return value;
-  // As many digits as the mean has; what is nearly 0, such as gaps, has one that counts.
+  // As many digits as the mean has. Numbers near 0, such as gaps, get one significant digit.
   if (kind === "share" && Math.abs(mean) >= 0.001) return `${(100 * mean).toFixed(1)} ± ${(100 * sd).toFixed(1)} %`;
   return `${value.replace(/ %$/, "")} ± ${shownNumber(sd, kind)}`;
 }
@@ -103,7 +103,7 @@ function countOf(group: Group, report: ExperimentReport): string {
   return halved === 0 ? count : `${count}, ${halved} halved`;
 }
 
-/** Finished runs, of all groups or one, that an alarm sent back, so that they went on with halved rates. */
+/** Finished runs, of all groups or one, that an alarm rolled back, so that they continued with halved rates. */
 function halvedOf({ cells }: ExperimentReport, group?: Pick<Group, "cells">): ReportCell[] {
   return cells.filter(({ cell, alarms }) =>
     (group?.cells.includes(cell) ?? true) && alarms.some(({ action }) => action === "rollback")
@@ -118,9 +118,9 @@ export function spreadNote(report: ExperimentReport): string {
   const errors = names.filter(({ kind }) => kind === "accuracy").flatMap(({ name }) =>
     groups.flatMap(({ numbers }) => {
       const mean = numbers[name]?.mean, value = known.get(name);
-      // Where all answers are right, or none, the formula says 0, which is not so.
+      // If all answers are right, or all wrong, the formula gives 0, which is not true.
       if (mean === undefined || !(mean > 0 && mean < 1) || !value) return [];
-      // That of the dense model, which has nearly the same.
+      // The standard error of the dense model, which is nearly the same.
       const ofMean = value.tasks === undefined ? null : value.stderr ?? NaN;
       return [100 * (ofMean ?? Math.sqrt(mean * (1 - mean) / value.n))].filter(Number.isFinite);
     })

@@ -1,4 +1,4 @@
-// The measures of an experiment: what is taken of a model, under which names, and what decides a value.
+// The measures of an experiment: what is measured on a model, how its values are named, and what they depend on.
 import { CompressoError, refuse } from "../core/errors.ts";
 import { COLLABORATIVE_PROMPT } from "../data/prompts/encode.ts";
 import { withoutMark } from "../core/text.ts";

@@ -1,4 +1,4 @@
-// Options of a cell: the options of a prune run that the table gives experiments, by one flat name each, so that a grid or a command line can set any of them.
+// Options of a cell: options of a prune run, each with one flat name, so that a grid or a command line can set any of them.
 import { PROJECTIONS } from "../spec/decoder.ts";
 import { CompressoError, option, refuse } from "../core/errors.ts";
 import { UNIT_KINDS } from "../units/kinds/all.ts";
@@ -175,12 +175,12 @@ export function pruneOptions(
   }
   const cutsAtOnce = method !== undefined && kindOfMethod(method) === "one-shot";
   const trains = !cutsAtOnce || (lora && prefinetune + steps + postfinetune > 0);
-  // Base options of a grid may stand for its cells that train nothing, too.
+  // Base options may be set although some cells of the grid train nothing.
   const idle: readonly string[] = [
     ...(lora ? [] : [...PATHS.values()].filter((path) => entryOf(path).work === "lora")),
     ...(trains ? [] : LORA_RATES.map((rate) => `rates.${rate}`)),
   ];
-  // The trust in a script may stand in a cell without one.
+  // A cell may set `trust` although it has no script.
   const values: Readonly<Record<string, unknown>> = {
     ...cell,
     trust: isScript(cell.schedule) && cell.trust || undefined,

@@ -40,7 +40,7 @@ export function lossProfile(records: readonly StepRecord[]): LossProfile {
   );
   return {
     last: mean(losses.slice(-8)),
-    // As arguments so many numbers as a long run has steps would overflow the stack.
+    // Not as arguments of one call: a number for each step of a long run would overflow the stack.
     worst: from.length === 0 ? null : means.reduce((a, b) => Math.max(a, b), -Infinity),
     roughness: changes.length === 0 ? null : Math.sqrt(mean(changes.map((change) => (change - middle) ** 2))),
     gap: gaps.length > 0 ? Math.max(...gaps) : null,

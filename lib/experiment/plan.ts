@@ -76,8 +76,8 @@ export async function planCells(
 }
 
 /**
- * Refuses a cell whose files changed since it was planned; of a cell that is only `measured`, its model. Files that cannot be read any more are refused
- * where the cell reads them.
+ * Refuses a cell whose files changed since it was planned; for a cell that is only `measured`, only the model counts.
+ * Files that can no longer be read are refused when the cell reads them.
  *
  * @throws CompressoError("mismatch")
  */
@@ -111,7 +111,10 @@ type CellDraft = Omit<PlannedCell, keyof CellPlace>;
 interface CellSchedule {
   /** Its short name, see `scheduleName`. */
   readonly name: string;
-  /** What a script steers; null of a built-in one, and of a script that fails, which is its cells' own error, or may not be run unasked. */
+  /**
+   * The parts that a script steers; null for a built-in schedule, for a script that fails (its cells report that) and
+   * for one that may not be run yet.
+   */
   readonly script: Awaited<ReturnType<typeof scriptParts>>;
 }
 

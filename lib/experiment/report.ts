@@ -184,7 +184,10 @@ function groupsOf(all: readonly Place[], cells: readonly ReportCell[], axes: rea
   });
 }
 
-/** For each axis except the seed: compares every value with the first value that it has pairs with. The cells of a pair differ in nothing else. */
+/**
+ * For each axis except the seed: compares every value with the first value that forms pairs with it. The two cells of a
+ * pair differ only in that value.
+ */
 function contrastsOf(
   cells: readonly ReportCell[],
   axes: readonly CellOptionName[],
@@ -194,7 +197,7 @@ function contrastsOf(
   return free.filter((axis) => axis !== "seed").flatMap((axis) => {
     const rest = free.filter((other) => other !== axis);
     const tied = axes.filter((other) => other !== axis && areTied(places, axis, other));
-    // The seed, and axes that change with it, are no settings that seeds share.
+    // The seed and axes that change with it are not part of a setting.
     const shared = rest.filter((other) => !goTogether(places, "seed", other));
     const key = ({ at }: Pick<ReportCell, "at">): string => JSON.stringify(rest.map((other) => at[other]));
     // In the order of the definition.

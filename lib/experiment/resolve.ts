@@ -1,4 +1,4 @@
-// An experiment with its overrides made and the paths of its files found; the files are not read.
+// Applies the overrides of an experiment and resolves the paths of its files. It does not read the files.
 import { option, refuse } from "../core/errors.ts";
 import { isTaskFile } from "../eval/task_file.ts";
 import { DEMO, demoData } from "../local/open_model.ts";
@@ -20,7 +20,10 @@ import type {
 /** Stands for a file that is not there. */
 const NONE = "none";
 
-/** Makes the overrides and resolves paths. Throws `CompressoError("usage")` for unknown names, and for files without a path. */
+/**
+ * Applies the overrides and resolves paths. Throws `CompressoError("usage")` for unknown names, and for files without a
+ * path.
+ */
 export function resolveExperiment(experiment: Experiment, overrides: ExperimentOverrides = {}): ResolvedExperiment {
   const definition = withOptions(experiment.definition, overrides.set ?? {});
   const { root = experiment.root ?? "." } = overrides;

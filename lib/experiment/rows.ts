@@ -42,7 +42,7 @@ export class RowCache {
   readonly #noted = new Set<string>();
   readonly #digests = new Map<string, string>();
 
-  /** The rows of a file. Of a broken one the error advises `brokenFix`, without it what `prune` has. */
+  /** The rows of a file. The error of a broken row has the fix `brokenFix`; by default the fix of `prune`. */
   async read(file: FileData, brokenFix?: string): Promise<DataSet> {
     const { last, ...how } = fileFacts(file), key = JSON.stringify({ ...how, last, file: file.file });
     const known = this.#sets.get(key);
@@ -53,7 +53,7 @@ export class RowCache {
     return taken;
   }
 
-  /** Rows of a source; self-written ones are written where they are not there yet. */
+  /** Rows of a source. Self-written rows are written first if they do not exist. */
   async rows(source: DataSource, writer: Writer): Promise<SourceRows> {
     const file = typeof source === "string" ? { file: source } : source;
     const { rows, report } = await this.read("generate" in file ? { file: await write(file, writer) } : file);

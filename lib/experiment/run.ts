@@ -27,13 +27,15 @@ import type {
 } from "./types.ts";
 
 /**
- * Runs the cells of an experiment. Each cell prunes a model and measures it, in a folder of its own. Finished cells are
+ * Runs the cells of an experiment. Each cell prunes a model and measures it, in a separate folder. Finished cells are
  * not run again. After every cell the report is written: `report.md`, `report.json` and charts. An error of a single
- * cell is recorded, and the next cell runs; a `CompressoError` that `onModel` throws counts as such an error.
+ * cell is recorded, and the next cell runs. A `CompressoError` that `onModel` throws is such an error.
  *
- * @throws CompressoError("usage") for an experiment that cannot work, unknown options, and a folder in which another call works
- * @throws CompressoError("mismatch") for cells whose definition changed since their results, without `redo`, and for files that change meanwhile
- * @throws the signal's reason where it fires, and errors of the options' functions, which stop the work as the signal does
+ * @throws CompressoError("usage") for an experiment that cannot work, unknown options, and a folder that another call
+ * uses.
+ * @throws CompressoError("mismatch") for cells whose definition changed since their results, unless `redo` is set, and
+ * for files that change during the work.
+ * @throws the signal's reason, and errors of the options' functions: both stop the work.
  * @example
  * ```ts
  * import { openDevice } from "compresso";
@@ -94,7 +96,7 @@ export async function runExperiment(experiment: Experiment, given: RunExperiment
         rethrow();
       }
       await reportNow();
-      // Nothing works on this device any more. The other cells wait for the next call, in which this one comes last.
+      // The device has failed. The other cells wait for the next call, which runs this cell last.
       if (failure && options.device.isBroken) {
         await options.onNote?.(
           "the GPU failed, so the experiment stops here; run it again to continue, with this run last",
@@ -124,10 +126,11 @@ export async function runExperiment(experiment: Experiment, given: RunExperiment
 }
 
 /**
- * The chosen cells with their steps, tokens, folders and states, without a GPU and without writing. Task modules and trusted schedule scripts are imported
- * for it; other scripts run in processes of their own, where these may be started.
+ * The chosen cells with their steps, tokens, folders and states. It needs no GPU and writes nothing. It imports task
+ * modules and trusted schedule scripts; other scripts run in separate processes, if these may be started.
  *
- * @throws CompressoError as {@link runExperiment} before its first cell, except for cells whose definition changed: their state says so
+ * @throws CompressoError as {@link runExperiment} before its first cell, except for cells whose definition changed:
+ * their state says so
  * @example
  * ```ts
  * import { defineExperiment, planExperiment } from "compresso/experiment";
@@ -189,7 +192,7 @@ async function* turnsOf(todo: readonly PlannedCell[], { plan, store, leases, opt
   }
 }
 
-/** Lets a cell be that another process took over; throws any other error. */
+/** Ignores the error of a cell that another process took over; throws any other error. */
 function onlyLost(error: unknown, lost: AbortSignal, stop: AbortSignal): null {
   if (lost.aborted && !stop.aborted) return null;
   throw error;
@@ -275,8 +278,8 @@ export function hasPruned({ state }: Pick<PlannedCell, "state">): boolean {
 }
 
 /**
- * Runs and measures one cell and records the result. Returns why it failed, or null. Throws only where the signal or an error of the caller's functions
- * stopped it, and `CompressoError("mismatch")` where its files changed since it was planned.
+ * Runs and measures one cell and records the result. Returns why it failed, or null. Throws only the signal's reason,
+ * errors of the caller's functions, and `CompressoError("mismatch")` if its files changed since it was planned.
  */
 async function workOn(cell: PlannedCell, { plan, store, slot, leases, options }: {
   readonly plan: ExperimentPlan;
@@ -297,7 +300,7 @@ async function workOn(cell: PlannedCell, { plan, store, slot, leases, options }:
   const change = async (part: Partial<CellFile>): Promise<void> =>
     await store.setCell(folder, { ...await store.cellFile(folder) ?? { identity }, ...part });
   try {
-    // With `restarts` the cell's files go when the run itself begins: what fails before must not cost them.
+    // With `restarts` the cell's files are removed when the run itself begins: an earlier failure must not cost them.
     if (!restarts && !isPruned) await store.begin(folder, identity, { restarts });
     const model = await slot.use(path, baseDtype, cell);
     const denseDir = store.dense(cell.model);

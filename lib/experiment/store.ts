@@ -52,8 +52,8 @@ export class Store {
   }
 
   /**
-   * Throws `CompressoError("usage")` where its path cannot be a folder, such as below a file, and where the report would overwrite files: the report of
-   * another experiment, or files of the user.
+   * Throws `CompressoError("usage")` if its path cannot be a folder, for example below a file, and if the report would
+   * overwrite the report of another experiment or files of the user.
    */
   async check(experiment: string): Promise<void> {
     let value = "a file";
@@ -91,8 +91,8 @@ export class Store {
   }
 
   /**
-   * Writes report.md, report.json and the charts, and removes charts that only the report before shows. Returns the paths of what it wrote. report.json
-   * comes first: it says whose the other files are.
+   * Writes report.md, report.json and the charts, and removes charts that only the earlier report shows. Returns the
+   * written paths. report.json comes first: it marks the other files as the experiment's own.
    */
   async writeReport({ markdown, data, charts }: ReportFiles): Promise<readonly string[]> {
     const path = (name: string): string => join(this.out, name), drawn = charts.map(({ file }) => file);
@@ -190,7 +190,7 @@ export class Store {
     await this.setCell(name, { ...before, identity });
   }
 
-  /** cell.json of a cell, or what the run.json of a plain run says in its place; null where there is neither. */
+  /** cell.json of a cell or, for a plain run, the same from its run.json; null if there is neither. */
   async cellFile(name: string): Promise<CellFile | null> {
     const dir = this.cell(name), path = join(dir, FILES.cell), file = await readJson<CellFile>(path);
     if (file === null) {
@@ -254,7 +254,7 @@ function chartsIn(markdown: string): string[] {
   return [...shown].flatMap(([, file]) => file ?? []);
 }
 
-/** Measures whose values are not there, or were taken otherwise. */
+/** Measures without values, or with values that were measured with other settings. */
 export function missingOf(measures: readonly Measure[], measured: Measured): Measure[] {
   return measures.filter((measure) => takenOf(measure, measured) === null);
 }

@@ -109,7 +109,7 @@ export async function sweep(model: Model, options: SweepOptions): Promise<SweepR
   return sweepResult(model, points, { method: nameOfMethod(plan.asked.method), ...types });
 }
 
-/** What all sparsities share, and where the pruning stage is at the end of each. */
+/** What all sparsities share, and the step of the pruning stage at the end of each. */
 interface SweepPlan {
   /** Options of a run to the largest sparsity, with all defaults. */
   readonly asked: ResolvedOptions;
@@ -228,7 +228,7 @@ async function runPoint(
   return await runInto(sink, model, run, ofMany);
 }
 
-/** Calibration texts that the model wrote for the first sparsity serve all. */
+/** The calibration texts that the model wrote for the first sparsity are used for all. */
 async function calibrationOf(
   { calibration, out, sparsities }: SweepOptions,
   { index, asked }: { readonly index: number; readonly asked: ResolvedOptions },
@@ -320,7 +320,7 @@ async function identityOf(
 /** Refuses to resume another sweep. */
 async function checkSame(out: string, identity: RunIdentity): Promise<void> {
   const path = `${out}/${SWEEP_FILE}`;
-  // Stopped before its first sparsity was measured, it has results of none.
+  // A sweep that stopped before its first sparsity was measured has no results.
   if (!await exists(path)) return;
   let found: unknown = null;
   try {

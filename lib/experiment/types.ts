@@ -206,7 +206,7 @@ export interface Value {
   readonly label?: string;
 }
 
-/** How a measure is taken. */
+/** A measure: how it is named and taken. */
 export interface Measure {
   /** Names it in files. */
   readonly id: string;

@@ -81,7 +81,10 @@ export interface GgufArch extends Fit {
     readonly period: number;
     readonly window: number;
     readonly hasLocalRope?: true;
-    /** A file without the window's key has none. The local RoPE then has the base of the other layers where the file says none. */
+    /**
+     * A file without the window's key has no window. A file without the base of the local RoPE has the base of the
+     * other layers.
+     */
     readonly isOptional?: true;
   };
   /** Whether a layer has no RoPE, by its index and whether it has the window; no key of the file says it. */

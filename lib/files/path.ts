@@ -7,7 +7,7 @@ export function folderOf(path: string): string {
 }
 
 /** Path of a file in the same folder. */
-export function beside(path: string, name: string): string {
+export function sibling(path: string, name: string): string {
   return path.replace(/[^/\\]*$/, name);
 }
 

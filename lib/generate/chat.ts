@@ -17,8 +17,8 @@ import { timeTokens, type TokenTimes } from "./timed_tokens.ts";
 /** Options of {@link createChat}. */
 export interface ChatOptions extends Omit<GenerateOptions, "endTokens" | "signal"> {
   /**
-   * Text before the first question: the system turn of the chat template or, if the template has none, the beginning of
-   * the first question. Default: none.
+   * Text before the first question: the system turn or, if the chat template has no system turn, the beginning of the
+   * first question. Default: none.
    */
   readonly system?: string | null | undefined;
   /** Layout of the turns. Default: the model's own, see `promptStyle`. */

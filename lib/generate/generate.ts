@@ -15,8 +15,8 @@ export interface GenerateOptions extends SamplingOptions {
   /** Further tokens that end the text, such as the end of a turn in a chat. Default: none. */
   readonly endTokens?: readonly number[] | undefined;
   /**
-   * Called with each chosen token, including the token that ends the text, and with the model's logits [vocab] that it is chosen from.
-   * Tokens are then chosen one by one on the CPU, which takes longer.
+   * Called with each chosen token, an end token included, and with the model's logits [vocab] at its place.
+   * Tokens are then chosen one by one on the CPU, which is slower.
    */
   readonly onChoice?: ((id: number, logits: Float32Array) => void) | undefined;
   /**
@@ -44,9 +44,9 @@ export const GENERATE_NAMES: NamesOf<GenerateOptions> = {
 /** Why a text ended: at an end token, at a stop string, after `maxTokens`, or where the model's context was full. */
 export type FinishReason = "end" | "stop" | "length" | "context";
 
-/** Wanted time between two reads of tokens. */
+/** Wanted seconds between two reads of tokens. */
 const GROUP_SECONDS = 0.1;
-/** Tokens between two reads, at most. */
+/** Most tokens between two reads. */
 const GROUP_TOKENS = 64;
 
 /**
@@ -119,8 +119,8 @@ export async function* continueTokens(
 }
 
 /**
- * Tokens that the GPU chooses, in groups that grow until one takes {@link GROUP_SECONDS}. While one group is read the next is under way (with
- * `readsAhead`), as if no token ended the text; if one does, that work is given up.
+ * Tokens that the GPU chooses, in groups that grow until a group takes {@link GROUP_SECONDS}. With `readsAhead` the GPU
+ * computes the next group while one is read. If a token of the group ends the text, the next group is dropped.
  */
 async function* groupedTokens(
   pass: DecodePass,

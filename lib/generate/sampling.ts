@@ -68,7 +68,7 @@ export function createSampler(options: SamplingOptions, prompt: readonly number[
   };
 }
 
-/** Whether the choice is the largest logit as the model gives it: top-k and top-p keep it, and without draws the rest does not matter. */
+/** Whether the largest logit of the model is always chosen: the temperature is 0 and no penalty changes the logits. */
 export function isGreedy({ temperature = 0, repetitionPenalty = 1 }: SamplingOptions): boolean {
   return temperature === 0 && repetitionPenalty === 1;
 }
@@ -192,16 +192,17 @@ function idsFrom(values: Float64Array, least: number): Uint32Array {
 }
 
 /**
- * Moves the ids of the largest values to the front, as few as reach the needed mass (each has its own or, with null, 1) and at least one,
- * and returns how many; the least of them comes last, the others in no order. Of equal values the lower id is the larger.
- * Partitions as quickselect does (Hoare 1961): about 3 looks at each value, where sorting a vocabulary would take 16.
+ * Moves the ids of the largest values to the front and returns their number: the fewest, but at least one, whose masses
+ * sum to the needed mass (each has mass 1 if `masses` is null). The id of the least of them comes last, the others in
+ * no order. Of equal values the lower id counts as larger. Partitions like quickselect (Hoare 1961), which looks about
+ * 3 times at each value, where sorting a vocabulary would take 16.
  */
 function selectTop(
   ids: Uint32Array,
   values: Float64Array,
   { need, masses }: { readonly need: number; readonly masses: Float64Array | null },
 ): number {
-  // All before `low` are kept, with `left` still to reach; none from `high` on is.
+  // Ids before `low` are kept, and `left` is the mass still to reach. Ids from `high` on are not kept.
   let low = 0, high = ids.length, left = need;
   while (low < high) {
     swap(ids, (low + high) >>> 1, high - 1);

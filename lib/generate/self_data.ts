@@ -75,9 +75,9 @@ export function textFields({ text, hasEnded }: SelfText): { readonly text: strin
 
 /** The greedy beginning has 3, 4 or 5 tokens, the first one included. */
 const LEADS = [3, 4, 5] as const;
-/** Tokens of all texts between two reads: of a text that ends, the rest is given up. */
+/** Tokens of each text between two reads; the tokens after the end of a text are dropped. */
 const GROUP_TOKENS = 16;
-/** Other first tokens that are tried where a model has nothing to say after one. */
+/** How many other first tokens are tried if a text ends at once. */
 const TRIES = 8;
 /** Streams of the random numbers. */
 const ORDER_STREAM = 0x71a7, DRAW_STREAM = 0x71a8;
@@ -120,7 +120,7 @@ export function writeTexts(model: Model, options: SelfDataOptions): AsyncGenerat
       const texts = await allOf([...(await together(wanted, tell)).values()]);
       const written = new Map(texts.map((text) => [text.index, text]));
       for (const index of indices(from, end)) {
-        if (!ranks) signal?.throwIfAborted(); // a stop of ranks is that of a round, whose texts are kept
+        if (!ranks) signal?.throwIfAborted(); // ranks stop only after a round, whose texts are kept
         yield written.get(index) ?? fail(index);
       }
       from = end;

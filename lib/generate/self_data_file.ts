@@ -28,9 +28,9 @@ export interface SelfDataFileOptions extends Omit<SelfDataOptions, "skip"> {
   readonly resume?: boolean | undefined;
   /** Facts that must be the same to resume, such as a hash of the weights. */
   readonly identity?: Readonly<Record<string, string | number>> | undefined;
-  /** Called when it is known how many texts were there, and waited for. */
+  /** Called, and awaited, once it is known how many texts exist already. */
   readonly onStart?: ((there: number) => void | Promise<void>) | undefined;
-  /** Called after each text, which the next one waits for. */
+  /** Called, and awaited, after each text. */
   readonly onText?: ((text: SelfText) => void | Promise<void>) | undefined;
 }
 
@@ -112,7 +112,7 @@ export async function writeTextFile(model: Model, options: SelfDataFileOptions):
   } catch (error) {
     throw error instanceof SilenceError ? silenceAfter(written, error) : error;
   }
-  // While the lock is still held: a process that waits for it finds another file, or none.
+  // The lock is still held here: a process that waits for it then finds another file, or none.
   await publish(await file.readAll(), { part, path, count });
   return { path, count, resumed: there, tokens: generated };
 }
@@ -150,14 +150,17 @@ async function standing(
   return lines - 1;
 }
 
-/** The error of a text that the model does not begin, at which the series ends: the same settings would fail there again, and other settings cannot resume it. */
+/**
+ * The error of a text that the model does not begin. The series ends there: the same settings would fail again, and
+ * other settings cannot resume it.
+ */
 function silenceAfter(written: number, error: CompressoError): CompressoError {
-  const anew = `start over with another ${option("generate.seed")} (and ${option("replace")})`;
+  const restart = `start over with another ${option("generate.seed")} (and ${option("replace")})`;
   const fix = written === 0
-    ? anew
+    ? restart
     : `lower count to ${written}, which are written (${option("generate.count", written)}, with ${
       option("resume")
-    }), or ${anew}`;
+    }), or ${restart}`;
   return error.with({ fix });
 }
 

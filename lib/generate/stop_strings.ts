@@ -2,11 +2,11 @@
 import { option, refuse } from "../core/errors.ts";
 import { shown } from "../core/check_options.ts";
 
-/** Lets a text through up to the first stop string. */
+/** Passes a text on up to the first stop string. */
 export interface StopFilter {
-  /** The text that is sure to be before a stop string and was not given yet; empty once stopped. */
+  /** Takes a piece; returns the new text that surely stands before any stop string. Empty once stopped. */
   push(text: string): string;
-  /** What was held back, where the text ends without a stop string. */
+  /** The text that was held back, for a text that ends without a stop string. */
   end(): string;
   /** Whether a stop string was met. */
   readonly stopped: boolean;

@@ -63,8 +63,8 @@ export function generateText(
 const BEFORE = 5;
 
 /**
- * A decoder in the middle of a text: decoders treat the start of one otherwise, as that of SentencePiece, which leaves out its first space. Of the
- * tokens before it gives nothing.
+ * A decoder that starts in the middle of a text, after the tokens before it. Decoders treat the start of a text
+ * differently: SentencePiece, for example, drops the first space.
  */
 export function continuationDecoder(
   tokenizer: Tokenizer,
@@ -74,7 +74,7 @@ export function continuationDecoder(
   const decoder = createStreamDecoder(tokenizer, options);
   // Special tokens have no text, and a model may know ids that its tokenizer does not.
   const known = before.filter((id) => tokenizer.idToToken(id) !== null && !tokenizer.isSpecial(id));
-  // What ends within a character would be held back, and come out with the continuation.
+  // If the tokens before end within a character, that part would come out with the continuation.
   for (let end = known.length; end > 0; end--) {
     const last = known.slice(Math.max(0, end - BEFORE), end);
     if (tokenizer.decode(last).endsWith("\uFFFD")) continue;

@@ -46,9 +46,9 @@ const { adapters: _adapters, readsAhead: _readsAhead, ...TEXT_NAMES } = GENERATE
 export const DEFAULT_SEQUENCES = 8;
 /** Tokens of a text for which the KV cache has room by default. */
 const DEFAULT_TOKENS = 1024;
-/** Wanted time between two reads of tokens, and the most tokens between them. */
+/** Wanted seconds between two reads of tokens, and the most tokens between them. */
 const GROUP_SECONDS = 0.1, GROUP_TOKENS = 64;
-/** Time in which a prompt is read between two groups of tokens. */
+/** Seconds for reading a prompt between two groups of tokens. */
 const READING_SECONDS = 0.1;
 
 /** A text, from its place in the line to its end. */
@@ -195,7 +195,7 @@ export class TextBatch implements AsyncDisposable {
     using stack = new DisposableStack();
     try {
       stack.use(this.#model.enter());
-      await this.#model.release(); // what scoring has left there may be what the caches need
+      await this.#model.release(); // the caches may need the memory that scoring has kept
       const decoding = stack.use(this.#open());
       while (!this.#isOver) await this.#turn(decoding);
       throw stopped();

@@ -1,4 +1,5 @@
-// The cache of huggingface_hub: blobs by their hash, refs of revisions, and snapshots of links to blobs. Python's library reads and writes the same.
+// The cache of huggingface_hub, shared with Python's library: blobs by their hash, refs of revisions, and snapshots, which
+// are links to blobs.
 import { dirname, join, relative, resolve, sep } from "node:path";
 import { CompressoError, refuse } from "../core/errors.ts";
 import { isObject } from "../core/guards.ts";
@@ -14,9 +15,12 @@ export interface HubFile {
   readonly size: number;
   /** SHA-256 of a file in large file storage; null for one in git. */
   readonly sha256: string | null;
-  /** Git's SHA-1 of the file, of one in large file storage that of its pointer; null where only the file in the cache is known. */
+  /**
+   * Git's SHA-1 of the file, or of its pointer if the file is in large file storage; null if only the cache knows the
+   * file.
+   */
   readonly blobId: string | null;
-  /** Hash of the file in the Hub's chunk storage, which Python's library keeps beside the others. */
+  /** Hash of the file in the Hub's chunk storage; Python's library notes it too. */
   readonly xetHash?: string;
 }
 
@@ -133,7 +137,7 @@ export class RepoCache {
     return at;
   }
 
-  /** Puts a blob into the snapshot of a commit: as a link, or, where the system has none, as the file itself. */
+  /** Puts a blob into the snapshot of a commit: as a link or, if links are not possible, as the file itself. */
   async link(
     commit: string,
     path: string,
@@ -153,7 +157,7 @@ export class RepoCache {
         await Deno.symlink(relative(dirname(at), blob), at);
       } catch (error) {
         if (error instanceof Deno.errors.AlreadyExists) return at; // another process was as fast
-        // Windows has links for some users alone, and Deno none with the right to write to some folders alone.
+        // On Windows only some users may make links, and Deno makes none with the right to write to some folders only.
         if (isNew) await Deno.rename(blob, at);
         else await Deno.copyFile(blob, at);
       }
@@ -207,7 +211,7 @@ function storedFile(path: string, entry: unknown): HubFile | null {
   return hubFile({ path, size: lfsSize ?? size, sha256, blobId, xetHash });
 }
 
-/** A file, if all that is said of it makes sense; null for one that would not stay within its folder. */
+/** A file of the list; null if a field is invalid, or if its path would leave the folder. */
 export function hubFile(
   { path, size, sha256, blobId, xetHash }: { readonly [part in keyof HubFile]?: unknown },
 ): HubFile | null {

@@ -17,15 +17,15 @@ export interface Chosen {
 
 const CONFIG = "config.json", SINGLE = "model.safetensors", INDEX = "model.safetensors.index.json";
 
-/** Files beside the weights of a model: shape, tokenizer, card and licence. */
-const BESIDE =
+/** Files of a model other than its weights: shape, tokenizer, card and licence. */
+const NOT_WEIGHTS =
   /^(?:(?:generation_)?config\.json|tokenizer\.json|tokenizer_config\.json|added_tokens\.json|special_tokens_map\.json|chat_template\.jinja|additional_chat_templates\/[^/]+\.jinja|README\.md|LICENSE(?:\.txt|\.md)?)$/;
 
 const ADAPTER = ["adapter_config.json", "adapter_model.safetensors"] as const;
 
 /** Files with rows. */
 const ROWS = /\.(?:jsonl?|ndjson|parquet|txt)(?:\.gz|\.zst)?$/;
-/** Files of data sets that look like them and hold none. */
+/** Files of data sets that look like files with rows and hold none. */
 const NO_ROWS = /(?:^|\/)(?:\.[^/]*|dataset_infos?\.json|dataset_dict\.json|state\.json|README[^/]*|LICENSE[^/]*)$/i;
 
 /** Files that are listed in an error. */
@@ -34,7 +34,7 @@ const MOST_LISTED = 24;
 /**
  * Chooses the files. `read` returns the text of a file of the repository.
  *
- * @throws CompressoError("input") where there are none, or several that stand for one; those are listed.
+ * @throws CompressoError("input") if there are none, or if the user must name one of several; the error lists them.
  */
 export async function chooseFiles(
   repo: HubRepo,
@@ -57,14 +57,14 @@ export async function chooseFiles(
   };
 }
 
-/** A file that was named, with what belongs to it. */
+/** A file that was named, with its config. */
 function single({ files }: HubRepo, file: string, use: HubUse | "shape"): Chosen {
-  const beside = use === "adapter"
+  const config = use === "adapter"
     ? file.replace(/[^/]*$/, ADAPTER[0])
     : file.endsWith(`/${CONFIG}`) || file === CONFIG
     ? file.replace(/[^/]*$/, "generation_config.json")
     : null;
-  return { files: [file, ...beside !== null && files.has(beside) ? [beside] : []], place: file };
+  return { files: [file, ...config !== null && files.has(config) ? [config] : []], place: file };
 }
 
 async function chosenModel(
@@ -76,13 +76,13 @@ async function chosenModel(
     readonly read: (path: string) => Promise<string>;
   },
 ): Promise<Chosen> {
-  const has = (name: string): boolean => names.includes(name), beside = names.filter((name) => BESIDE.test(name));
-  if (has(CONFIG) && use === "shape") return { files: beside.filter((name) => /config\.json$/.test(name)), place: "" };
-  if (has(CONFIG) && has(SINGLE)) return { files: [...beside, SINGLE], place: "" };
+  const has = (name: string): boolean => names.includes(name), others = names.filter((name) => NOT_WEIGHTS.test(name));
+  if (has(CONFIG) && use === "shape") return { files: others.filter((name) => /config\.json$/.test(name)), place: "" };
+  if (has(CONFIG) && has(SINGLE)) return { files: [...others, SINGLE], place: "" };
   if (has(CONFIG) && has(INDEX)) {
     const size = repo.files.get(below + INDEX)?.size ?? 0;
     if (size > MOST_INDEX) throw lacking(repo, `${INDEX} has at most ${MOST_INDEX} bytes`, `${size} bytes`);
-    return { files: [...beside, INDEX, ...shardsOf(await read(below + INDEX), repo)], place: "" };
+    return { files: [...others, INDEX, ...shardsOf(await read(below + INDEX), repo)], place: "" };
   }
   const ggufs = names.filter((name) => name.endsWith(".gguf"));
   if (ggufs.length > 0) return one(repo, ggufs, { what: "GGUF", below });
@@ -124,7 +124,7 @@ function shardsOf(text: string, repo: HubRepo): string[] {
   }
   throw lacking(
     repo,
-    `${INDEX} names .safetensors files beside it`,
+    `${INDEX} names .safetensors files of its folder`,
     "something else",
     "look for another revision of it",
   );

@@ -14,15 +14,18 @@ import { type HubRepo, notKept } from "./repo.ts";
 export interface DownloadOptions extends HubListener {
   /** Whether the hash of a file in the cache is computed again, and other bytes are an error. Default false. */
   readonly verify?: boolean | undefined;
-  /** Called with the bytes that are there, of this file: those of an earlier try first. */
+  /** Called with the bytes of this file that are there; at first those of an earlier try. */
   readonly onBytes?: ((bytes: number) => void) | undefined;
 }
 
-/** Connections in a row that may break without {@link LEAST_BYTES} more than ever, and connections of a file in all. */
+/**
+ * Connections in a row that may break before the file has grown by {@link LEAST_BYTES}, and connections of a file in
+ * all.
+ */
 const TRIES = 3, MOST_TRIES = 100;
-/** Milliseconds before a broken connection is taken up again, for each that broke without a byte. */
+/** Milliseconds before the next try, for each connection that broke without a byte. */
 const PAUSE_MS = 300;
-/** Milliseconds between two looks whether another process is done. */
+/** Milliseconds between two checks whether another process is done. */
 const LOCK_MS = 200;
 /** Bytes of a part that are hashed at a time. */
 const PIECE = 1 << 20;
@@ -34,9 +37,11 @@ export function addressOf({ settings: { endpoint }, name: { type, repo }, commit
 }
 
 /**
- * Path of a file in the cache, where it is fetched if it is not there. What was fetched of it before an interruption is kept and not fetched again.
+ * Path of a file in the cache; fetches the file if it is not there. Bytes that an interrupted download fetched are
+ * kept.
  *
- * @throws CompressoError("input") where it may not be read, its bytes are others than the Hub says, it cannot be written, or the Hub cannot be reached.
+ * @throws CompressoError("input") if the file may not be read, has other bytes than the Hub lists or cannot be written,
+ * or if the Hub cannot be reached.
  */
 export async function download(repo: HubRepo, path: string, options: DownloadOptions = {}): Promise<string> {
   const { cache, commit } = repo, file = repo.files.get(path);
@@ -154,7 +159,7 @@ async function fillOnce(
   }
 }
 
-/** Refuses a file whose hash or size is another one than in the list, before its bytes are fetched. */
+/** Refuses a file whose hash or size differs from the list, before its bytes are fetched. */
 function checkHeaders(headers: Headers, repo: HubRepo, file: HubFile): void {
   const tag = headers.get("x-linked-etag")?.replace(/^W\//, "").replaceAll('"', ""),
     size = headers.get("x-linked-size");
@@ -166,7 +171,7 @@ function checkHeaders(headers: Headers, repo: HubRepo, file: HubFile): void {
 function otherBytes(repo: HubRepo, file: HubFile, found: string): CompressoError {
   const hash = file.sha256 === null ? `Git's SHA-1 ${file.blobId}` : `SHA-256 ${file.sha256}`;
   return refusal("input", visible(`cannot fetch ${hubText(repo.name, { file: file.path })}`), {
-    rule: `its bytes are those that the Hub lists: ${hash}, ${file.size} bytes`,
+    rule: `it has the bytes that the Hub lists: ${hash}, ${file.size} bytes`,
     value: found,
     fix: "try again; if it stays, a proxy or mirror changes the file: check HF_ENDPOINT",
   });
@@ -226,7 +231,7 @@ class Part implements Disposable {
     }
   }
 
-  /** Starts anew. */
+  /** Drops all bytes. */
   async clear(): Promise<void> {
     await this.#file.truncate(0);
     await this.#file.seek(0, Deno.SeekMode.Start);
@@ -256,7 +261,7 @@ class Part implements Disposable {
   }
 }
 
-/** Waits until no other process fetches a blob, and keeps others away. On a file system without locks nothing is held. */
+/** Waits until no other process fetches a blob, and locks it. On a file system without locks nothing is locked. */
 async function lockOf(
   path: string,
   { what, signal, onNote }: HubListener & { readonly what: string },

@@ -1,4 +1,4 @@
-// Models, adapters and data by their names on the Hub: fetched into the cache once a process, or read in ranges alone.
+// Models, adapters and data by their names on the Hub: fetched into the cache, once per process.
 import { join } from "node:path";
 import type { HubListener } from "./http.ts";
 import { chooseFiles } from "./choose.ts";
@@ -52,8 +52,9 @@ const verified = new Set<string>();
  * or to fetch beforehand. Later uses of a name in the same process read the same commit.
  *
  * @throws CompressoError("usage") for a name of another form than `hf:owner/name[@revision][:file]`.
- * @throws CompressoError("input") where there is no such thing, it may not be read, several files could be meant, its bytes are not those that the Hub
- * lists, one in the cache is damaged and `verify` is on, it cannot be written, or the Hub cannot be reached.
+ * @throws CompressoError("input") if the repository or file does not exist or may not be read, if several files could
+ * be meant, if a file has other bytes than the Hub lists, or with `verify` is damaged in the cache, if a file cannot be
+ * written, and if the Hub cannot be reached.
  */
 export async function fetchFromHub(name: string, options: HubFetchOptions = {}): Promise<HubFetched> {
   const { use = "model", verify = false } = options, key = `${use} ${name}`, before = fetched.get(key);
@@ -72,7 +73,7 @@ export async function fetchFromHub(name: string, options: HubFetchOptions = {}):
   }
 }
 
-/** What was fetched under a name in this process; null where nothing was. */
+/** What this process has fetched under a name; null for nothing. */
 export async function fetchedBefore(name: string, use: HubUse): Promise<HubFetched | null> {
   return await fetched.get(`${use} ${name}`) ?? null;
 }

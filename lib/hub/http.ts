@@ -23,7 +23,9 @@ export interface HubRequest extends HubListener {
 /** The Hub cannot be reached, or does not answer; its files may be in the cache all the same. */
 export class UnreachableError extends CompressoError {}
 
-/** Tries of a request that fails in passing, and milliseconds before the second one, which double. */
+/**
+ * Tries of a request that fails temporarily, and milliseconds before the second try; they double with each further one.
+ */
 const TRIES = 4, FIRST_WAIT_MS = 500;
 /** Seconds without an answer or a byte after which a connection counts as lost. */
 export const SILENT_SECONDS = 40;
@@ -31,17 +33,17 @@ export const SILENT_SECONDS = 40;
 const MOST_WAIT_SECONDS = 300;
 /** Redirects that are followed. */
 const MOST_REDIRECTS = 8;
-/** Bytes that come at least in that time from a connection that works. */
+/** Fewest bytes that a working connection gives in that time. */
 export const LEAST_BYTES = 1 << 16;
-/** Bytes of an answer of the Hub's API. */
+/** Most bytes of an answer of the Hub's API. */
 const MOST_ANSWER = 1 << 25;
 
-/** Statuses that pass. */
+/** Statuses of temporary failures. */
 const PASSING: readonly number[] = [408, 429, 500, 502, 503, 504];
 
 /**
- * Sends a request and returns the answer, whatever its status. Failures that pass are tried again. The token goes to the origin of the endpoint
- * alone, and never along with a redirect to another one.
+ * Sends a request and returns the answer of any status. Temporary failures are tried again. The token goes only to the
+ * origin of the endpoint, and never along with a redirect to another origin.
  *
  * @throws UnreachableError where no answer comes.
  * @throws CompressoError("input") for a redirect that may not be followed.
@@ -85,7 +87,7 @@ export async function jsonOf(response: Response): Promise<unknown> {
   }
 }
 
-/** The error of an answer that no Hub gives. */
+/** The error of an answer that a Hub never gives. */
 export function strange(origin: string, { value }: Pick<ErrorParts, "value">): CompressoError {
   return refusal("input", `cannot read the answer of ${origin}`, {
     rule: "it answers as the Hugging Face Hub does",
@@ -94,7 +96,7 @@ export function strange(origin: string, { value }: Pick<ErrorParts, "value">): C
   });
 }
 
-/** Tokens that were sent: a server may say back what it was sent, in any text. */
+/** Tokens that were sent: a server may repeat them in any text. */
 const sentTokens = new Set<string>();
 
 /** A text of the Hub for a message, without tokens that were sent. Control characters and marks that change the direction of writing are spaces. */
@@ -138,7 +140,7 @@ export async function* piecesOfBody(response: Response): AsyncGenerator<Uint8Arr
   }
 }
 
-/** A result that comes before a time. */
+/** The result if it comes in time. */
 async function before<T>(end: number, work: Promise<T>, { url }: Response): Promise<T> {
   const { promise, reject } = Promise.withResolvers<never>();
   const timer = setTimeout(() => reject(silent(new URL(url).origin)), end - performance.now());
@@ -210,7 +212,7 @@ async function answered(url: URL, init: RequestInit, signal: AbortSignal | undef
   }
 }
 
-/** Seconds of Retry-After, a number or a date, or until a rate limit that is used up is lifted; null without. */
+/** Seconds of Retry-After (a number or a date), or until an exhausted rate limit ends; null for neither. */
 function secondsAsked(headers: Headers): number | null {
   const [, limit] = /;\s*r=0\s*;\s*t=(\d+)/.exec(headers.get("ratelimit") ?? "") ?? [];
   const text = headers.get("retry-after") ?? limit;

@@ -12,7 +12,9 @@ export function hashOf({ sha256, size }: Pick<HubFile, "sha256" | "size">): Hash
   return sha256 === null ? createHash("sha1").update(`blob ${size}\0`) : createHash("sha256");
 }
 
-/** Whether a file in the cache has the hash that is listed. It is computed again unless size and time are those of the last check. */
+/**
+ * Whether a file in the cache has the listed hash. The hash is computed unless size and time are as at the last check.
+ */
 export async function isIntact(
   path: string,
   { repo: { cache }, file, hash }: { readonly repo: HubRepo; readonly file: HubFile; readonly hash: string },
@@ -24,9 +26,10 @@ export async function isIntact(
 }
 
 /**
- * Computes the hash of a file in the cache, whatever was noted of it.
+ * Computes the hash of a file in the cache, without regard to notes of earlier checks.
  *
- * @throws CompressoError("input") for other bytes than the Hub lists, and where the list is not known. The note of the last check is removed then.
+ * @throws CompressoError("input") for other bytes than the Hub lists, and if the list is not known. It then removes the
+ * note of the last check.
  */
 export async function verifyIntact(
   path: string,

@@ -6,9 +6,9 @@ import { hubFetch, type HubListener, jsonOf, visible } from "./http.ts";
 import { type HubName, hubText, isSafePath } from "./name.ts";
 import type { HubSettings } from "./settings.ts";
 
-/** Names that are offered. */
+/** Most names that a fix offers. */
 const MOST_NEAR = 3;
-/** Repositories of an owner, or found by a search, that are looked at. */
+/** Most repositories of an owner, or of a search, that are looked at. */
 const MOST_SEEN = 200;
 
 /** What was asked of the Hub. */
@@ -21,7 +21,7 @@ interface Asked extends HubListener {
   readonly files?: Iterable<string>;
 }
 
-/** The error of an answer that is a refusal. Asks the Hub for names that are near where a name is wrong. */
+/** The error of an answer that is a refusal. If a name is wrong, asks the Hub for similar names. */
 export async function hubRefusal(response: Response, asked: Asked): Promise<CompressoError> {
   const { status, headers } = response, { settings: { endpoint, token }, name, doing = "read" } = asked;
   const code = headers.get("x-error-code") ?? "";
@@ -103,7 +103,7 @@ function meant(near: readonly string[], show: (name: string) => string): string 
   return near.length === 0 ? null : visible(`did you mean ${near.map(show).join(", ")}?`);
 }
 
-/** Repositories with a near name: those of the same owner, else those that a search for the name finds. */
+/** Repositories with a similar name: of the same owner, else found by a search for the name. */
 async function nearRepos({ name, ...asked }: Asked): Promise<string[]> {
   const [owner = "", last = ""] = name.repo.split("/");
   const query = (key: string, value: string): string =>
@@ -126,7 +126,7 @@ function idsOf(list: unknown): string[] {
   );
 }
 
-/** The JSON that the Hub answers with; null where it does not: what is offered is a help alone. */
+/** The JSON that the Hub answers; null for a failure, since the offered names are only a help. */
 async function answerTo(path: string, { settings, signal }: Asked): Promise<unknown> {
   try {
     const response = await hubFetch(settings.endpoint + path, settings, { signal });

@@ -16,7 +16,7 @@ export interface HubRepo {
   readonly settings: HubSettings;
   readonly cache: RepoCache;
   readonly commit: string;
-  /** All files by their paths; without the Hub those that are known of. */
+  /** All files by their paths; without the Hub, only known ones. */
   readonly files: ReadonlyMap<string, HubFile>;
   /** Whether the Hub is left alone: it is switched off, or cannot be reached. */
   readonly isOffline: boolean;
@@ -80,7 +80,7 @@ export function notKept(what: string, { cache }: { readonly cache: string }): Co
   });
 }
 
-/** Lets a failure to write pass; what else fails is a fault of the program. */
+/** Ignores a failure to write; any other failure is a defect of the program. */
 function ignored(error: unknown): void {
   if (!(error instanceof CompressoError)) throw error;
 }

@@ -6,7 +6,7 @@ import { openDiskFile } from "../files/bytes.ts";
 import { streamBytes } from "../files/system.ts";
 import { LEAST_BYTES, paused, silent, SILENT_SECONDS, strange, visible } from "./http.ts";
 
-/** Tries of a request to the storage, and milliseconds before the second one, which double. */
+/** Tries of a request to the storage, and milliseconds before the second try; they double with each further one. */
 const TRIES = 4, FIRST_WAIT_MS = 500;
 /** Bytes that are hashed at a time. */
 const PIECE = 1 << 20;

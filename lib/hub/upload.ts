@@ -43,7 +43,7 @@ export interface Uploaded {
   readonly bytes: number;
 }
 
-/** Bytes of a file that the Hub sees to tell whether it belongs into large file storage. */
+/** Bytes of a file by which the Hub decides whether it belongs into large file storage. */
 const SAMPLE = 512;
 /** Files that are asked about at a time. */
 const AT_ONCE = 256;
@@ -70,11 +70,11 @@ interface Upload extends UploadOptions {
 }
 
 /**
- * Uploads files as one commit, into a repository that is made where there is none. Large files that the Hub has already are not sent again, so that an
- * upload that was interrupted continues with the next file.
+ * Uploads files as one commit, and creates the repository if it does not exist. Large files that the Hub already has
+ * are not sent again, so an interrupted upload continues with the next file.
  *
  * @throws CompressoError("usage") for a name of another form, and without a token.
- * @throws CompressoError("input") where the token does not allow it, a file cannot be read, or the Hub cannot be reached.
+ * @throws CompressoError("input") if the token does not allow it, a file cannot be read, or the Hub cannot be reached.
  */
 export async function uploadToHub(
   text: string,
@@ -108,7 +108,7 @@ function notReady(text: string, { endpoint, token }: HubSettings, { file }: HubN
     ? {
       rule: "a token allows it",
       value: "no token",
-      fix: `set HF_TOKEN to one that may write: ${endpoint}/settings/tokens`,
+      fix: `set HF_TOKEN to a token with the right to write: ${endpoint}/settings/tokens`,
     }
     : { rule: "the Hub may be asked", value: "HF_HUB_OFFLINE is set" };
   return refusal("usage", `cannot push to ${text}`, reasons);
@@ -264,7 +264,7 @@ async function posted(
   { name, settings, signal, onNote }: Pick<Upload, "name" | "settings" | "signal" | "onNote">,
   { headers = {}, allowed = [] }: {
     readonly headers?: Readonly<Record<string, string>>;
-    /** Statuses that are no refusal. */
+    /** Statuses that count as success. */
     readonly allowed?: readonly number[];
   } = {},
 ): Promise<Json> {

@@ -14,7 +14,7 @@ import { hubSettings } from "./settings.ts";
 
 /** A model on the Hub that is looked at. */
 export interface HubView {
-  /** Its files under paths that only this file system knows; all else are those of the disk. */
+  /** The model's files, under paths that only this file system knows, and the files of the disk. */
   readonly files: FileSystem;
   /** Path of the model in it. */
   readonly path: string;
@@ -28,7 +28,7 @@ const LEAST_RANGE = 1 << 16;
 const MOST_WHOLE = 1 << 28;
 
 /**
- * Looks at a model on the Hub: what is read of it is fetched, files in the cache are read there.
+ * Opens a model on the Hub for reading in place: only what is read is fetched, and files in the cache are read there.
  *
  * @throws CompressoError as {@link fetchFromHub} does.
  */

@@ -58,7 +58,7 @@ async function filesOf(path: string, { onNote }: PushOptions): Promise<UploadFil
   return found;
 }
 
-/** Where files have to be, and who hears of those that are not. */
+/** The folder that files have to be in, and a listener for files that are elsewhere. */
 interface Walk extends Pick<PushOptions, "onNote"> {
   /** The folder that is pushed, without links. */
   readonly root: string;

@@ -2,7 +2,7 @@
 import type { WeightSource } from "../spec/source.ts";
 import { type DecoderSpec, EMBEDDING, HEAD } from "../spec/decoder.ts";
 
-/** The same model without layers and position embeddings; a head of its own stands in the place of the embedding. */
+/** The same model without layers and position embeddings. If it has a separate head, that replaces the embedding. */
 export function headSource(source: WeightSource): WeightSource {
   const { positions: _positions, ...spec }: DecoderSpec = source.spec;
   const named = (name: string): string => name === EMBEDDING && !source.spec.tied ? HEAD : name;

@@ -28,8 +28,8 @@ export interface Chart {
 const MARGIN = 16;
 
 /**
- * Draws panels one below the other: an SVG document that needs no other file, legible on light and dark grounds. Series of all panels share a
- * legend, except for rows, whose names stand at the axis.
+ * Draws panels one below the other, as an SVG document that needs no other file and is legible on light and dark
+ * grounds. The series of all panels share a legend; rows have their names at the axis instead.
  *
  * @example
  * ```ts
@@ -105,7 +105,10 @@ function inShort({ title, x, y, series }: ChartPanel): string {
 /** Pixels of a sample with the space after it, and from one line of a name to the next. */
 const SAMPLE = 26, NAME_LINE = 15;
 
-/** Samples of the series with their names, in as many rows as they need; nothing for one series alone. A name that is wider than all has several lines. */
+/**
+ * The legend: samples and names of the series, in as many rows as needed; nothing for a single series. A name wider
+ * than the chart has several lines.
+ */
 export function legend(
   series: readonly Pick<Series, "name" | "style" | "listed">[],
   { x: left, y: top, width }: { readonly x: number; readonly y: number; readonly width: number },

@@ -88,7 +88,7 @@ export function lastPruned({ records }: ReportRun): ReportRun["records"][number]
   return records.findLast(({ target }) => target !== null);
 }
 
-/** Said of sparsity where it is no share of the layers' linear weights, as it is elsewhere; empty where it is. */
+/** Note on a sparsity that is not a share of the layers' linear weights; empty for the usual one. */
 export function ofModel(run: ReportRun): string {
   return sparsityOf(run) === "model" ? "of the whole model" : "";
 }
@@ -96,15 +96,15 @@ export function ofModel(run: ReportRun): string {
 /** Steps over which first and last loss are taken. */
 const ENDS = 10;
 
-/** A loss, and in words what it is of. */
+/** A loss, and in words over which steps it is taken. */
 export interface LossEnd {
   readonly value: number;
   readonly of: string;
 }
 
 /**
- * Training loss at both ends of a run: means of ten steps where these do not overlap, else of one step; `first` is null where there is one step
- * alone.
+ * Training loss at both ends of a run: means of ten steps if these do not overlap, otherwise single steps; `first` is
+ * null where there is one step alone.
  */
 export function lossEnds({ records }: ReportRun): { readonly first: LossEnd | null; readonly last: LossEnd | null } {
   const losses = keptRecords(records).map(({ loss }) => loss), [first] = losses, last = losses.at(-1);

@@ -7,7 +7,10 @@ import { readMarkedText } from "../files/text_file.ts";
 
 /** One measured number. */
 export interface Score {
-  /** Task that it was measured at; "text, windows of N", with a stride also ", each M further", for perplexity; "choices" for rows with choices. */
+  /**
+   * The task. For perplexity "text, windows of N", with a stride also ", each M further"; for rows with choices
+   * "choices".
+   */
   readonly task: string;
   /** Its name, such as acc_norm. */
   readonly metric: string;
@@ -15,11 +18,11 @@ export interface Score {
   readonly value: number;
   /** Its standard error; null where none was given. */
   readonly stderr: number | null;
-  /** How many items or tokens it is of; null where that was not given. */
+  /** Number of items or tokens; null if not given. */
   readonly count: number | null;
   /** How many of these items did not fit the model's context and lost their beginning; absent where that was not given. */
   readonly truncated?: number;
-  /** How it compares with the same of another model, item by item; null where that was not measured. */
+  /** Comparison with the same score of another model, item by item; null if not measured. */
   readonly change: ScoreChange | null;
 }
 
@@ -70,7 +73,7 @@ export async function readEvaluation(path: string): Promise<Evaluation[]> {
 /** Models of one evaluation. */
 const MOST_MODELS = 100;
 
-/** The models of an evaluation's JSON; `path` is named in errors, and names a model alone. */
+/** The models of an evaluation's JSON. Errors name `path`; it is also the name of a single model. */
 export function parseEvaluation(text: string, path: string): Evaluation[] {
   let value: unknown = null;
   try {

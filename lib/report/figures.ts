@@ -174,7 +174,7 @@ function sharesOf(curves: readonly Curves[]): string {
   return ofModel.length === 0 ? linear : `${linear}, and of the whole model in ${ofModel.join(", ")}`;
 }
 
-/** What one looks at when a run does not learn as it should. */
+/** Figures for finding out why a run does not learn as it should. */
 function trainingFigures(curves: readonly Curves[]): StepFigure[] {
   const most = curves.reduce(
     (all, { records }) => records.reduce((own, { plannedGpuBytes }) => Math.max(own, plannedGpuBytes), all),
@@ -218,7 +218,9 @@ function trainingFigures(curves: readonly Curves[]): StepFigure[] {
   return figures.map((figure) => ({ ...figure, height: 220 }));
 }
 
-/** The masks: layer by head, layer by FFN columns, hidden dims; of a finished run as they are, else as they are on their way. */
+/**
+ * The masks of heads and FFN columns by layer, and of hidden dims: final ones of a finished run, else the current ones.
+ */
 function maskFigure({ name, index, run: { summary, liveMasks } }: Curves, runs: readonly ReportRun[]): Figure | null {
   const masks = summary?.masks ?? liveMasks?.masks;
   if (!masks) return null;
@@ -300,7 +302,7 @@ function openOf({ heads, ffn, hidden }: MaskSummary): MaskRows {
   };
 }
 
-/** How the layers' densities came about, step by step. */
+/** The layers' densities, step by step. */
 function layersFigure({ name, index, records }: Curves, runs: readonly ReportRun[]): Figure | null {
   const read = records.flatMap(({ step, layers }) => layers && layers.length > 0 ? [{ step, layers }] : []);
   const first = read[0], last = read.at(-1);
@@ -369,7 +371,7 @@ function layerSparsityFigure(runs: readonly ReportRun[]): Figure | null {
               name: `${shown.length > 1 ? `${name}, ` : ""}uniform: ${short(100 * uniform)} %`,
               points: [[-0.5, uniform], [layers - 0.5, uniform]],
               style: { line: "dashed", color },
-              told: false,
+              shown: false,
             },
           ]),
           height: 280,
@@ -427,7 +429,7 @@ function marksOf(curves: readonly Curves[]): PanelMark[] {
   return marks.every((one) => JSON.stringify(one) === JSON.stringify(first)) ? first : [];
 }
 
-/** All steps, so that charts of one stage stand below those of all. */
+/** The range of all steps: charts of one stage have the same axis as charts of all stages. */
 function stepDomain(curves: readonly Curves[]): readonly [number, number] {
   const steps = curves.flatMap(({ records }) => [records[0]?.step ?? 1, records.at(-1)?.step ?? 1]);
   return [Math.min(...steps), Math.max(...steps)];

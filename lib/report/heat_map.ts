@@ -7,7 +7,7 @@ export interface HeatBlock {
   readonly label: string;
   /** A value from 0 to 1 for each cell; null for none there. Rows may differ in length. */
   readonly rows: readonly (readonly (number | null)[])[];
-  /** Said of a row where the pointer rests on it; as many as rows. */
+  /** Text of each row, shown while the pointer rests on it. */
   readonly notes?: readonly string[];
   /** Labels below the first and the last column. */
   readonly ends?: readonly [string, string];

@@ -48,7 +48,7 @@ function taskCell(task: TaskChange | undefined): string {
   return `${percent(after)} %; before pruning ${percent(before)} % of ${of}${rangeOf(points)}`;
 }
 
-/** What the runs came to, a column for each. */
+/** The results of the runs, a column for each. */
 export function resultTable(runs: readonly ReportRun[]): Table {
   const row = (name: string, value: (run: ReportRun) => string): string[] => [name, ...runs.map(value)];
   const summed = (value: (summary: NonNullable<ReportRun["summary"]>) => string) => ({ summary }: ReportRun): string =>
@@ -200,7 +200,7 @@ export function growthNotes(runs: readonly ReportRun[]): string[] {
   );
 }
 
-/** Measurements of one name also by their file, by its folder where that is the same too, or by a number. */
+/** Names of measurements. Equal names get their file, then its folder, then a number, until they differ. */
 function withDistinctNames(all: readonly Evaluation[]): Evaluation[] {
   const named: readonly ((one: Evaluation, place: number) => string)[] = [
     ({ name }) => name,
@@ -300,7 +300,7 @@ export function optionTable(runs: readonly ReportRun[]): Table | null {
   if (names.length === 0) return null;
   const rows = names.map((name) => {
     const values = known.map((options) => options ? options.get(name) ?? ABSENT : "not known");
-    // A run that is not finished does not know all of them, nor one of a program its inputs.
+    // A run that is not finished lacks some of them, and a run of a program lacks inputs.
     const isSaid = !INPUT_NAMES.includes(name);
     const said = known.flatMap((options, run) => options?.get(name) ?? (isSaid && runs[run]?.summary ? ABSENT : []));
     return { name, values, differs: new Set(said).size > 1 };
@@ -341,7 +341,7 @@ function flattened(options: Readonly<Record<string, unknown>>, prefix = ""): [st
       ]];
     }
     if (typeof value === "object" && value !== null) return flattened({ ...value }, `${key}.`);
-    // 2/3 in sixteen digits says no more.
+    // Sixteen digits of 2/3 say no more than four.
     if (typeof value === "number" && !Number.isInteger(value)) return [[key, String(Number(value.toPrecision(6)))]];
     return [[key, value === null ? "none" : String(value)]];
   });

@@ -41,7 +41,7 @@ export interface PageParts {
   readonly live: { readonly tag: string; readonly state: string } | null;
 }
 
-/** The document. It asks for nothing from elsewhere, and its policy lets nothing else be asked for. */
+/** The document. It loads nothing from elsewhere, and its policy forbids that. */
 export function pageHtml({ title, note, content, live }: PageParts): string {
   const bytes = new Sha256().update(SCRIPT).hex().match(/../g)?.map((pair) => parseInt(pair, 16)) ?? [];
   const hash = btoa(String.fromCharCode(...bytes));

@@ -30,8 +30,8 @@ export interface Series {
   readonly style?: SeriesStyle;
   /** Whether the legend has it; default true. */
   readonly listed?: boolean;
-  /** Whether a page's script tells its values; default true. */
-  readonly told?: boolean;
+  /** Whether a page's script shows its values; default true. */
+  readonly shown?: boolean;
   /** Text at the right end of the line. */
   readonly endLabel?: string;
   /** Of values in a row: their mean, and half of the whisker's length, null for none. */
@@ -54,7 +54,7 @@ export interface PanelContent {
   readonly marks?: readonly PanelMark[];
 }
 
-/** What is drawn, and its scales as attributes that a page's script can read values with. */
+/** The drawing, and its scales as attributes, by which a page's script reads values. */
 export interface DrawnPanel {
   readonly body: readonly string[];
   readonly attributes: string;
@@ -95,7 +95,7 @@ export function drawPanel(
   }
   const bars = series.filter(({ style }) => style?.line === "bars");
   series.forEach((one, index) => {
-    const { name, points, style = {}, told = true, spread } = one, { color = index } = style;
+    const { name, points, style = {}, shown = true, spread } = one, { color = index } = style;
     const parts = style.line === "bars"
       ? drawBars(points, { axes, color, place: bars.indexOf(one), count: bars.length })
       : spread
@@ -104,7 +104,7 @@ export function drawPanel(
         style: { ...style, color },
         place: ([px, py]) => [toX(px), toY(py)],
       });
-    body.push(group(parts, { ...style, color, ...(told ? { name } : {}) }));
+    body.push(group(parts, { ...style, color, ...(shown ? { name } : {}) }));
   });
   const ends = series.flatMap(({ points, endLabel }) => {
     const last = points.findLast(isShown);
@@ -211,7 +211,10 @@ function drawBars(points: readonly Point[], { axes: { toX, toY, bottom }, color,
   return [barPath(path.join(""), { color, width })];
 }
 
-/** Bars along a path. Where colors come again they are cut into pieces, longer ones each time: bars have but one width. */
+/**
+ * Bars along a path. When a color repeats, they are cut into pieces, longer ones each time: width cannot tell bars
+ * apart.
+ */
 function barPath(path: string, { color, width }: { readonly color: number; readonly width: number }): string {
   const turn = colorRound(color), pieces = turn === 0 ? "" : ` stroke-dasharray="${3 * turn} 2"`;
   return `<path d="${path}" fill="none" stroke="currentColor" stroke-width="${

@@ -38,9 +38,9 @@ export interface ReportRun {
   readonly adapter: string | null;
   /** Measurements of the models. */
   readonly evaluations: readonly Evaluation[];
-  /** Why files that are named like an evaluation could not be read: half-written ones, or those of other programs. */
+  /** Why files named like an evaluation could not be read: they are half-written, or of other programs. */
   readonly unread: readonly string[];
-  /** Alarms of its monitors, at steps that were taken back too. */
+  /** Alarms of its monitors, also at steps that a rollback undid. */
   readonly alarms: readonly Alarm[];
   /** The masks of a run under way and the step that they are of; null where they are not known. */
   readonly liveMasks: { readonly step: number; readonly masks: MaskSummary } | null;

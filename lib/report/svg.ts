@@ -31,7 +31,7 @@ export function widening(index: number): number {
   return 1 + 0.75 * colorRound(index);
 }
 
-/** Rules of all figures: a document by itself holds them, a page has them once for all of its figures. */
+/** Style rules of all figures: a standalone document contains them; a page has them once for all figures. */
 export const FIGURE_STYLE: string =
   `.ground { fill: #ffffff } .ink { fill: #1b1f24 } .soft { fill: #59636e } .grid { stroke: #d8dee4 } .axis { stroke: #8c959f } .mark { stroke: #1b1f24 } .value { paint-order: stroke; stroke: #ffffff; stroke-width: 3px } .heat { color: #0b4a7a } .cell { stroke: #ffffff }
 ${colorRules(0)}
@@ -109,12 +109,12 @@ export function line(
   return `<line class="${kind}" x1="${round(x1)}" y1="${round(y1)}" x2="${round(x2)}" y2="${round(y2)}"${dashes}/>`;
 }
 
-/** Room that a text takes at most: fonts differ, so this is generous. */
+/** Largest width of a text in pixels: fonts differ, so this is generous. */
 export function textWidth(content: string, size: number = FONT): number {
   return content.length * size * 0.62;
 }
 
-/** Whether a range is but what rounding makes of one value, which is no range to draw. */
+/** Whether a range comes only from rounding one value: there is nothing to draw then. */
 export function isPoint(least: number, most: number): boolean {
   return most - least <= 1e-9 * Math.max(Math.abs(least), Math.abs(most));
 }

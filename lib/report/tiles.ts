@@ -103,7 +103,7 @@ function timeTiles({ summary, records }: ReportRun, { isLive }: { readonly isLiv
       value: duration(wallSeconds),
       note: resumedAfter > 0
         ? `since it was resumed after step ${resumedAfter}`
-        : `of which steps ${duration(stepSeconds(summary))}`,
+        : `steps alone ${duration(stepSeconds(summary))}`,
     }];
   }
   const left = isLive ? secondsLeft(records) : null;

@@ -121,8 +121,8 @@ function withRatesAnew(
   },
 ): RunState {
   const changed = changedRates(then, now), set = scheduled(position.stage);
-  const anew = then.schedule === now.schedule ? changed.filter((name) => !set.includes(name)) : [...changed, ...set];
-  return { position: { ...position, ...halvedAnew(position, new Set(anew)) }, arrays };
+  const fresh = then.schedule === now.schedule ? changed.filter((name) => !set.includes(name)) : [...changed, ...set];
+  return { position: { ...position, ...halvedAnew(position, new Set(fresh)) }, arrays };
 }
 
 interface Head {

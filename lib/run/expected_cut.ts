@@ -26,7 +26,7 @@ const USUAL = 32;
 const MUCH = 0.005;
 
 /**
- * What a run to a sparsity will cut; null for a run to a size, and for one that keeps its layers. If all layers are cut
+ * What a run to a sparsity will cut; null for a run to a size or a run that keeps its layers. If all layers are cut
  * alike, and one kind of units or learned masks decide, the widths are known.
  */
 export function expectedCut(

@@ -102,7 +102,7 @@ async function measure(
   // FLAP's compensation is in biases, which the given model may not have.
   using compensated = base === model.source ? null : await withCompensation(model);
   if (compensated) await writeBiases(model.device, compensated.weights, base);
-  // The layers are those of the model as it was given, and so are the states; its head has the whole vocabulary.
+  // Layers and states are as in the given model, whose head has the whole vocabulary.
   const side = { weights: (vocabulary?.dense ?? model).weights, ids: vocabulary?.kept ?? null };
   const dense = { states: before.states, side };
   const after = await measureQuality(compensated ?? model, data, { adapters, dense, signal, onProgress: half(0.5) });

@@ -46,12 +46,12 @@ export function decidingOptions(
 export function identityOf(
   { spec, weights, device }: Model,
   { report, digest, calibration }: Pick<RunData, "report" | "digest" | "calibration">,
-  { options, schedule, beside }: {
+  { options, schedule, further }: {
     readonly options: ResolvedOptions;
     /** Identity of the opened schedule. */
     readonly schedule: string;
     /** Further facts given by the caller. */
-    readonly beside: CheckpointOptions["identity"];
+    readonly further: CheckpointOptions["identity"];
   },
 ): RunIdentity {
   const { calibration: _isThere, ...facts } = decidingOptions(options);
@@ -63,7 +63,7 @@ export function identityOf(
     model: digestOf([JSON.stringify(spec)]),
     baseDtype: weights.baseDtype,
     adapter: device.facts.description,
-    ...beside,
+    ...further,
   };
 }
 

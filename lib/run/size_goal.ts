@@ -164,15 +164,16 @@ export function sizeGoal(
   const { target, exact } = counting(own, wanted, { tokenizer, provenance: source?.provenance }), most = target.most;
   const measured = (shape: DecoderSpec): number => sizeOf(shape, target);
   /** Part of the exact size that is neither in layers nor in hidden dims. */
-  const beside = exact(own) - measured(own);
+  const outside = exact(own) - measured(own);
   const rest = options.units.includes("hidden") ? restPerDim(own, target) : 0;
   const table = tableOf(spec, { ...options, rules: { ...options.rules, rest } });
-  const isUniform = options.layout === "uniform", sparsity = targetSparsity(table, plus(target, beside), { isUniform });
+  const isUniform = options.layout === "uniform",
+    sparsity = targetSparsity(table, plus(target, outside), { isUniform });
   const goal: Omit<SizeGoal, "counts" | "sparsity"> = {
     table,
     excess: (masks) => exact(planSlice(own, masks).spec) - most,
     harden(_, logAlpha, { counts: _counts, ...aim }): MaskValues {
-      let extra = beside;
+      let extra = outside;
       for (let round = 0;; round++) {
         const masks = hardenMasks(table, logAlpha, { ...aim, size: plus(target, extra) });
         const size = exact(planSlice(own, masks).spec);

@@ -110,7 +110,7 @@ export class Training {
   /** What tells the run apart from others. */
   identity({ identity: schedule }: Steerer = this.now.steerer): RunIdentity {
     const { options, original } = this.#setup;
-    return identityOf(this.model, this.#setup, { options, schedule, beside: original.checkpoint?.identity });
+    return identityOf(this.model, this.#setup, { options, schedule, further: original.checkpoint?.identity });
   }
 
   /** Refuses ranks that differ, by the state at a step or by the run's identity. */

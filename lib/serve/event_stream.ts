@@ -2,9 +2,9 @@
 import { errorBody, toApiError } from "./api_error.ts";
 
 /**
- * A response that sends events as they come, and `[DONE]` at the end; an error in between is the last event. Events are taken as fast as they
- * come, so that a client that reads slowly keeps nobody waiting. What it has not read yet is held in memory: with log-probabilities of many
- * tokens that is megabytes.
+ * A response that sends events as they come, and `[DONE]` at the end; an error is the last event. A client that reads
+ * slowly keeps nobody waiting: events that it has not read are held in memory, which is megabytes for log-probabilities
+ * of many tokens.
  */
 export function eventStream(
   events: AsyncGenerator<unknown, void, undefined>,

@@ -1,9 +1,9 @@
 // The fields of requests, by OpenAI's names, with their ranges. A field that would change nothing is refused.
 //
-// A field that this server has no answer to is an error unless it has the value that asks for nothing.
+// A field that this server does not support is an error, unless its value asks for nothing.
 import { z } from "../core/packages.ts";
 
-/** Most likely tokens that a request may ask for. */
+/** Largest number of most likely tokens that a request may ask for. */
 const MOST_TOP = 20;
 /** Strings that may end an answer. */
 const MOST_STOPS = 16;

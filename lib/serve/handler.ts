@@ -209,7 +209,7 @@ async function* inTurn(
   try {
     yield* runJob(bench, job, { usage, signal });
   } catch (error) {
-    // It is too large for what there is, and would be when tried again, as clients do after a 500.
+    // The request is too large for the free memory. Status 500 would make clients send it again.
     const isTooLarge = error instanceof CompressoError && error.code === "gpu" && !device.isBroken;
     throw isTooLarge
       ? new ApiError({ status: 400, message: error.message, code: error.code }, { cause: error })
@@ -282,7 +282,7 @@ function allow({ method }: HttpRequest, wanted: "GET" | "POST"): void {
 export const LOCAL_HOSTS =
   /^(127(?:\.\d+){3}|(?:[\w.-]+\.)?localhost|host\.(?:docker|containers)\.internal|\[::1\])(:\d+)?$/i;
 
-/** Refuses other host names: a web page may point its own name at this machine (DNS rebinding). */
+/** Refuses other host names, because a web page may point its own name at this machine (DNS rebinding). */
 function checkHostName({ headers }: HttpRequest, names: readonly string[] | null): void {
   const host = headers.get("host");
   if (names === null || host === null || LOCAL_HOSTS.test(host)) return; // a page is never without

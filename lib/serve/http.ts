@@ -1,5 +1,6 @@
-// HTTP/1.1 by node:http, on connections that are accepted here: node:http accepts no more once the system had no file left. Heads have a time,
-// connections a number, and clients that read nothing are given up.
+// HTTP/1.1 by node:http, on connections that this file accepts: node:http would accept none after the system has once run out
+// of file descriptors. Request heads have a time limit, connections a largest number, and clients that read nothing are
+// disconnected.
 import { createServer, type IncomingMessage, type ServerResponse, STATUS_CODES } from "node:http";
 import { Duplex, Readable } from "node:stream";
 import { finished, pipeline } from "node:stream/promises";
@@ -27,15 +28,15 @@ export interface HttpListener {
 
 /** Bytes of a head. */
 const MOST_HEAD = 2 ** 15;
-/** Requests of a connection that may wait for their answers; at this number it is not read further. */
+/** Most requests of a connection that wait for their answers; at this number the connection is not read further. */
 const MOST_WAITING = 16;
-/** Bytes and milliseconds that are read after the last answer: a connection closed before loses it. */
+/** Bytes and milliseconds that are still read after the last answer: closing earlier would lose the answer. */
 const LINGER_BYTES = 2 ** 20, LINGER_TIME = 1000;
-/** Milliseconds after which a client that reads nothing of its answer is given up. */
+/** Milliseconds after which a client that reads nothing of its answer is disconnected. */
 const STALL_TIME = 60_000;
-/** Connections that wait for their clients and are closed where the system has no file left. */
+/** How many waiting connections are closed if the system has no file descriptor left. */
 const MOST_GIVEN_UP = 16;
-/** Milliseconds until the next try where the system has no file left, or the server no place. */
+/** Milliseconds until the next try if the system has no file descriptor left, or the server no place. */
 const RETRY_TIME = 100;
 /** Tries to find a place for a new connection. */
 const MOST_TRIES = 10;
@@ -173,7 +174,7 @@ class Connection extends Duplex {
     this.#awaitHead();
   }
 
-  /** Since when nothing but the client holds it up: it sends no head or body, or reads nothing. Null while there is something to do. */
+  /** Since when it waits for its client, which sends no head or body, or reads nothing. Null while the server works. */
   get since(): number | null {
     if (this.destroyed) return null;
     if (this.#waiting === 0 || this.#isLast || this.#body?.request.complete === false) return this.#since;
@@ -198,7 +199,7 @@ class Connection extends Duplex {
     });
   }
 
-  /** Answers what is no request. While one is under way, that waits for its answer, and a body that has not all come fails. */
+  /** Answers invalid data. The answer waits for requests under way; a body that is not complete fails. */
   refuse(status: number): void {
     if (this.#isLast) return;
     if (!this.writable) return void this.destroy();
@@ -335,7 +336,7 @@ class Connection extends Duplex {
   }
 }
 
-/** Fills in the headers of a request; a status where it is none. What may be read in two ways is refused. */
+/** Fills in the headers of a request; a status for an invalid one. Ambiguous headers are refused. */
 function wrongIn({ rawHeaders, httpVersion }: IncomingMessage, headers: Headers): number | null {
   let hosts = 0;
   try {
@@ -353,7 +354,7 @@ function wrongIn({ rawHeaders, httpVersion }: IncomingMessage, headers: Headers)
   return coding === null || coding.toLowerCase() === "chunked" ? null : 501;
 }
 
-/** The answer to what is no request. */
+/** The answer to invalid data. */
 function refusal(status: number): { readonly error: Readonly<Record<string, string | null>> } {
   const message = { 408: "the head of the request did not come in time", 431: "the head of the request is too long" };
   const text = status === 408 || status === 431 ? message[status] : "this is no request of HTTP/1.1";

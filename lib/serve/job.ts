@@ -17,7 +17,7 @@ export interface Prompt {
   /** Tokens of the text that the answer continues; none where the answer is a text by itself. */
   readonly before: readonly number[];
   readonly sampling: SamplingOptions;
-  /** Whether its tokens are counted: those of a prompt with several answers are read once. */
+  /** Whether its tokens are counted in `usage`: a prompt with several answers counts once. */
   readonly isCounted: boolean;
 }
 
@@ -133,7 +133,7 @@ async function* answer(
   }
   const pieces = continuation(bench, job, { index, prompt, start, usage, signal });
   try {
-    // The echo waits for the first piece of the answer: what cannot be done is known before anything is said.
+    // The echo waits for the first piece of the answer, so that an error still comes before any text.
     const first = await pieces.next();
     if (echo) yield echoed;
     if (!first.done) yield first.value;
@@ -202,7 +202,7 @@ async function* continuation(
     ...(top === null ? {} : { onChoice }),
   });
   const pieces = streamText(tokens, { tokenizer, stop, before, onToken: () => void usage.completionTokens++ });
-  // A token goes with the first piece that holds its beginning: a part of a character or of a stop string is still held back.
+  // A token belongs to the first piece that holds its beginning. Parts of characters and of stop strings are still held back.
   let reason: FinishReason = "length";
   try {
     for (let next = await pieces.next();; next = await pieces.next()) {

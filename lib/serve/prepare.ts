@@ -29,7 +29,7 @@ export function prepareCompletion(fields: CompletionFields, options: PrepareOpti
     : isNumbers(prompt)
     ? [prompt]
     : prompt;
-  // Each has a token at least: so many are not even encoded.
+  // Each text has at least one token, so too many texts are refused before any is encoded.
   if (texts.length > options.limits.tokens) throw tooManyTokens(`${texts.length} prompts`, options);
   const prompts = texts.flatMap((text): Prompt[] => {
     if (typeof text !== "string") {
@@ -151,7 +151,7 @@ function checkLengths(
     throw tooLong(maxPosition, text, named.field);
   }
   const sum = prompts.reduce((all, { ids }) => all + ids.length, 0);
-  // What is not asked for shrinks to what is allowed.
+  // A default length shrinks to the allowed one.
   const allowed = Math.max(1, Math.floor((limits.tokens - sum) / prompts.length));
   const maxTokens = asked ?? Math.min(defaultTokens, room, allowed);
   const all = sum + prompts.length * maxTokens;

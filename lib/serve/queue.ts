@@ -14,7 +14,7 @@ export interface Queue {
    * Throws `ApiError` 429 where too many wait and 503 where the line is closed, and the signal's reason where it fires first.
    */
   enter(signal: AbortSignal): Promise<Disposable>;
-  /** Sends all that wait away, and all that come later; present turns are left to end. */
+  /** Refuses all waiting and later requests; turns under way may end. */
   close(): void;
   /** Resolves when nobody has the turn. */
   idle(): Promise<void>;

@@ -240,7 +240,7 @@ function checkAddress(
   };
   if (!Number.isInteger(port) || port < 0 || port > 65535) fail("port is a whole number from 0 to 65535", String(port));
   if (name === "") fail("the model has a name", "an empty one");
-  // What stands in a header: anything else could never be sent.
+  // Only what fits into a header: clients could send nothing else.
   if (apiKey !== null && !/^[\x21-\x7e]+$/.test(apiKey)) {
     fail("an API key is printable ASCII without spaces, at least one character", `${apiKey.length} characters`);
   }

@@ -51,7 +51,7 @@ export interface Rope {
   readonly localBase?: number;
 }
 
-/** Experts of a layer: gated FFNs, of which a router chooses some for each token. */
+/** Experts of a layer: gated FFNs. A router chooses some of them for each token. */
 export interface ExpertCounts {
   /** Number of experts; at least the router's `topK`. */
   readonly count: number;

@@ -4,7 +4,7 @@ import { isObject, type Json } from "../core/guards.ts";
 import { tokenText } from "./tokenizer_json.ts";
 
 /** Other files of a tokenizer's folder that may add tokens. */
-export interface FilesBeside {
+export interface OtherFiles {
   /** Content of tokenizer_config.json. */
   readonly config: Json;
   /** Content of special_tokens_map.json; null where it is not read. */
@@ -26,11 +26,11 @@ export interface FilesBeside {
  *
  * @throws CompressoError("input") for an ambiguous id, and for an entry that is not a token.
  */
-export function withAddedTokens(json: Json, beside: FilesBeside): Json {
+export function withAddedTokens(json: Json, files: OtherFiles): Json {
   const listed: readonly unknown[] = Array.isArray(json["added_tokens"]) ? json["added_tokens"] : [];
   const isListed = new Set(listed.map(tokenText));
-  const named = specialTokens(beside);
-  const declared = declaredTokens(beside).filter(({ content }) => !isListed.has(content));
+  const named = specialTokens(files);
+  const declared = declaredTokens(files).filter(({ content }) => !isListed.has(content));
   const others = [...named.keys()].filter((content) => !isListed.has(content));
   if (declared.length === 0 && others.length === 0) return json;
   const ids = vocabularyIds(json["model"]);
@@ -39,7 +39,7 @@ export function withAddedTokens(json: Json, beside: FilesBeside): Json {
     const content = tokenText(token);
     if (content !== null && isObject(token) && typeof token["id"] === "number") holders.set(token["id"], content);
   }
-  const added = new Map<string, Json>(), padding = tokenText(beside.config["pad_token"]);
+  const added = new Map<string, Json>(), padding = tokenText(files.config["pad_token"]);
   for (const { id: said, content, flags } of declared) {
     const id = ids.get(content) ?? said, holder = holders.get(id) ?? content;
     if (holder !== content) {
@@ -65,7 +65,7 @@ interface Declared {
 }
 
 /** Tokens that a file gives an id. */
-function declaredTokens({ config, added }: FilesBeside): Declared[] {
+function declaredTokens({ config, added }: OtherFiles): Declared[] {
   const decoder = config["added_tokens_decoder"];
   const tokens = isObject(decoder)
     ? Object.entries(decoder).map(([id, token]) => declared(Number(id), token, { [id]: token }))
@@ -87,7 +87,7 @@ function declared(id: unknown, flags: unknown, written: Json): Declared {
 }
 
 /** Tokens that are called special, with what is said of each: by a name that ends with `_token`, or in a list or table of further ones. */
-function specialTokens({ config, map }: FilesBeside): Map<string, Json> {
+function specialTokens({ config, map }: OtherFiles): Map<string, Json> {
   const settings: Json = { ...config, ...map };
   const names = Object.keys(settings).filter((key) => key.endsWith("_token")).map((key) => settings[key]);
   const tokens = new Map<string, Json>();

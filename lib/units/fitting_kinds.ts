@@ -21,7 +21,9 @@ export function whyWhole(
     return { rule: `layers keep hidden / head_dim = ${heads} heads, as the classes of its family do`, value: kind };
   }
   const isSingle = spec.layers.every(({ heads, kvHeads }) => (kind === "kv" || kvHeads > 1 ? kvHeads : heads) <= 1);
-  return isSingle ? { rule: `a layer has more ${many} than the one that stays`, value: "each layer has one" } : null;
+  return isSingle
+    ? { rule: `a layer has at least two ${many}, as one always stays`, value: "each layer has one" }
+    : null;
 }
 
 /** The kinds of a list that can be cut. */

@@ -24,10 +24,10 @@ export interface Spoken {
 const LEAST_WIDTH = 24;
 
 /**
- * Lets each voice speak and shows the text: that of one voice as it is, those of several in columns where stdout is a terminal wide enough, else
- * one after the other, each under its name and with its speed.
+ * Lets each voice answer and shows the text. One voice is shown as it is. Several voices are shown in columns if stdout
+ * is a wide enough terminal, otherwise one after the other, each with its name and speed.
  *
- * In columns they take turns, so that the rows stay level. Each is timed while it alone works.
+ * In columns they take turns, so that the rows stay level. Only the time in which a voice works counts for its speed.
  */
 export async function speak<T extends Spoken>(voices: readonly Voice<T>[]): Promise<readonly T[]> {
   const [first, ...others] = voices;

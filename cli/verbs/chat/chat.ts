@@ -70,7 +70,7 @@ export function chatVerb(): CommandUnknownOpts {
 interface Settings extends Omit<Flags, "system"> {
   /** The collaborative prompt. */
   readonly before: string | null;
-  /** That and the text of the user. */
+  /** The system text: the collaborative prompt and the user's text. */
   readonly system: string | null;
 }
 
@@ -153,7 +153,7 @@ async function question(lines: Lines): Promise<string | null> {
   const parts: string[] = [];
   for (;;) {
     const line = await lines.next(parts.length === 0 ? "> " : "… ");
-    // On a terminal the user has thought better of it; a pipe may end without a last line.
+    // On a terminal the user has given the question up; a pipe may end without a last line break.
     if (line === null) return parts.length === 0 ? null : lines.isTerminal ? "" : parts.join("\n");
     if (!line.endsWith("\\")) return [...parts, line].join("\n");
     parts.push(line.slice(0, -1));

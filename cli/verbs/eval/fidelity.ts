@@ -10,7 +10,7 @@ import { note } from "../../terminal/output.ts";
 import { readText } from "../../terminal/read_text.ts";
 import { type Loaded, tokenizerOf } from "../../with_model.ts";
 
-/** Reads the text, and the vocabularies of the models, each of which the dense model reads it in. */
+/** Reads the text and the models' vocabularies. The dense model reads the text in each of these vocabularies. */
 export async function chooseFidelity(
   paths: readonly string[],
   textPath: string,

@@ -4,8 +4,8 @@ import { type ModelFiles } from "../../../lib/formats/open.ts";
 import { openModelFiles } from "../../../lib/local/open_model.ts";
 
 /**
- * Checks each of several models, so that no work is wasted if a later one cannot be measured. A single model is checked as it is loaded, except with
- * `out`, whose earlier results are read before that.
+ * Checks each of several models, so that no work is wasted if a later one cannot be measured. A single model is checked
+ * when it is loaded or, with `out`, before the earlier results are read.
  */
 export async function checkEach(
   paths: readonly string[],

@@ -39,7 +39,7 @@ function uniformText(
     `${formatCount(before - parameters)} of ${formatCount(before)} parameters are cut`;
 }
 
-/** By how much the cut may exceed what was asked for, where that is much. */
+/** A note on how much more may be cut than was asked for, if that is much. */
 function boundsText(cut: ExpectedCut | null): string {
   if (!cut || cut.sparsity.most < cut.asked + MUCH) return "";
   return `; units are cut whole, so the sparsity is ${formatShare(cut.asked)} to ${formatShare(cut.sparsity.most)}`;
@@ -47,7 +47,7 @@ function boundsText(cut: ExpectedCut | null): string {
 
 /** Shares that are printed as different. */
 const ROUNDING = 5e-4;
-/** An excess that is worth a word. */
+/** The excess from which on there is a note. */
 const MUCH = 5e-3;
 
 function sizeText(
@@ -60,8 +60,8 @@ function sizeText(
   }
   if (size !== null) return "layers are as small as the requested size needs";
   const before = parameterCount(spec), share = sparsityBase(units) === "model" ? before : linearCount(spec);
-  const beside = units.includes("vocab") ? ", and those of the tokens that are cut" : "";
-  return `about ${formatCount(Math.round(sparsity * share))} of ${formatCount(before)} parameters are cut${beside}`;
+  const more = units.includes("vocab") ? ", and those of the tokens that are cut" : "";
+  return `about ${formatCount(Math.round(sparsity * share))} of ${formatCount(before)} parameters are cut${more}`;
 }
 
 /** Names of other programs, without how to call them. */

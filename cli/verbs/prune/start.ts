@@ -79,9 +79,9 @@ export async function startRun<T>(path: string, driven: Driven<T>): Promise<T | 
   using progress = stderrProgress();
   progress.phase("reading the data");
   const { rows, report: reading } = await readRows(data, how);
-  const beside = await calibrationOf(flags), needed = await vocabularyRows(flags);
+  const calibrated = await calibrationOf(flags), needed = await vocabularyRows(flags);
   progress[Symbol.dispose]();
-  const { calibration } = beside, all = typeof calibration === "string" ? rows : [...rows, ...calibration ?? []];
+  const { calibration } = calibrated, all = typeof calibration === "string" ? rows : [...rows, ...calibration ?? []];
   if (typeof flags.prompt === "string" && !flags.resume && all.every(({ kind }) => kind === "text")) {
     throw promptForTexts({
       what: `cannot train with the prompt of ${flags.prompt}`,
@@ -114,7 +114,7 @@ export async function startRun<T>(path: string, driven: Driven<T>): Promise<T | 
         resolved,
         rows,
         reading,
-        beside,
+        calibrated,
         needed,
         origin,
         inputs: await inputsOf(path, flags),
@@ -131,11 +131,11 @@ export async function startRun<T>(path: string, driven: Driven<T>): Promise<T | 
 async function drive<T>(
   path: string,
   loaded: Loaded,
-  { resolved, rows, reading, beside, needed, inputs, origin, ...driven }: Driven<T> & {
+  { resolved, rows, reading, calibrated, needed, inputs, origin, ...driven }: Driven<T> & {
     readonly resolved: ResolvedOptions;
     readonly rows: readonly Row[];
     readonly reading: DataReport;
-    readonly beside: Awaited<ReturnType<typeof calibrationOf>>;
+    readonly calibrated: Awaited<ReturnType<typeof calibrationOf>>;
     readonly inputs: Inputs;
     /** Rows that tell which tokens are needed. */
     readonly needed: readonly Row[] | undefined;
@@ -159,7 +159,7 @@ async function drive<T>(
     rows,
     reading,
     vocab: needed ? { ...asked.vocab, rows: needed } : asked.vocab,
-    ...beside,
+    ...calibrated,
     mayDiffer: flags.mayDiffer,
     checkpointEvery: flags.checkpointEvery,
     signal: ranks ? ranks.signal : signal,

@@ -1,4 +1,4 @@
-// `compresso schedule preview F`: what a schedule will do, before it costs GPU time.
+// `compresso schedule preview F`: plots what a schedule will do, without a GPU.
 import type { CommandUnknownOpts } from "../../packages.ts";
 import { fileURLToPath } from "node:url";
 import { refuse } from "../../../lib/core/errors.ts";

@@ -176,7 +176,7 @@ function unstable({ messages, index }: MessagePlace): CompressoError {
   ];
   const style = 'set compresso_style in tokenizer_config.json to "alpaca" or "plain"';
   return refusal("input", WHAT, {
-    rule: "the chat template writes the first turns alike whatever follows them",
+    rule: "the chat template writes the first turns independently of later ones",
     value: `it writes message ${
       index + 1
     } of ${messages.length}, or what is before it, differently when more messages follow`,

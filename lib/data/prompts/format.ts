@@ -109,15 +109,15 @@ const systems = new WeakMap<Tokenizer, boolean>();
 /** An instruction in the tokenizer's chat template: it has the tokens of the conversation of one question and its answer. */
 function formatChat(user: string, output: string, options: FormatOptions): { prefix: string; response: string } {
   const { tokenizer, today } = options, turns = withPrompt([{ role: "user", content: user }], options);
-  const { lead, tail, behind } = turnShape(tokenizer);
+  const { lead, tail, closing } = turnShape(tokenizer);
   const asked = renderChat(tokenizer, turns, { addGenerationPrompt: true, today });
   const whole = { prefix: asked, response: lead + output + tail };
   if (output === "") return whole;
   const messages: readonly ChatMessage[] = [...turns, { role: "assistant", content: output }];
   const answered = renderChat(tokenizer, messages, { addGenerationPrompt: false, today });
   const turn = answeredTurn({ asked, answered, content: output }, tokenizer);
-  if (!turn?.written.endsWith(behind)) return whole;
-  return { prefix: turn.prefix, response: turn.written.slice(0, turn.written.length - behind.length) + tail };
+  if (!turn?.written.endsWith(closing)) return whole;
+  return { prefix: turn.prefix, response: turn.written.slice(0, turn.written.length - closing.length) + tail };
 }
 
 /** Whether a layout has a place for a system turn; some templates have none. */

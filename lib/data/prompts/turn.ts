@@ -14,7 +14,7 @@ export interface TurnShape {
   /** The special token after the answer. */
   readonly end: number | null;
   /** What follows the answer to a question. */
-  readonly behind: string;
+  readonly closing: string;
 }
 
 /** An answer where the model is to learn it. */
@@ -40,36 +40,38 @@ export function turnShape(tokenizer: Tokenizer): TurnShape {
   const text = renderChat(tokenizer, [QUESTION, { role: "assistant", content: SAID }], { addGenerationPrompt: false });
   const start = Math.max(0, text.lastIndexOf(SAID)),
     before = text.slice(0, start),
-    behind = text.slice(start + SAID.length);
+    closing = text.slice(start + SAID.length);
   const shared = text.startsWith(opening) ? opening.length : sharedLength(opening, before);
   // Texts that part before the question has ended say nothing of the answer.
   const isTold = shared >= opening.lastIndexOf(ASKED) + ASKED.length;
-  const rest = behind.trimStart(), [first] = tokenizer.encode(rest);
+  const rest = closing.trimStart(), [first] = tokenizer.encode(rest);
   const end = first !== undefined && tokenizer.isSpecial(first) ? first : null;
   const shape: TurnShape = {
     lead: isTold ? before.slice(shared) : "",
     opened: isTold ? opening.slice(shared) : "",
-    tail: end === null ? behind : behind.slice(0, behind.length - rest.length),
+    tail: end === null ? closing : closing.slice(0, closing.length - rest.length),
     end,
-    behind,
+    closing,
   };
   shapes.set(tokenizer, shape);
   return shape;
 }
 
 /**
- * Where an answer is learned, from the text that asks for it and the text once it is there; null where these begin differently.
+ * Where an answer is learned, from the text that asks for it and the text once it is there; null where these begin
+ * differently.
  *
- * At inference the model continues after the whole generation prompt. Where that opens the thoughts and the answered text does not, an answer
- * with thoughts is learned there, as the model is to write it, and an answer without before the opening, as transformers writes it: behind
- * the opening it would be learned as a thought. Many templates leave thoughts out of answers, and then the answer is learned as it was said;
- * what differs by white space alone is learned as the template has it.
+ * At inference the model continues after the whole generation prompt. Some generation prompts open the thoughts, while
+ * the answered text does not. Then an answer with thoughts is learned after the opening, as the model is to write it.
+ * An answer without thoughts is learned before the opening, as transformers writes it: after the opening it would be
+ * learned as a thought. Many templates leave thoughts out of answers; then the answer is learned as it was said. An
+ * answer that differs only by white space is learned as the template has it.
  */
 export function answeredTurn(
   { asked, answered, content }: { readonly asked: string; readonly answered: string; readonly content: string },
   tokenizer: Tokenizer,
 ): AnsweredTurn | null {
-  const { lead, opened, behind } = turnShape(tokenizer);
+  const { lead, opened, closing } = turnShape(tokenizer);
   const bare = asked.endsWith(opened) ? asked.slice(0, asked.length - opened.length) : asked;
   if (!answered.startsWith(bare)) return null;
   const isWhole = holds(answered, content, bare.length);
@@ -77,9 +79,9 @@ export function answeredTurn(
     return { prefix: asked, written: answered.slice(asked.length), isOwn: false };
   }
   const thought = opened === "" ? null : withoutOpening(content, opened);
-  if (thought !== null) return { prefix: asked, written: thought + behind, isOwn: true };
+  if (thought !== null) return { prefix: asked, written: thought + closing, isOwn: true };
   if (isWhole) return { prefix: bare, written: answered.slice(bare.length), isOwn: false };
-  return { prefix: asked, written: (trim(lead) === "" ? lead : "") + content + behind, isOwn: true };
+  return { prefix: asked, written: (trim(lead) === "" ? lead : "") + content + closing, isOwn: true };
 }
 
 /** Length of the text that both begin with; a tag such as `</think>` is no beginning of another. */

@@ -66,7 +66,7 @@ export async function* textOf(
   if (rest.length > 0) decode(rest, { path, offset });
 }
 
-/** The message of a thrown value, also of one that is no Error. */
+/** The message of a thrown value, which need not be an Error. */
 export function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
 }

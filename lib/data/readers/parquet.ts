@@ -49,7 +49,7 @@ export async function* parquetRows(
     if (wanted() <= 0) break;
     // A flat column has a value for each row, a nested one no less: rows that are not there would fill the memory.
     const short = chunks.find(({ meta_data }) => meta_data && meta_data.num_values < num_rows)?.meta_data;
-    if (short) throw notWhole(path, `${num_rows} rows, of which a column holds ${short.num_values}`);
+    if (short) throw notWhole(path, `${num_rows} rows, but a column holds ${short.num_values}`);
     await check(() =>
       checkPages(buffer, chunks.filter((chunk) => columns.includes(chunk.meta_data?.path_in_schema[0] ?? "")), table)
     );

@@ -149,7 +149,9 @@ function checkPrefixes(prefixes: Int32Array, suffixes: Int32Array, bytes: number
   let last = 0, sum = 0;
   for (const [index, prefix] of prefixes.entries()) {
     const suffix = suffixes[index] ?? 0;
-    if (prefix < 0 || suffix < 0 || prefix > last) throw new Error("a value begins as one that is shorter");
+    if (prefix < 0 || suffix < 0 || prefix > last) {
+      throw new Error("a value shares more bytes than the previous value has");
+    }
     last = prefix + suffix;
     sum += last;
     if (sum > most) throw new Error(`values of more than ${most} bytes in a page of ${bytes}`);

@@ -171,7 +171,7 @@ function arraySplitter(sink: ValueSink): Splitter {
     const { value, message } = parseJson(text, (own) => ` on line ${before + own}`);
     const place = { number: ++row, line: begin, label: `row ${row}, line ${begin}` };
     if (message === null) sink.value(place, value);
-    else sink.broken(place, isBlank ? "is missing behind a comma" : `is not JSON: ${message}`);
+    else sink.broken(place, isBlank ? "is missing after a comma" : `is not JSON: ${message}`);
     line += countLines(text);
   };
   const advance = (character: string, index: number): void => {

@@ -259,7 +259,7 @@ function expertKeys({ layers: [first], router }: DecoderSpec, { experts: record 
   const { experts, ffn = 0 } = first ?? {};
   if (!experts || !router || !record) return {};
   return {
-    // llama.cpp wants it also where every FFN is an expert's.
+    // llama.cpp requires it also if every FFN is an expert's.
     feed_forward_length: experts.ffn,
     expert_count: experts.count,
     expert_used_count: router.topK,

@@ -138,7 +138,7 @@ function commonEnd(left: string, right: string): string {
   return length === 0 ? "" : left.slice(-length);
 }
 
-/** The rest of a turn's opening behind the end of the turn before, which belongs to that turn. */
+/** The rest of a turn's opening after the end of the previous turn, which belongs to that turn. */
 function untilEnd(text: string, ends: readonly string[]): string {
   const place = Math.max(0, ...ends.map((end) => text.lastIndexOf(end) < 0 ? 0 : text.lastIndexOf(end) + end.length));
   return place === 0 ? text : text.slice(place).replace(/^\n/, "");

@@ -1,7 +1,7 @@
 // A Hugging Face folder as a source of weights: config.json, safetensors in one file or shards.
 import { type CompressoError, option, refusal, refuse } from "../../core/errors.ts";
 import { type DecoderSpec, EMBEDDING, embeddingWidth, HEAD, tensorShapes } from "../../spec/decoder.ts";
-import { beside } from "../../files/path.ts";
+import { sibling } from "../../files/path.ts";
 import { type FileSystem, isThere, missing } from "../../files/system.ts";
 import { FUSED_BLOCKS, type Fusion } from "../../families/fusion.ts";
 import { fusedModuleName, fusedTensors, rowsWithin } from "../fused.ts";
@@ -126,7 +126,7 @@ export async function readHfConfig(
   path: string,
 ): Promise<Pick<HfSource, "config" | "generation" | "spec">> {
   const config = asObject(await readJson(files, path), path);
-  const generation = await readJson(files, beside(path, "generation_config.json"), { optional: true });
+  const generation = await readJson(files, sibling(path, "generation_config.json"), { optional: true });
   const spec = parseHfConfig(config, { path, ...(generation === undefined ? {} : { generation }) });
   return { config, generation: isObject(generation) ? generation : {}, spec };
 }

@@ -193,9 +193,9 @@ class Sequence implements BatchSequence {
   /** A sequence that begins with the `length` tokens in the given pages. Null if there are not enough pages. */
   static open(
     shared: Shared,
-    { capacity, behind = [], length = 0 }: {
+    { capacity, leading = [], length = 0 }: {
       readonly capacity: number;
-      readonly behind?: readonly number[];
+      readonly leading?: readonly number[];
       readonly length?: number;
     },
   ): Sequence | null {
@@ -203,7 +203,7 @@ class Sequence implements BatchSequence {
     if (capacity > most) throw new Error(`decoding: a sequence of ${capacity} tokens, capacity ${most}`);
     const taken = new Map<Window, number[]>();
     for (const [window, pool] of shared.pools) {
-      const own = pool.take(capacity, window === undefined ? behind : []);
+      const own = pool.take(capacity, window === undefined ? leading : []);
       if (!own) {
         give(shared, taken);
         return null;
@@ -241,7 +241,7 @@ class Sequence implements BatchSequence {
   fork(tokens: number, { capacity }: { readonly capacity: number }): BatchSequence | null {
     this.#checkHas(tokens);
     const whole = Math.floor(tokens / tokensOf(1)), all = this.pages.get(undefined) ?? [];
-    const fork = Sequence.open(this.#shared, { capacity, behind: all.slice(0, whole), length: tokens });
+    const fork = Sequence.open(this.#shared, { capacity, leading: all.slice(0, whole), length: tokens });
     const { device, state, spec } = this.#shared;
     if (fork) copyPages(device, state.caches, { spec, pages: copiesTo(fork, this.pages) });
     return fork;

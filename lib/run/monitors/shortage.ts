@@ -74,8 +74,8 @@ async function fixOf(
   const goOn = ways.length > 0
     ? `${ways.join(" or ")}, and continue (${option("resume")})`
     : `continue (${option("resume")}) once more is free`;
-  const anew = advice.filter((one) => !isFree(one));
+  const changes = advice.filter((one) => !isFree(one));
   // If the same options fit, no other model is needed.
-  if (anew.length === 0 && advice.length > 0) return goOn;
-  return `${goOn}; or start over (${option("export.replace")}) and ${adviceWords(anew, { isLimit })}`;
+  if (changes.length === 0 && advice.length > 0) return goOn;
+  return `${goOn}; or start over (${option("export.replace")}) and ${adviceWords(changes, { isLimit })}`;
 }

@@ -1,4 +1,4 @@
-// The layout and the units of a run that names neither: those that the model can take, and whose files go where its own came from.
+// Default layout and units of a run: such as the model allows, with files for the same programs as the model's own.
 import { option } from "../../core/errors.ts";
 import type { DecoderSpec } from "../../spec/decoder.ts";
 import type { WeightSource } from "../../spec/source.ts";

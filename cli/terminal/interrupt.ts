@@ -1,8 +1,8 @@
 // Ctrl-C, SIGTERM, SIGHUP (a terminal that is closed) and SIGQUIT as an AbortSignal.
 //
-// This needs no Worker: the library splits GPU work into submits of about 40 ms and awaits each, so the event loop of the main
-// thread sees a signal between two submits. Work that blocks the loop for long, such as encoding a large data set, comes before
-// anything is written: until `start` a signal ends the process at once.
+// This needs no Worker: the library splits GPU work into submits of about 40 ms and awaits each, so the event loop of
+// the main thread sees a signal between two submits. Work that blocks the loop for long, such as encoding a large data
+// set, comes before anything is written: until `start` a signal ends the process at once.
 import { stopped } from "../../lib/core/errors.ts";
 import { isSilenced, writeError } from "./output.ts";
 

@@ -1,5 +1,5 @@
-// Progress of a run on stderr. A terminal gets one line that is rewritten and, sometimes, a line with the masks above it;
-// otherwise there are plain lines.
+// Progress of a run on stderr. A terminal gets one line that is rewritten and, sometimes, a line with the masks above
+// it; otherwise there are plain lines.
 import { stripVTControlCharacters } from "node:util";
 import { duration } from "../../lib/report/numbers.ts";
 import type { Stage, StepRecord } from "../../lib/run/contract.ts";

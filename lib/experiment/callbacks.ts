@@ -1,4 +1,5 @@
-// Guards the functions by which a program follows an experiment: an error of theirs stops the work and is thrown unchanged.
+// Guards the functions by which a program follows an experiment: an error of theirs stops the work and is thrown
+// unchanged.
 import { CompressoError } from "../core/errors.ts";
 import type { RunExperimentOptions } from "./types.ts";
 

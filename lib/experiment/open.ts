@@ -1,5 +1,5 @@
-// Opens an experiment from a file, and resolves its paths. A script runs with all permissions of the process, so it must be
-// local. An experiment in JSON cannot give such permissions to scripts of schedules or tasks.
+// Opens an experiment from a file, and resolves its paths. A script runs with all permissions of the process, so it
+// must be local. An experiment in JSON cannot give such permissions to scripts of schedules or tasks.
 import { dirname, extname, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { stripVTControlCharacters } from "node:util";

@@ -1,4 +1,5 @@
-// Options of a cell: options of a prune run, each with one flat name, so that a grid or a command line can set any of them.
+// Options of a cell: options of a prune run, each with one flat name, so that a grid or a command line can set any of
+// them.
 import { PROJECTIONS } from "../spec/decoder.ts";
 import { CompressoError, option, refuse } from "../core/errors.ts";
 import { UNIT_KINDS } from "../units/kinds/all.ts";

@@ -1,5 +1,5 @@
-// The cache of huggingface_hub, shared with Python's library: blobs by their hash, refs of revisions, and snapshots, which
-// are links to blobs.
+// The cache of huggingface_hub, shared with Python's library: blobs by their hash, refs of revisions, and snapshots,
+// which are links to blobs.
 import { dirname, join, relative, resolve, sep } from "node:path";
 import { CompressoError, refuse } from "../core/errors.ts";
 import { isObject } from "../core/guards.ts";

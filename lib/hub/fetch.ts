@@ -23,7 +23,10 @@ export interface HubFetchOptions extends HubListener {
   readonly use?: HubUse;
   /** Whether a branch means the commit in the cache, for work that is resumed. Default false: the newest commit. */
   readonly resumes?: boolean | undefined;
-  /** Whether the hash of each file in the cache is computed again, and a damaged one is an error. Default false: its size and time of change are compared. */
+  /**
+   * Whether the hash of each file in the cache is computed again, and a damaged one is an error. Default false: its
+   * size and time of change are compared.
+   */
   readonly verify?: boolean | undefined;
   /** Called as bytes come, or are verified. */
   readonly onProgress?: ((progress: HubProgress) => void) | undefined;

@@ -133,7 +133,10 @@ async function vocabularyOf(
   });
 }
 
-/** The options of a run into a sink with all defaults, as its model and its files give them. Throws as `resolveOptions` does. */
+/**
+ * The options of a run into a sink with all defaults, as its model and its files give them. Throws as `resolveOptions`
+ * does.
+ */
 export function resolvedFor(
   source: WeightSource,
   { calibration: asked, export: { ggufDtype, dtype, formats } = {}, ...run }:

@@ -1,5 +1,5 @@
-// What a run is given by its caller besides its options: work that the runs of a sweep share, the state from which the next
-// one continues, and options that are resolved already.
+// What a run is given by its caller besides its options: work that the runs of a sweep share, the state from which the
+// next one continues, and options that are resolved already.
 import type { OneShotScores } from "./methods/one_shot_scores.ts";
 import type { ResolvedOptions } from "./options/options.ts";
 import type { Measured } from "./quality.ts";

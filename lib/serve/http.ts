@@ -1,6 +1,6 @@
-// HTTP/1.1 by node:http, on connections that this file accepts: node:http would accept none after the system has once run out
-// of file descriptors. Request heads have a time limit, connections a largest number, and clients that read nothing are
-// disconnected.
+// HTTP/1.1 by node:http, on connections that this file accepts: node:http would accept none after the system has once
+// run out of file descriptors. Request heads have a time limit, connections a largest number, and clients that read
+// nothing are disconnected.
 import { createServer, type IncomingMessage, type ServerResponse, STATUS_CODES } from "node:http";
 import { Duplex, Readable } from "node:stream";
 import { finished, pipeline } from "node:stream/promises";

@@ -202,7 +202,8 @@ async function* continuation(
     ...(top === null ? {} : { onChoice }),
   });
   const pieces = streamText(tokens, { tokenizer, stop, before, onToken: () => void usage.completionTokens++ });
-  // A token belongs to the first piece that holds its beginning. Parts of characters and of stop strings are still held back.
+  // A token belongs to the first piece that holds its beginning. Parts of characters and of stop strings are still held
+  // back.
   let reason: FinishReason = "length";
   try {
     for (let next = await pieces.next();; next = await pieces.next()) {

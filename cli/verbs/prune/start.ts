@@ -40,7 +40,9 @@ const AUTO = "--resume=auto";
 
 /** Settings of a run, before its model and rows are read. */
 export interface Driven<T> {
-  /** Runs it, with all that is read and shown: into a folder, or a sweep. The options are given with all defaults too. */
+  /**
+   * Runs it, with all that is read and shown: into a folder, or a sweep. The options are given with all defaults too.
+   */
   readonly go: (
     model: Model,
     options: PruneToFolderOptions,

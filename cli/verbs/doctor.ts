@@ -49,7 +49,7 @@ async function run(asJson: boolean): Promise<void> {
   const wrong = checks.filter((check) => !isRight(check));
   if (wrong.length === 0) return;
   refuse("gpu", "this adapter computes wrong results", {
-    rule: "each agrees with the CPU's within the precision of f32",
+    rule: "each result agrees with the CPU's within the precision of f32",
     value: wrong.map(({ name, largestError, bound }) => `${name} differs by ${largestError}, above ${bound}`).join(
       "; ",
     ),

@@ -127,7 +127,7 @@ function checkExported({ export: isWritten, ...files }: SweepFlags): void {
   const idle = (["dtype", "formats", "saveAdapter"] as const).find((name) => files[name] !== undefined);
   if (isWritten || idle === undefined) return;
   refuse("usage", `cannot use ${flagNamed(idle)}`, {
-    rule: "it is of the models that --export writes",
+    rule: "it applies only to the models that --export writes",
     value: "no --export",
   });
 }

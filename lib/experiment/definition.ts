@@ -184,7 +184,7 @@ function checkRest(definition: ExperimentDefinition): void {
   const { perplexity = [], rows = [], choices = [], tasks, prompt = [] } = definition.evaluate ?? {};
   const asked = prompt.find((setting) => setting !== false);
   if (asked !== undefined && rows.length + choices.length === 0 && tasks === undefined) {
-    fail("a prompt at inference is for rows, choices or tasks", `evaluate.prompt has ${asked}, and there are none`);
+    fail("a prompt at inference needs rows, choices or tasks", `evaluate.prompt has ${asked}, and there are none`);
   }
   const names = [
     ...[...perplexity, ...rows, ...choices].map((item) => item.name),

@@ -169,7 +169,7 @@ export function pruneOptions(
   const { sparsity, steps, method, lora = true } = cell, { prefinetune = 0, postfinetune = 0 } = cell;
   if (sparsity === undefined || steps === undefined) {
     refuse("usage", "cannot run a cell of the experiment", {
-      rule: "base or grid say its sparsity and its steps",
+      rule: "base or grid give its sparsity and its steps",
       value: sparsity === undefined ? "no sparsity" : "no steps",
       fix: `add ${option(sparsity === undefined ? "sparsity" : "steps")} to base or grid`,
     });

@@ -198,7 +198,7 @@ function checkWrittenLength(source: DataSource, { name, room }: CellModel): void
   const { tokens } = source.generate;
   if (tokens <= room) return;
   refuse("usage", `cannot have the model ${name} write texts`, {
-    rule: `generate's tokens are at most ${room}, what fits the model's context`,
+    rule: `generate's tokens are at most ${room}, as many as fit into the model's context`,
     value: tokens,
   });
 }

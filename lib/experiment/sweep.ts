@@ -124,7 +124,7 @@ function planSweep(model: Model, options: SweepOptions): SweepPlan {
   const { sparsities, recover = false, method = "compresso", steps, postfinetune = 0 } = options;
   if (!recover && postfinetune > 0) {
     refuse("usage", `cannot use ${option("postfinetune")}`, {
-      rule: "the last stage is of a sweep that recovers the model at each sparsity",
+      rule: "only a sweep that recovers the model at each sparsity has a last stage",
       value: `${postfinetune} steps without recovery`,
     });
   }
@@ -145,7 +145,7 @@ function planSweep(model: Model, options: SweepOptions): SweepPlan {
   for (const sparsity of sparsities) ends.push(Math.max((ends.at(-1) ?? 0) + 1, Math.round(steps * sparsity / most)));
   if (isStepwise && (ends.at(-1) ?? 0) > steps) {
     refuse("usage", `cannot use ${option("steps")}`, {
-      rule: "the pruning stage has a step for each sparsity at least",
+      rule: "the pruning stage has at least one step for each sparsity",
       value: `${steps} steps, ${sparsities.length} sparsities`,
       option: "steps",
     });

@@ -207,7 +207,7 @@ export class SilenceError extends CompressoError {
   constructor(index: number) {
     super("numeric", {
       what: `cannot let the model write text ${index + 1}`,
-      rule: `after one of ${TRIES} first tokens the model continues`,
+      rule: `the model continues after at least one of ${TRIES} first tokens`,
       value: "it ended each text at once, or wrote blanks alone",
       fix: "try another seed",
     });

@@ -89,7 +89,7 @@ export function createSequence(model: Model, options: { readonly adapters?: Adap
     options.signal?.throwIfAborted();
     if (text) {
       refuse("usage", "cannot begin another text", {
-        rule: "one text at a time is written on a cache",
+        rule: "a cache serves one text at a time",
         value: "one is under way",
         fix: "read it to its end, or leave it: a loop does so by break, a generator by return()",
       });

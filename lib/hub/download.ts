@@ -110,7 +110,7 @@ async function fill(out: Part, repo: HubRepo, file: HubFile, options: DownloadOp
     if (left === 0 || tries === MOST_TRIES) {
       throw new UnreachableError("input", {
         what: visible(`cannot fetch ${hubText(repo.name, { file: file.path })}`),
-        rule: `${file.size} bytes come`,
+        rule: `the server sends ${file.size} bytes`,
         value: `it ends after ${out.length}, ${tries} times: ${visible(failure)}`,
         fix: "try again: what was fetched is kept",
       });

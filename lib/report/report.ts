@@ -44,7 +44,7 @@ const NAMES: NamesOf<ReportOptions> = { title: "text", evaluations: true };
 export function renderReport(runs: readonly ReportRun[], options: ReportOptions = {}): string {
   checkNames(options, NAMES, { whose: "renderReport" });
   if (runs.length === 0) {
-    refuse("usage", "cannot make a report", { rule: "it shows one run at least", value: "none" });
+    refuse("usage", "cannot make a report", { rule: "it shows at least one run", value: "none" });
   }
   return pageHtml({ ...headOf(runs, options), content: reportContent(runs, options), live: null });
 }

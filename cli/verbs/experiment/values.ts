@@ -58,7 +58,7 @@ function alarmValue(text: string, { option, fix }: { readonly option: string; re
   const twice = monitors.find((name, index) => name !== null && monitors.indexOf(name) !== index);
   if (!twice) return text;
   refuse("usage", `cannot use ${option} onAlarm=${text}`, {
-    rule: "settings with commas between are one value, each of another monitor",
+    rule: "comma-separated settings are one value, with one setting for each monitor",
     value: `${twice} is set more than once`,
     fix,
   });

@@ -16,7 +16,7 @@ export async function checkSchedule({ schedule, trust }: ScheduleSettings, befor
   const now = await scheduleName(schedule, { trust });
   if (now === before) return;
   refuse("mismatch", `cannot run with the schedule ${schedule}`, {
-    rule: "it stays as it is while a run is prepared",
+    rule: "it does not change while a run is prepared",
     value: `${before} then, ${now} now`,
     fix: "start the run again from its beginning",
   });

@@ -51,7 +51,7 @@ export async function main(args: readonly string[]): Promise<number> {
     examples: ["prune demo --sparsity 0.3 --steps 200 --out runs/demo"],
   })
     .version(config.version, "-V, --version", "print the version")
-    .helpCommand("help [verb]", "show the help of a verb")
+    .helpCommand("help [verb]", "Show the help of a verb.")
     .option("-q, --quiet", "show results and errors only")
     .option("-v, --verbose", "say more about the work")
     .option(...WEBGPU_OPTION)

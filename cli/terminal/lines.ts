@@ -19,7 +19,7 @@ export function stdinLines(): Lines {
   return Deno.stdin.isTerminal() ? typedLines() : pipedLines(Deno.stdin.readable);
 }
 
-/** Lines of a stream of bytes; the last one needs no line break. Throws `CompressoError("input")` where it is not UTF-8. */
+/** Lines of a stream of bytes; the last one needs no line break. Throws `CompressoError("input")` if it is not UTF-8. */
 function pipedLines(stream: ReadableStream<BufferSource>): Lines {
   const lines = split();
   return {

@@ -4,7 +4,7 @@ import { textProblem } from "../../lib/files/text_file.ts";
 
 export { readText } from "../../lib/files/text_file.ts";
 
-/** Reads all of stdin. Throws `CompressoError("input")` where it is not UTF-8. */
+/** Reads all of stdin. Throws `CompressoError("input")` if it is not UTF-8. */
 export async function readTextInput(): Promise<string> {
   const bytes = new Uint8Array(await new Response(Deno.stdin.readable).arrayBuffer());
   try {

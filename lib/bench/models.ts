@@ -104,7 +104,7 @@ const SECONDS: ReadonlySet<Figure> = new Set<Figure>(["firstToken", "nextToken"]
  * Measures models on one device: latency of the first token and of later tokens, and throughput of reading and writing, for one
  * sequence and for many. Prompts are random tokens, and end tokens end nothing.
  *
- * @throws CompressoError("usage") for no model and options out of range, or where prompt and tokens do not fit a model's context.
+ * @throws CompressoError("usage") for no model and options out of range, or if prompt and tokens do not fit a model's context.
  */
 export async function benchModels(
   models: readonly NamedModel[],

@@ -12,7 +12,7 @@ export const LARGEST_BLOCK = 128 * 1024;
 
 /**
  * The same bytes, cut where a block ends and where a frame ends as well: no part holds bytes of two frames, and no part
- * ends two blocks. Throws an `Error` where no frame begins, and where the data end within one.
+ * ends two blocks. Throws an `Error` if no frame begins, and if the data end within one.
  */
 export async function* byBlock<Piece extends Uint8Array>(
   pieces: AsyncIterable<Piece>,

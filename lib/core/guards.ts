@@ -18,7 +18,7 @@ export function asNumber(value: unknown): number {
   return typeof value === "number" ? value : NaN;
 }
 
-/** A value that is always there. Throws an `Error`, of a fault in this library, where it is not. */
+/** A value that is always there. Throws an `Error`, of a fault in this library, if it is not. */
 export function existing<T>(value: T | null | undefined, what: string): T {
   if (value === null || value === undefined) throw new Error(`there is no ${what}`);
   return value;

@@ -31,7 +31,7 @@ export interface EncodeRowsOptions extends EncodeOptions {
  * Encodes all rows. Rows are packed, or each is one sequence, shortened to `seq`; a text may become several. Counts
  * what was shortened or left out.
  *
- * @throws CompressoError("input") where no example is left, and for a row that cannot be encoded, unless `skipBroken`.
+ * @throws CompressoError("input") if no example is left, and for a row that cannot be encoded, unless `skipBroken`.
  */
 export function encodeRows(
   rows: readonly Row[],

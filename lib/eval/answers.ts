@@ -38,8 +38,8 @@ const SEQUENCES = 8, GROUP = 32;
  * The model's answers by greedy decoding, without special tokens. An answer does not depend on how many prompts are
  * decoded at once.
  *
- * @throws CompressoError("gpu") where a question and its answer do not fit the memory of the GPU.
- * @throws CompressoError("numeric") where the logits are not finite.
+ * @throws CompressoError("gpu") if a question and its answer do not fit the memory of the GPU.
+ * @throws CompressoError("numeric") if the logits are not finite.
  */
 export async function greedyAnswers(
   model: Model,

@@ -49,7 +49,7 @@ export type TaskDifference =
  * pair of items has the same subset, number of choices and right answer.
  *
  * @throws CompressoError("mismatch") if the questions are not the same.
- * @throws CompressoError("usage") where there are no items.
+ * @throws CompressoError("usage") if there are no items.
  */
 export function compareItems(
   first: readonly ItemScore[],

@@ -27,7 +27,7 @@ export interface EncodeQuestionOptions {
  * encoded together, and what follows the context's own tokens is the continuation. The tokenizer adds what it adds to any text, such as BOS,
  * unless the text begins with it. An empty context is BOS, or EOS where there is none.
  *
- * @throws CompressoError("input") where a continuation has no tokens or more than the model's context, and for a question that does not fit where
+ * @throws CompressoError("input") if a continuation has no tokens or more than the model's context, and for a question that does not fit where
  * that is refused.
  */
 export function encodeQuestion(

@@ -67,9 +67,9 @@ export interface EvaluateResult {
  * encoded before the first is scored.
  *
  * @throws CompressoError("usage") for an unknown task or option, an empty prompt, and a prompt if no question has a context.
- * @throws CompressoError("input") where data are missing or do not fit, for questions that cannot be scored or are refused as too long, and for a
+ * @throws CompressoError("input") if data are missing or do not fit, for questions that cannot be scored or are refused as too long, and for a
  * model without tokenizer.
- * @throws CompressoError("numeric") where a likelihood is not finite.
+ * @throws CompressoError("numeric") if a likelihood is not finite.
  * @example
  * ```ts
  * import { loadModel, openDevice } from "compresso";

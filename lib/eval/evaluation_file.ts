@@ -67,8 +67,8 @@ const VERSION = 1;
 /**
  * Opens the file at a path, or begins it.
  *
- * @throws CompressoError("mismatch") where it is that of another evaluation, with what differs.
- * @throws CompressoError("input") where it is no such file or cannot be written.
+ * @throws CompressoError("mismatch") if it is that of another evaluation, with what differs.
+ * @throws CompressoError("input") if it is no such file or cannot be written.
  */
 export async function openEvaluationFile<Known, Added>(
   path: string,

@@ -146,7 +146,7 @@ const LEAST_WINDOW = 3;
  *
  * @throws CompressoError("usage") for options out of range or that do not exist.
  * @throws CompressoError("input") for a text shorter than a window, and a model without tokenizer.
- * @throws CompressoError("mismatch") where the dense model lacks a token of the text.
+ * @throws CompressoError("mismatch") if the dense model lacks a token of the text.
  * @example
  * ```ts
  * import { loadModel, openDevice } from "compresso";
@@ -211,7 +211,7 @@ export async function readReference(dense: Model, text: string, options: Referen
  * `--kl-divergence` defines them. During the call the dense model's head is on the model's device.
  *
  * @throws CompressoError("mismatch") if the model's vocabulary does not have the size of the reference's `vocab`.
- * @throws CompressoError("numeric") where a logit is not finite.
+ * @throws CompressoError("numeric") if a logit is not finite.
  */
 export async function fidelity(
   model: Model,

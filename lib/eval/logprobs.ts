@@ -42,7 +42,7 @@ const LENGTH_STEP = 16;
  *
  * @throws CompressoError("input") for an empty sequence, one longer than the model's context, and ids outside the vocabulary.
  * @throws CompressoError("usage") for a `top` out of range.
- * @throws CompressoError("numeric") where a log-probability is not finite.
+ * @throws CompressoError("numeric") if a log-probability is not finite.
  */
 export async function tokenLogprobs(
   model: Model,

@@ -110,7 +110,7 @@ const BATCH_TOKENS = 2048;
  * @throws CompressoError("usage") for options out of range or that do not exist.
  * @throws CompressoError("input") for a text shorter than one window, with a stride of fewer than two tokens, or a text where the model has no
  * tokenizer.
- * @throws CompressoError("numeric") where the loss is not finite.
+ * @throws CompressoError("numeric") if the loss is not finite.
  */
 export async function perplexity(
   model: Model,

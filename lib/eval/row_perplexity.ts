@@ -73,7 +73,7 @@ const WIDTH_STEP = 64;
  *
  * @throws CompressoError("usage") for a `seq` out of range, an empty prompt and options that do not exist.
  * @throws CompressoError("input") for a model without tokenizer and rows without anything to predict.
- * @throws CompressoError("numeric") where the loss is not finite.
+ * @throws CompressoError("numeric") if the loss is not finite.
  */
 export async function rowPerplexity(
   model: Model,

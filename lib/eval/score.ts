@@ -68,7 +68,7 @@ export interface ScoreResult {
  * @throws CompressoError("usage") for options that do not exist.
  * @throws CompressoError("input") for no rows, an empty prefix or choice, an answer that is not a choice, and a sequence longer than the model's
  * context.
- * @throws CompressoError("numeric") where a likelihood is not finite.
+ * @throws CompressoError("numeric") if a likelihood is not finite.
  */
 export async function scoreChoices(
   model: Model,
@@ -97,7 +97,7 @@ export async function scoreChoices(
  * @throws CompressoError("usage") for options that do not exist.
  * @throws CompressoError("input") for an empty prefix or choice, a sequence longer than the model's context (its last
  * token is not read and does not count), and ids outside the vocabulary.
- * @throws CompressoError("numeric") where a likelihood is not finite.
+ * @throws CompressoError("numeric") if a likelihood is not finite.
  */
 export async function logLikelihoods(
   model: Model,

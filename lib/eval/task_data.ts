@@ -60,7 +60,7 @@ export interface LoadOptions {
 /**
  * Reads a task's questions from `folder`, with `limit` the first ones of each subset only.
  *
- * @throws CompressoError("input") where there is no file of the task, and for rows whose fields do not fit, by their lines.
+ * @throws CompressoError("input") if there is no file of the task, and for rows whose fields do not fit, by their lines.
  */
 export async function loadTask(
   task: TaskDefinition,

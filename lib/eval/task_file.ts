@@ -46,7 +46,7 @@ export function isTaskModule(path: string): boolean {
 /**
  * Reads a task from a file. A `.ts`, `.js` or `.mjs` file is the user's own code: it is imported and runs with the permissions of the process.
  *
- * @throws CompressoError("input") where the file is missing or defines no task.
+ * @throws CompressoError("input") if the file is missing or defines no task.
  */
 export async function readTaskFile(path: string): Promise<TaskDefinition> {
   if (!isTaskModule(path)) return await readJsonTask(path);

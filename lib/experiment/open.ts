@@ -21,7 +21,7 @@ export function absolutePath(...parts: readonly string[]): string {
  * Opens an experiment: a .ts, .js or .mjs file, which is imported, or a .json file with the argument of {@link
  * defineExperiment}. A .json file cannot have `trust` and tasks that are modules; overrides can set them.
  *
- * @throws CompressoError("input") where it cannot be read or gives no experiment
+ * @throws CompressoError("input") if it cannot be read or gives no experiment
  * @throws CompressoError("usage") for an experiment that is refused
  */
 export async function openExperiment(path: string): Promise<Experiment> {

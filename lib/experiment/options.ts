@@ -160,7 +160,7 @@ function alarmRefusal(value: unknown): string | null {
 
 /**
  * The options as `prune` takes them, without rows. `layers` is the number of the model's layers, from whose end negative ones of `protect`
- * count. Throws `CompressoError("usage")` where sparsity or steps are missing.
+ * count. Throws `CompressoError("usage")` if sparsity or steps are missing.
  */
 export function pruneOptions(
   cell: CellOptions,

@@ -73,7 +73,7 @@ export class RowCache {
     return [...new Set(fresh)];
   }
 
-  /** A digest of all bytes of a file. Throws `CompressoError("input")` where there is none, and for a folder. */
+  /** A digest of all bytes of a file. Throws `CompressoError("input")` if there is none, and for a folder. */
   async digest(path: string): Promise<string> {
     const known = this.#digests.get(path);
     if (known) return known;
@@ -107,7 +107,7 @@ function writtenPath(source: SelfWrittenData, { folder, weights, model }: Writer
   return `${folder}/self-written-${key.slice(0, 8)}.jsonl`;
 }
 
-/** A digest of a model, a file or a folder. Throws `CompressoError("input")` where there is none. */
+/** A digest of a model, a file or a folder. Throws `CompressoError("input")` if there is none. */
 export async function weightsDigest(path: string): Promise<string> {
   return await found(path, modelDigest(path));
 }

@@ -61,7 +61,7 @@ const STATE_FILE = "state.safetensors";
  *
  * @throws CompressoError("usage") for sparsities that are out of range, not ascending or out of reach, and for a folder
  *   that holds another sweep, unless it is resumed or `export.replace` is set.
- * @throws CompressoError("mismatch") where a resumed sweep has other options, rows or another model.
+ * @throws CompressoError("mismatch") if a resumed sweep has other options, rows or another model.
  * @throws what `pruneToFolder` does.
  * @example
  * ```ts

@@ -10,7 +10,7 @@ export interface GgufKeys {
   hasTensor(name: string): boolean;
   /** A number stored as f32, as the decimal fraction that was meant; the fallback where the key is missing. It is 0 or above. */
   decimal(key: string, fallback: number): number;
-  /** Throws where the key is neither true nor false. */
+  /** Throws if the key is neither true nor false. */
   flag(key: string): boolean;
   /** Refuses the file. */
   fail(rule: string, value: string): never;

@@ -23,7 +23,7 @@ export class AtomicFile implements StagedFile {
     this.#move = move;
   }
 
-  /** Opens a new file for `path`; makes the folders above it. Throws `CompressoError("input")` where that is not allowed. */
+  /** Opens a new file for `path`; makes the folders above it. Throws `CompressoError("input")` if that is not allowed. */
   static async open(path: string): Promise<AtomicFile> {
     try {
       const info = await Deno.stat(path).catch(() => null);
@@ -42,7 +42,7 @@ export class AtomicFile implements StagedFile {
     return this.#written;
   }
 
-  /** Appends bytes. Throws `CompressoError("input")` where the disk refuses them. */
+  /** Appends bytes. Throws `CompressoError("input")` if the disk refuses them. */
   async write(bytes: Uint8Array): Promise<void> {
     try {
       for (let done = 0; done < bytes.length;) {
@@ -116,7 +116,7 @@ export async function writeFileAtomically(path: string, content: Uint8Array | st
   await writeFile({ stageFile: AtomicFile.open }, path, content);
 }
 
-/** Makes a folder and those above it, where they are missing. Throws `CompressoError("input")` where that is not allowed. */
+/** Makes a folder and those above it, where they are missing. Throws `CompressoError("input")` if that is not allowed. */
 export async function makeFolder(path: string): Promise<void> {
   try {
     await Deno.mkdir(path, { recursive: true });
@@ -229,7 +229,7 @@ async function countReplaced(path: string, { replace = false }: FolderOptions): 
   return count;
 }
 
-/** Number of entries of a folder, −1 where there is none. Throws where the path is a file. */
+/** Number of entries of a folder, −1 where there is none. Throws if the path is a file. */
 async function contentCount(path: string): Promise<number> {
   try {
     let count = 0;

@@ -8,7 +8,7 @@ export const PIECE_BYTES = 1 << 26;
 /**
  * Opens a file as a source of bytes. Each read opens and closes the file, so that nothing is held, and refuses a file that was changed since.
  *
- * @throws CompressoError("input") where the path is missing, a folder, or not readable.
+ * @throws CompressoError("input") if the path is missing, a folder, or not readable.
  */
 export async function openDiskFile(path: string): Promise<ByteSource> {
   const info = await Deno.stat(path).catch((error) => {

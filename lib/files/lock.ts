@@ -27,7 +27,7 @@ export class FolderLock implements Disposable {
   /**
    * Takes the lock, if the folder exists and its file system has locks.
    *
-   * @throws CompressoError("usage") where this or another process already holds it.
+   * @throws CompressoError("usage") if this or another process already holds it.
    */
   async take(): Promise<void> {
     if (!this.#file) this.#file = await this.#tried({ create: true });
@@ -105,8 +105,8 @@ export interface OwnFile extends Disposable {
 /**
  * Opens a file for reading and writing, and locks it. Creates it if it does not exist. `one` names what writes to it.
  *
- * @throws CompressoError("usage") where another process holds it, if its file system has locks.
- * @throws CompressoError("input") where it cannot be written.
+ * @throws CompressoError("usage") if another process holds it, if its file system has locks.
+ * @throws CompressoError("input") if it cannot be written.
  */
 export async function openAlone(
   path: string,

@@ -10,7 +10,7 @@ export interface ByteSource {
   /**
    * Fills `target` with the bytes from `offset` on.
    *
-   * @throws CompressoError("input") where the bytes end before, cannot be read, or were changed since the source was opened.
+   * @throws CompressoError("input") if the bytes end before, cannot be read, or were changed since the source was opened.
    */
   read(target: Uint8Array<ArrayBuffer>, offset: number): Promise<void>;
 }
@@ -91,7 +91,7 @@ export async function isThere(files: FileSystem, path: string): Promise<boolean>
   return await files.info(path).then((info) => info !== null, () => false);
 }
 
-/** What is at a path. Throws `CompressoError("input")` where nothing is. */
+/** What is at a path. Throws `CompressoError("input")` if nothing is. */
 export async function infoOf(files: FileSystem, path: string): Promise<FileInfo> {
   return await files.info(path) ?? fail(missing(path));
 }

@@ -2,7 +2,7 @@
 import { refuse } from "../core/errors.ts";
 import { noText } from "./system.ts";
 
-/** Reads a UTF-8 file, a byte order mark left out. Throws `CompressoError("input")` where it is missing, a folder or not UTF-8. */
+/** Reads a UTF-8 file, a byte order mark left out. Throws `CompressoError("input")` if it is missing, a folder or not UTF-8. */
 export async function readText(path: string): Promise<string> {
   try {
     return new TextDecoder("utf-8", { fatal: true }).decode(await Deno.readFile(path));
@@ -18,7 +18,7 @@ export async function readText(path: string): Promise<string> {
   }
 }
 
-/** Reads a UTF-8 file with the byte order mark that it may have. Throws as Deno does, and `TypeError` where it is not UTF-8. */
+/** Reads a UTF-8 file with the byte order mark that it may have. Throws as Deno does, and `TypeError` if it is not UTF-8. */
 export async function exactText(path: string): Promise<string> {
   return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(await Deno.readFile(path));
 }
@@ -29,7 +29,7 @@ const MARKS = [{ mark: [0xff, 0xfe], encoding: "utf-16le" }, { mark: [0xfe, 0xff
 /**
  * Reads a file of UTF-8 or, as PowerShell writes it, of UTF-16 with a byte order mark; `what` and `fix` are the parts of its errors.
  *
- * @throws CompressoError("input") where it is neither, or may not be read.
+ * @throws CompressoError("input") if it is neither, or may not be read.
  */
 export async function readMarkedText(
   path: string,

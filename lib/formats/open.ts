@@ -59,7 +59,7 @@ export async function readSpec(files: FileSystem, path: string): Promise<Decoder
   });
 }
 
-/** What is at a model's path. Throws `CompressoError("input")` where nothing is, or it may not be read. */
+/** What is at a model's path. Throws `CompressoError("input")` if nothing is, or it may not be read. */
 export async function modelInfo(files: FileSystem, path: string): Promise<FileInfo> {
   const info = await files.info(path);
   if (info) return info;
@@ -82,7 +82,7 @@ interface OtherFile {
   readonly startsAsJson: boolean;
 }
 
-/** What kind of model is at a path. Throws `CompressoError("input")` where nothing is, and for a folder without config.json. */
+/** What kind of model is at a path. Throws `CompressoError("input")` if nothing is, and for a folder without config.json. */
 export async function modelKind(files: FileSystem, path: string): Promise<"folder" | "gguf" | OtherFile> {
   const { isFolder } = await modelInfo(files, path);
   if (isFolder) {

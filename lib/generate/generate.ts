@@ -55,7 +55,7 @@ const GROUP_TOKENS = 64;
  *
  * @throws CompressoError("usage") for options out of range or that do not exist.
  * @throws CompressoError("input") for an empty prompt without BOS, a prompt that fills the context, and ids outside the vocabulary.
- * @throws CompressoError("numeric") where the logits are not finite.
+ * @throws CompressoError("numeric") if the logits are not finite.
  */
 export function generate(
   model: Model,

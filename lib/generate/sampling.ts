@@ -43,7 +43,7 @@ export const SAMPLING_NAMES: NamesOf<SamplingOptions> = {
 
 /** Chooses the tokens of one sequence. */
 export interface Sampler {
-  /** The token at a position, from its logits [vocab]. Throws `CompressoError("numeric")` where one is not finite. */
+  /** The token at a position, from its logits [vocab]. Throws `CompressoError("numeric")` if one is not finite. */
   choose(logits: Float32Array, position: number): number;
 }
 
@@ -77,7 +77,7 @@ export function isGreedy({ temperature = 0, repetitionPenalty = 1 }: SamplingOpt
  * Index chosen from logits. At temperature 0: the largest logit, the first of equal ones. Otherwise u draws from what penalty,
  * temperature, top-k and top-p leave.
  *
- * @throws CompressoError("numeric") where a logit is not finite.
+ * @throws CompressoError("numeric") if a logit is not finite.
  */
 export function sampleToken(logits: Float32Array, options: ChoiceOptions): number {
   const { temperature = 0, topK = 0, topP = 1, u } = options;

@@ -98,7 +98,7 @@ const ORDER_STREAM = 0x71a7, DRAW_STREAM = 0x71a8;
  *
  * @throws CompressoError("usage") for options out of range.
  * @throws CompressoError("input") for a model without tokenizer.
- * @throws CompressoError("numeric") where the logits are not finite, or a text ends at once or is blank after each first token that is tried.
+ * @throws CompressoError("numeric") if the logits are not finite, or a text ends at once or is blank after each first token that is tried.
  */
 export function writeTexts(model: Model, options: SelfDataOptions): AsyncGenerator<SelfText, void, undefined> {
   checkNames(options, { ...SELF_DATA_NAMES, skip: "number" }, { whose: "writeTexts" });

@@ -70,7 +70,7 @@ export function partPath(path: string): string {
  *
  * @throws CompressoError("mismatch") for resuming with other settings.
  * @throws CompressoError("usage") for fewer texts than are there.
- * @throws CompressoError("input") where the disk refuses the file; and what {@link writeTexts} throws.
+ * @throws CompressoError("input") if the disk refuses the file; and what {@link writeTexts} throws.
  */
 export async function writeTextFile(model: Model, options: SelfDataFileOptions): Promise<SelfDataResult> {
   checkNames(options, NAMES, { whose: "writeTextFile" });

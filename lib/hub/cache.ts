@@ -167,7 +167,7 @@ export class RepoCache {
     }
   }
 
-  /** Makes the folder of a file. Throws `CompressoError("input")` where it is not within the cache, through links. */
+  /** Makes the folder of a file. Throws `CompressoError("input")` if it is not within the cache, through links. */
   async prepare(path: string): Promise<void> {
     await makeFolder(this.#cache);
     let there = dirname(path);

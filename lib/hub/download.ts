@@ -217,7 +217,7 @@ class Part implements Disposable {
     return this.#length;
   }
 
-  /** Appends bytes. Throws `CompressoError("input")` where the disk refuses them; those before stay. */
+  /** Appends bytes. Throws `CompressoError("input")` if the disk refuses them; those before stay. */
   async append(bytes: Uint8Array): Promise<void> {
     try {
       for (let done = 0; done < bytes.length;) {

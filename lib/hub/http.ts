@@ -45,7 +45,7 @@ const PASSING: readonly number[] = [408, 429, 500, 502, 503, 504];
  * Sends a request and returns the answer of any status. Temporary failures are tried again. The token goes only to the
  * origin of the endpoint, and never along with a redirect to another origin.
  *
- * @throws UnreachableError where no answer comes.
+ * @throws UnreachableError if no answer comes.
  * @throws CompressoError("input") for a redirect that may not be followed.
  */
 export async function hubFetch(url: string, settings: HubSettings, request: HubRequest = {}): Promise<Response> {
@@ -77,7 +77,7 @@ export async function hubFetch(url: string, settings: HubSettings, request: HubR
   }
 }
 
-/** The JSON of an answer. Throws `CompressoError("input")` where it is none, or too long. */
+/** The JSON of an answer. Throws `CompressoError("input")` if it is none, or too long. */
 export async function jsonOf(response: Response): Promise<unknown> {
   const origin = new URL(response.url).origin, text = await textOf(response);
   try {
@@ -122,7 +122,7 @@ async function textOf(response: Response): Promise<string> {
   return text + decoder.decode();
 }
 
-/** The body of an answer in pieces. Throws `UnreachableError` where fewer than {@link LEAST_BYTES} come in {@link SILENT_SECONDS}. */
+/** The body of an answer in pieces. Throws `UnreachableError` if fewer than {@link LEAST_BYTES} come in {@link SILENT_SECONDS}. */
 export async function* piecesOfBody(response: Response): AsyncGenerator<Uint8Array> {
   const reader = response.body?.getReader();
   if (!reader) return;

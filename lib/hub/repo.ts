@@ -29,7 +29,7 @@ const MOST_PAGES = 200, MOST_FILES = 1000 * MOST_PAGES;
  * Looks up the commit and the files of a repository. A commit whose list of files is kept is not asked for; where the Hub cannot be reached, what the
  * cache knows is taken.
  *
- * @throws CompressoError("input") where there is no such repository or revision, it may not be read, or the Hub cannot be reached and the cache does not
+ * @throws CompressoError("input") if there is no such repository or revision, it may not be read, or the Hub cannot be reached and the cache does not
  * have it.
  */
 export async function openRepo(

@@ -10,7 +10,7 @@ import type { DecoderSpec } from "../spec/decoder.ts";
  * Writes LoRA as a folder that Python's `peft` loads onto the base model: adapter_config.json and adapter_model.safetensors in f32. The folder
  * appears whole or not at all.
  *
- * Throws `CompressoError("usage")` for settings out of range, `CompressoError("input")` where a matrix is missing, has another size or belongs to
+ * Throws `CompressoError("usage")` for settings out of range, `CompressoError("input")` if a matrix is missing, has another size or belongs to
  * no target, where the model has no target, and where the folder holds something and not `replace`; `CompressoError("numeric")` for values that
  * are not finite.
  *

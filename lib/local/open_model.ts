@@ -16,7 +16,7 @@ export const DEMO = "demo";
  * Opens weights and tokenizer of a Hugging Face folder, a GGUF, a Hub name or `demo`. This suffices for exporting,
  * slicing and planning, without a GPU.
  *
- * @throws CompressoError("input") where they are missing, broken or unsupported.
+ * @throws CompressoError("input") if they are missing, broken or unsupported.
  * @example
  * ```ts
  * import { exportModel } from "compresso";

@@ -25,7 +25,7 @@ export type PushOptions = Partial<UploadOptions>;
  * are not sent again.
  *
  * @throws CompressoError("usage") for a name of another form than `hf:owner/name[@branch]`, and without a token.
- * @throws CompressoError("input") for a path without a model, where the token does not allow it, or the Hub cannot be reached.
+ * @throws CompressoError("input") for a path without a model, if the token does not allow it, or the Hub cannot be reached.
  */
 export async function pushToHub(path: string, name: string, options: PushOptions = {}): Promise<Uploaded> {
   return await uploadToHub(name, await filesOf(path, options), {

@@ -54,7 +54,7 @@ export async function dataPath(path: string): Promise<string> {
   return isHubName(path) ? (await fetchFromHub(path, { use: "data" })).path : path;
 }
 
-/** Opens a data file. Throws `CompressoError("input")` where it is missing, a folder, or a pipe. */
+/** Opens a data file. Throws `CompressoError("input")` if it is missing, a folder, or a pipe. */
 export async function openData(named: string): Promise<HeldFile> {
   const path = await dataPath(named);
   try {

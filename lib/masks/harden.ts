@@ -41,7 +41,7 @@ const LEAST_SIGMOID = 1e-6;
  * Masks that keep the units with the highest log α. Their z is 1 or, if β is given, for heads, FFN columns and layers
  * what {@link KEPT_RULES} says. Kept hidden dims always have 1, since a tied output head must not see a folded z.
  *
- * @throws CompressoError("usage") where the target cannot be met; see `selectUnits` and `uniformCounts`.
+ * @throws CompressoError("usage") if the target cannot be met; see `selectUnits` and `uniformCounts`.
  */
 export function hardenMasks(
   table: UnitTable,

@@ -40,7 +40,7 @@ export interface GradientInput extends ModelCallOptions {
   readonly labels: readonly number[] | readonly (readonly number[])[];
 }
 
-/** Sequences of one length, one after another. Throws `CompressoError("input")` where their lengths differ. */
+/** Sequences of one length, one after another. Throws `CompressoError("input")` if their lengths differ. */
 export function flatten(rows: readonly number[] | readonly (readonly number[])[]): {
   tokens: number[];
   batch: number;
@@ -90,7 +90,7 @@ export function checkNext(
   }
 }
 
-/** Length of each of `batch` sequences of one length. Throws `CompressoError("usage")` where the tokens do not divide into them. */
+/** Length of each of `batch` sequences of one length. Throws `CompressoError("usage")` if the tokens do not divide into them. */
 export function lengthOfRows(tokens: ArrayLike<number>, batch: number): number {
   const seq = tokens.length / batch;
   if (Number.isInteger(batch) && batch >= 1 && Number.isInteger(seq)) return seq;

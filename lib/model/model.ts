@@ -145,7 +145,7 @@ export class Model implements Disposable {
    *
    * @throws CompressoError("input") for no tokens, more than the model's context, ids outside the vocabulary, and masks or LoRA of another model.
    * @throws CompressoError("usage") once the model is disposed.
-   * @throws CompressoError("gpu") where the pass does not fit; and the signal's reason.
+   * @throws CompressoError("gpu") if the pass does not fit; and the signal's reason.
    */
   async logits(tokens: ArrayLike<number>, options: ModelCallOptions = {}): Promise<Float32Array<ArrayBuffer>> {
     const { vocab } = this.spec, seq = tokens.length, stop = stopOf(options);
@@ -344,7 +344,7 @@ export class Model implements Disposable {
    *
    * @throws CompressoError("input") for no tokens, sequences longer than the model's context and ids outside the vocabulary.
    * @throws CompressoError("usage") for `next` of another length, a `top` out of range and a batch that does not divide the tokens.
-   * @throws CompressoError("numeric") where a log-probability is not finite.
+   * @throws CompressoError("numeric") if a log-probability is not finite.
    */
   async nextLogprobs(
     tokens: ArrayLike<number>,
@@ -413,7 +413,7 @@ export class Model implements Disposable {
    * @throws CompressoError("input") for no tokens, sequences of different lengths or longer than the model's context, labels of another shape, ids
    * outside the vocabulary, and masks or LoRA of another model.
    * @throws CompressoError("usage") once the model is disposed.
-   * @throws CompressoError("gpu") where the pass does not fit; and the signal's reason.
+   * @throws CompressoError("gpu") if the pass does not fit; and the signal's reason.
    */
   async lossAndGradients(input: GradientInput): Promise<GradientResult> {
     const { tokens, batch, seq } = flatten(input.tokens), { tokens: labels, ...given } = flatten(input.labels);

@@ -5,7 +5,7 @@ import type { Ranks } from "./ranks.ts";
 /**
  * Compares facts with those of rank 0, by name. All ranks call it.
  *
- * @throws CompressoError("mismatch") on all ranks where the facts of one differ, naming these.
+ * @throws CompressoError("mismatch") on all ranks if the facts of one differ, naming these.
  */
 export async function checkAlike(ranks: Ranks, facts: Readonly<Record<string, unknown>>): Promise<void> {
   const { rank, size } = ranks, text = JSON.stringify(facts), first = await ranks.textOf(0, text);

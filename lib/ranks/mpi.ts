@@ -81,7 +81,7 @@ function launcherOf(): typeof SIZES[number] | undefined {
  * Joins the MPI job that this process was started in, such as by `mpirun -n 4 deno run …`; null where it was started
  * alone. Needs the right to call libraries (`--allow-ffi`), and to read the environment variables of the launcher.
  *
- * @throws CompressoError("usage") where the process belongs to a job and no MPI library can be opened.
+ * @throws CompressoError("usage") if the process belongs to a job and no MPI library can be opened.
  */
 export function openMpi(): MpiRanks | null {
   const launcher = launcherOf();
@@ -117,7 +117,7 @@ function ranksOf(
   const stopping = new AbortController(), status = new Uint8Array(STATUS_BYTES), last = size - 1;
   const seconds = Number(variable("COMPRESSO_MPI_SECONDS") ?? DEFAULT_SECONDS);
   let stop: { readonly reason: unknown } | null = null, isLost = false;
-  /** The call's end. Throws where it does not come: MPI itself would wait for ever for a host that is cut off. */
+  /** The call's end. Throws if it does not come: MPI itself would wait for ever for a host that is cut off. */
   const inTime = async (call: Promise<number>): Promise<void> => {
     const timer = Promise.withResolvers<never>();
     const timeout = setTimeout(() => {

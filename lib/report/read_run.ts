@@ -50,7 +50,7 @@ export interface ReportRun {
  * Reads a run's folder: records.jsonl, run.json if the run is finished, and files named `eval….json` with the output of
  * `compresso eval --json`. Of an unfinished run, the steps so far are read.
  *
- * Throws `CompressoError("input")` where the folder holds no run, and for broken lines and records of another version, with file and line.
+ * Throws `CompressoError("input")` if the folder holds no run, and for broken lines and records of another version, with file and line.
  */
 export async function readRun(folder: string): Promise<ReportRun> {
   const path = `${folder}/${RECORDS_FILE}`;

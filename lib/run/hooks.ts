@@ -50,7 +50,7 @@ export interface RunHandle {
   /**
    * Sets all LoRA matrices; Adam's moments stay. Other names are ignored.
    *
-   * @throws CompressoError("input") where a matrix is missing or of another length.
+   * @throws CompressoError("input") if a matrix is missing or of another length.
    */
   setLora(weights: ReadonlyMap<string, Float32Array>): void;
 }

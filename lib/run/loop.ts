@@ -142,7 +142,7 @@ export class Loop {
    * Reads the pending steps, yields their records and carries out what the monitors decide. With `looks` it reads the
    * masks too and keeps the state. Returns true after a rollback.
    *
-   * @throws AlarmError where an alarm stops the run.
+   * @throws AlarmError if an alarm stops the run.
    */
   async *#flush({ looks }: { readonly looks: boolean }): Records<boolean> {
     const run = this.#run, { hooks } = run.setup.original, { reads, arrays } = await this.#read({ looks });
@@ -203,7 +203,7 @@ export class Loop {
   }
 
   /**
-   * Carries out a verdict. Returns true after a rollback. Throws where the run stops, after saving the state to
+   * Carries out a verdict. Returns true after a rollback. Throws if the run stops, after saving the state to
    * continue from.
    */
   async #act({ position, verdict }: Pick<Overseen, "position" | "verdict">): Promise<boolean> {

@@ -165,7 +165,7 @@ export async function qualityData(
 /**
  * Measures a model with masks and LoRA, or without. Sequences run one by one, which takes little memory.
  *
- * @throws CompressoError("numeric") where a loss on the text is not finite.
+ * @throws CompressoError("numeric") if a loss on the text is not finite.
  */
 export async function measureQuality(
   model: Model,

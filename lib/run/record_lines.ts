@@ -14,7 +14,7 @@ export function linesUpTo(text: string, step: number): string {
  * run. Records of a resumed run are appended to the file, if its last record is among `before`, the last records before
  * the run was resumed; some may be lost.
  *
- * @throws CompressoError("input") where the file holds records of another run, unless `replace` is set.
+ * @throws CompressoError("input") if the file holds records of another run, unless `replace` is set.
  */
 export async function recordsFor(
   path: string,

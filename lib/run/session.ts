@@ -125,7 +125,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
    * Plans the memory, allocates, and reads the checkpoint of a resumed run. Iteration does this too. Returns the steps
    * and records that were done before.
    *
-   * @throws CompressoError("gpu") where the run does not fit, with what would fit.
+   * @throws CompressoError("gpu") if the run does not fit, with what would fit.
    */
   async prepare(): Promise<{ readonly steps: number; readonly records: number }> {
     this.#life.check();
@@ -140,7 +140,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
    * Leaving saves nothing: to stop with a checkpoint, fire the option `signal` and let the loop throw.
    *
    * @throws AlarmError if an alarm stops the run. Its code is "gpu" for the monitor `memory`, otherwise "numeric".
-   * @throws CompressoError("gpu") where the run does not fit, or the device fails.
+   * @throws CompressoError("gpu") if the run does not fit, or the device fails.
    * @throws CompressoError("mismatch") for a checkpoint of another run.
    * @throws CompressoError("input") for a schedule that fails.
    * @throws the signal's reason.
@@ -166,7 +166,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   /**
    * Slices the model and verifies that it equals the masked one. Frees the trainer, so only the model keeps GPU memory.
    *
-   * @throws CompressoError("mismatch") where logits differ by more than 1e-3 of their range, with the first layer that
+   * @throws CompressoError("mismatch") if logits differ by more than 1e-3 of their range, with the first layer that
    *   differs.
    */
   async slice({ onProgress }: SliceOptions = {}): Promise<SlicedModel> {
@@ -179,7 +179,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
    * and, last, `dir/run.json`. Returns the contents of run.json. All models are written completely under
    * temporary names before any is moved to its place. `generation` is added to the base's generation_config.json, apart from token ids.
    *
-   * @throws CompressoError("input") where other files are in their places, unless `replace` is set.
+   * @throws CompressoError("input") if other files are in their places, unless `replace` is set.
    * @throws CompressoError("usage") for options, layouts, formats and types that do not exist.
    */
   async export(dir: string, options: SessionExportOptions = {}): Promise<RunSummary> {

@@ -81,8 +81,8 @@ export type OuterNumbers = { readonly [name in typeof OUTER_RATES["postfinetune"
 /**
  * Opens the schedule of a run.
  *
- * @throws CompressoError("input") where it cannot be read.
- * @throws CompressoError("usage") where it has parts that the run's method or layout does not support.
+ * @throws CompressoError("input") if it cannot be read.
+ * @throws CompressoError("usage") if it has parts that the run's method or layout does not support.
  */
 export async function openSteerer(
   table: UnitTable,

@@ -392,7 +392,7 @@ export function boundsText({ above, most, below, single = false }: Bounds): stri
   return `a finite number${single ? " of f32 (up to 3.4e38)" : ""}, ${bounds.join(" and ")}`;
 }
 
-/** Throws where an object has other keys than it may. */
+/** Throws if an object has other keys than it may. */
 function checkKeys<T extends object>(object: T, known: readonly string[], word: string): T {
   const keys: readonly string[] | null = isObject(object) ? Object.keys(object) : null;
   const stranger = keys?.find((key) => !known.includes(key));

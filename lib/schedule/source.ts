@@ -43,7 +43,7 @@ export function scriptUrl(source: string | URL): URL {
   });
 }
 
-/** Reads a script. Throws `CompressoError("input")` where it is not there, too long or not UTF-8. */
+/** Reads a script. Throws `CompressoError("input")` if it is not there, too long or not UTF-8. */
 export async function readScript(
   url: URL,
   { name, signal }: { readonly name: string; readonly signal?: AbortSignal | undefined },

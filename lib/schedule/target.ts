@@ -8,7 +8,7 @@ const SHOWN = [0.25, 0.75] as const;
 /**
  * The sparsity that a schedule holds at the last step, asked with no records and uncut layers.
  *
- * @throws CompressoError("usage") where the schedule sets none, or follows the target of the run
+ * @throws CompressoError("usage") if the schedule sets none, or follows the target of the run
  */
 export async function endSparsity(
   schedule: OpenSchedule,

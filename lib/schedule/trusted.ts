@@ -32,7 +32,7 @@ const TOOLKIT = new URL("./mod.ts", import.meta.url).href;
 /**
  * Runs a script's text, as it was read. Imports of the toolkit give this toolkit. Relative imports start at the
  * script's folder; a missing mod.ts there is the toolkit. `import.meta` is that of the script. Modules that it imports
- * stay cached in this process, and for http and https also in later ones. Throws `CompressoError("input")` where Deno
+ * stay cached in this process, and for http and https also in later ones. Throws `CompressoError("input")` if Deno
  * cannot import it, or it exports no schedule.
  */
 export async function importTrusted(

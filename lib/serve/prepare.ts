@@ -56,7 +56,7 @@ export function prepareCompletion(fields: CompletionFields, options: PrepareOpti
   );
 }
 
-/** The job of a chat. Throws `ApiError` 400, without a chat template too, and `CompressoError("input")` where it refuses the messages. */
+/** The job of a chat. Throws `ApiError` 400, without a chat template too, and `CompressoError("input")` if it refuses the messages. */
 export function prepareChat(fields: ChatFields, options: PrepareOptions): Job {
   const { tokenizer, prompt } = options.bench;
   const { max_tokens, max_completion_tokens, logprobs, top_logprobs } = fields;

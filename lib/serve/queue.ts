@@ -11,7 +11,7 @@ export interface Queue {
   readonly waiting: number;
   /**
    * Resolves when it is this request's turn, which lasts until the result is disposed.
-   * Throws `ApiError` 429 where too many wait and 503 where the line is closed, and the signal's reason where it fires first.
+   * Throws `ApiError` 429 if too many wait and 503 if the line is closed, and the signal's reason if it fires first.
    */
   enter(signal: AbortSignal): Promise<Disposable>;
   /** Refuses all waiting and later requests; turns under way may end. */

@@ -169,7 +169,7 @@ export function isLoopback(address: string): boolean {
 }
 
 /**
- * Throws `CompressoError("usage")` where an address cannot be listened at: loading a model takes long, and need not come first.
+ * Throws `CompressoError("usage")` if an address cannot be listened at: loading a model takes long, and need not come first.
  */
 export function checkListen(address: { readonly host: string; readonly port: number }): void {
   checkHost(address.host);

@@ -36,7 +36,7 @@ const FIXED_DAY = new Date(2024, 6, 26);
  * Renders a conversation with the tokenizer's chat template. The text already holds BOS where the template writes it:
  * encode it without `addSpecial`.
  *
- * @throws CompressoError("input") where there is no template, it does not parse, it refuses the messages (`raise_exception`), or takes more than its budget.
+ * @throws CompressoError("input") if there is no template, it does not parse, it refuses the messages (`raise_exception`), or takes more than its budget.
  */
 export function renderChat(
   tokenizer: Tokenizer,

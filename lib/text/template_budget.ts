@@ -13,12 +13,12 @@ const MOST_CHARS = 2 ** 26;
 /** Milliseconds of one text. That of a long conversation takes some ten. */
 const MOST_TIME = 10_000;
 
-/** Parses a template. Throws an `Error` where it is none. */
+/** Parses a template. Throws an `Error` if it is none. */
 export function parseTemplate(source: string): ParsedTemplate {
   return new Template(source).parsed;
 }
 
-/** Renders a template. Throws an `Error` where it throws, or takes more than its budget. */
+/** Renders a template. Throws an `Error` if it throws, or takes more than its budget. */
 export function render(template: ParsedTemplate, variables: Readonly<Record<string, unknown>>): string {
   const environment = new Environment();
   for (const [name, value] of Object.entries({ ...GLOBALS, ...variables })) environment.set(name, value);

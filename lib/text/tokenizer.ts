@@ -77,7 +77,7 @@ export interface StreamDecoder {
 }
 
 /**
- * Makes a tokenizer from the content of tokenizer.json. Throws `CompressoError("input")` where it is broken or of an
+ * Makes a tokenizer from the content of tokenizer.json. Throws `CompressoError("input")` if it is broken or of an
  * unknown kind.
  * As in transformers 5, which tokens stand around a text is for the post-processor of tokenizer.json alone to say:
  * `add_bos_token` and `add_eos_token` in the config count for nothing. Nor does `clean_up_tokenization_spaces`, which it
@@ -150,7 +150,7 @@ export function createTokenizer(json: Json, parts: TokenizerParts): Tokenizer {
  * newer ones do; added_tokens.json counts only without it, too. Tokens that tokenizer.json lacks are in the tokenizer's `json`.
  * Without a tokenizer.json, vocab.json and merges.txt are read as GPT-2's. Gives null where there are neither.
  *
- * @throws CompressoError("input") where a file is broken, and as {@link withAddedTokens}.
+ * @throws CompressoError("input") if a file is broken, and as {@link withAddedTokens}.
  */
 export async function loadHfTokenizer(files: FileSystem, folder: string): Promise<Tokenizer | null> {
   const whole = await readJson(files, `${folder}/tokenizer.json`);

@@ -27,6 +27,7 @@ export function data(): CommandUnknownOpts {
       "data generate path/to/model --count 1000 --tokens 256 --out own.jsonl",
     ],
   })
+    .helpCommand("help [verb]", "Show the help of a verb.")
     .addCommand(inspectVerb())
     .addCommand(generateVerb());
 }

@@ -35,7 +35,7 @@ export function headsLine(
 /**
  * Adds the sparsity at which the schedule ends, if a script is given and no target.
  *
- * @throws CompressoError("usage") where the script sets no sparsity, or follows the target of the run
+ * @throws CompressoError("usage") if the script sets no sparsity, or follows the target of the run
  */
 export async function withScheduleTarget<Flags extends TableFlags & { readonly steps: number }>(
   model: string,

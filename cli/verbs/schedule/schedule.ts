@@ -56,7 +56,7 @@ export function scheduleVerb(): CommandUnknownOpts {
   return verb("schedule", {
     description: "Show how sparsity and rates of a pruning run change from step to step.",
     examples: ["schedule preview cubic --steps 200 --sparsity 0.3"],
-  }).addCommand(previewVerb());
+  }).helpCommand("help [verb]", "Show the help of a verb.").addCommand(previewVerb());
 }
 
 const FLAGS = {

@@ -26,7 +26,7 @@ interface Piece {
  * Each turn of the assistant is tokenized after the text that asks for it, so that this text has the same tokens as in
  * generation.
  *
- * @throws CompressoError("input") where the template refuses the messages, or the text of the first turns changes when
+ * @throws CompressoError("input") if the template refuses the messages, or the text of the first turns changes when
  * more turns follow.
  */
 export function encodeChat(messages: readonly ChatMessage[], options: FormatOptions): EncodedChat {
@@ -39,7 +39,7 @@ export function encodeChat(messages: readonly ChatMessage[], options: FormatOpti
  * Token ids that ask the model for the next turn of the assistant: in chat style the template's text with the opening of that turn, as
  * transformers' `apply_chat_template` gives it with `add_generation_prompt`; in the other styles each user turn is an instruction.
  *
- * @throws CompressoError("input") where the template refuses the messages.
+ * @throws CompressoError("input") if the template refuses the messages.
  */
 export function encodeChatPrompt(messages: readonly ChatMessage[], options: FormatOptions): readonly number[] {
   if (styleOf(options) !== "chat") return encodeTurns(messages, options, { asks: true }).ids;

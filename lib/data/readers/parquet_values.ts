@@ -26,7 +26,7 @@ const SLACK = 2 ** 16;
 /** Largest accepted block of differences; writers use 128 to 1,024 values. */
 const MOST_BLOCK = 2 ** 16;
 
-/** Throws an `Error` where a page has more values than its bytes may stand for. */
+/** Throws an `Error` if a page has more values than its bytes may stand for. */
 export function checkCount(count: number, bytes: number): void {
   const most = FREE_VALUES + VALUES_PER_BYTE * bytes;
   if (count > most) throw new Error(`${count} values in a page of ${bytes} bytes, of at most ${most}`);

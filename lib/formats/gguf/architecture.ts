@@ -9,8 +9,8 @@ import { type DecoderSpec, windowsOf } from "../../spec/decoder.ts";
  * The architecture that a model of this shape is written as: the one of the name `wanted`, or by default the first that holds
  * the model.
  *
- * @throws CompressoError("usage") where `wanted` cannot.
- * @throws CompressoError("input") where none can.
+ * @throws CompressoError("usage") if `wanted` cannot.
+ * @throws CompressoError("input") if none can.
  */
 export function ggufArch(spec: DecoderSpec, wanted = "auto"): GgufArch {
   const chosen = GGUF_ARCHS.find((arch) => arch.isChosen?.(spec) !== false && fits(spec, arch));
@@ -29,7 +29,7 @@ export function ggufArch(spec: DecoderSpec, wanted = "auto"): GgufArch {
 /**
  * Refuses a model whose GGUF cannot have layers that differ, before it is known how they will. `fix` says what to do.
  *
- * @throws CompressoError("input") where no architecture with layers that differ holds the model.
+ * @throws CompressoError("input") if no architecture with layers that differ holds the model.
  */
 export function refuseUnlike(spec: DecoderSpec, fix: string): void {
   const uneven = GGUF_ARCHS.filter((arch) => arch.uneven);

@@ -15,7 +15,7 @@ export type GgufTokenizerValue = number | boolean | string | readonly string[] |
  * missing tokens are filled as unused, and those without a row are left out, with the merges that give them and the ids that name them.
  * A tokenizer that came from a GGUF gives back its entries untouched.
  *
- * @throws CompressoError("input") where GGUF has no way to say what the tokenizer does.
+ * @throws CompressoError("input") if GGUF has no way to say what the tokenizer does.
  */
 export function ggufTokenizerMetadata(
   tokenizer: Tokenizer,

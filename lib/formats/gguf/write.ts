@@ -44,7 +44,7 @@ export interface GgufContent {
 /**
  * Writes a GGUF to a temporary file next to `path`; the caller moves it into place.
  *
- * @throws CompressoError("mismatch") where data do not fit a shape.
+ * @throws CompressoError("mismatch") if data do not fit a shape.
  * @throws CompressoError("numeric") for NaN, infinity and values too large for the type.
  * @throws CompressoError("usage") for a name given twice and a value out of range.
  */

@@ -58,7 +58,7 @@ const FILE_DTYPES = { f32: "F32", f16: "F16", bf16: "BF16" } as const;
  * tensors' names. If none does, as where layers differ, the class is our own, whose Python files are written too; the layout
  * `padded` makes such layers alike. Biases that config.json announces and the model does not have are zeros.
  *
- * @throws CompressoError("input") where the folder is not empty, where RoPE factors have no name here, and for experts that no class has.
+ * @throws CompressoError("input") if the folder is not empty, if RoPE factors have no name here, and for experts that no class has.
  * @throws CompressoError("numeric") for weights that are not finite, and as the writer of safetensors.
  */
 export async function stageHf(

@@ -101,7 +101,7 @@ const WEIGHTS_FILE = "adapter_model.safetensors";
  * Writes LoRA to a temporary folder next to `dir`; the caller moves it into place.
  *
  * @throws CompressoError("usage") for settings out of range.
- * @throws CompressoError("input") where a matrix is missing, has another size or belongs to no target, where the model has no target, and where the
+ * @throws CompressoError("input") if a matrix is missing, has another size or belongs to no target, if the model has no target, and if the
  * folder holds something and not `replace`.
  * @throws CompressoError("numeric") for values that are not finite.
  */

@@ -48,8 +48,8 @@ const DEFAULT_SHARD_BYTES = 5_000_000_000;
 /**
  * Writes a safetensors file atomically. Wider dtypes come first, as in the reference, so that every tensor is aligned.
  *
- * @throws CompressoError("mismatch") where data do not fit dtype and shape.
- * @throws CompressoError("numeric") where a finite value is too large for F16 or BF16.
+ * @throws CompressoError("mismatch") if data do not fit dtype and shape.
+ * @throws CompressoError("numeric") if a finite value is too large for F16 or BF16.
  * @throws CompressoError("usage") for a name given twice.
  */
 export async function writeSafetensors(

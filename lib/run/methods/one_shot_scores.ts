@@ -72,7 +72,7 @@ export interface OneShotScores {
 /**
  * Scores the units once.
  *
- * @throws CompressoError("numeric") where the model's values on the rows are not finite.
+ * @throws CompressoError("numeric") if the model's values on the rows are not finite.
  * @throws CompressoError("usage") for a score that is not one finite number per unit.
  */
 export async function oneShotScores(model: Model, table: UnitTable, options: OneShotOptions): Promise<OneShotScores> {

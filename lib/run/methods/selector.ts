@@ -98,7 +98,7 @@ export function* calibrationBatches({ makeBatches, options }: SelectorParts, cou
 }
 
 /**
- * Mean saliency of the units on batches, at the current masks. Throws `CompressoError("numeric")` where it cannot rank
+ * Mean saliency of the units on batches, at the current masks. Throws `CompressoError("numeric")` if it cannot rank
  * them.
  */
 export async function saliencyOn(

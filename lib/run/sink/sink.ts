@@ -42,7 +42,7 @@ export interface RunSink<Result> extends Disposable {
   /**
    * The calibration texts that the model wrote for the run that is resumed; null if it has to write them.
    *
-   * @throws CompressoError("usage") where the texts would replace others.
+   * @throws CompressoError("usage") if the texts would replace others.
    */
   texts(): Promise<readonly Row[] | null>;
   /** Makes the place ready for the records. */

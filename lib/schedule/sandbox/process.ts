@@ -87,8 +87,8 @@ const BLAME = {
 /**
  * Starts the process and loads the script.
  *
- * @throws CompressoError("input") with what the script did, where it breaks a rule
- * @throws CompressoError("usage") for limits out of range, and where Deno may not be started
+ * @throws CompressoError("input") with what the script did, if it breaks a rule
+ * @throws CompressoError("usage") for limits out of range, and if Deno may not be started
  */
 export async function startIsolated(options: IsolationOptions): Promise<IsolatedScript> {
   options.signal?.throwIfAborted();

@@ -35,9 +35,9 @@ const RESERVED_MIB = 2048;
 /**
  * Starts the process with all three streams piped.
  *
- * @throws CompressoError("usage") where this process may not start Deno, and in a program made by `deno compile`, which would start itself with its own
+ * @throws CompressoError("usage") if this process may not start Deno, and in a program made by `deno compile`, which would start itself with its own
  * permissions
- * @throws CompressoError("input") where names of the toolkit are too long for a command line
+ * @throws CompressoError("input") if names of the toolkit are too long for a command line
  */
 export function spawnSandbox(
   options: SandboxOptions,

@@ -8,7 +8,7 @@ import { cutVocabulary } from "./cut.ts";
  * `model`, which keeps them until the result is disposed. Ids are new, in the order of the old ones.
  *
  * @param kept - Ids that stay, ascending; see `chooseVocabulary`.
- * @throws CompressoError("gpu") where the rows do not fit.
+ * @throws CompressoError("gpu") if the rows do not fit.
  */
 export async function cutModel(
   model: Model,

@@ -13,7 +13,7 @@ export interface Interrupt extends Disposable {
   start(): void;
 }
 
-/** Whether nohup started this process; null where that cannot be known. */
+/** Whether nohup started this process; null if that cannot be known. */
 function isHangupIgnored(): boolean | null {
   try {
     const [, mask] = /^SigIgn:\s*([0-9a-f]+)$/m.exec(Deno.readTextFileSync("/proc/self/status")) ?? [];

@@ -6,9 +6,9 @@ import { stringWidth } from "../packages.ts";
 export interface LineParts {
   /** What is going on: "prune 8/60". */
   readonly label: string;
-  /** Part that is done, from 0 to 1; null where it is not known. */
+  /** Part that is done, from 0 to 1; null if it is not known. */
   readonly share: number | null;
-  /** Seconds that are left; null where no estimate can be trusted yet. */
+  /** Seconds that are left; null if no estimate can be trusted yet. */
   readonly left: number | null;
   /** Seconds since it began, shown where the share is not known. */
   readonly elapsed?: number | null;

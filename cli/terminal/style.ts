@@ -41,7 +41,7 @@ export function textColumns(): number {
   return Math.min(MOST_COLUMNS, Math.max(20, terminalColumns()));
 }
 
-/** An environment variable; empty where it is not set or may not be read. */
+/** An environment variable; empty if it is not set or may not be read. */
 function variable(name: string): string {
   const { state } = Deno.permissions.querySync({ name: "env", variable: name });
   return state === "granted" ? Deno.env.get(name) ?? "" : "";

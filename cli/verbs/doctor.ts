@@ -70,7 +70,7 @@ interface Report {
   /** Small computations against the CPU's. */
   readonly checks: readonly AdapterCheck[];
   readonly waitMilliseconds: number;
-  /** The table of tuned kernels; null where there is no place for one. */
+  /** The table of tuned kernels; null if there is no place for one. */
   readonly tuning: TuningFile & { readonly path: string } | null;
 }
 

@@ -69,7 +69,7 @@ interface NextStep {
 interface TokenizerFacts {
   readonly kind: string;
   readonly vocab: number;
-  /** Tokens before the vocabulary was cut; null where it was not. */
+  /** Tokens before the vocabulary was cut; null if it was not. */
   readonly uncutVocab: number | null;
   readonly style: string;
   readonly chatTemplate: boolean;

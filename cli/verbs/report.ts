@@ -84,7 +84,7 @@ async function runFolders(folder: string): Promise<string[]> {
   return found.length > 0 ? found : [folder];
 }
 
-/** The folder of a file, where writing will make it; null where it is there. Throws `CompressoError("usage")` if more than one folder is missing. */
+/** The folder of a file, where writing will make it; null if it is there. Throws `CompressoError("usage")` if more than one folder is missing. */
 async function newFolderOf(path: string): Promise<string | null> {
   const folder = dirname(path);
   if (await exists(folder)) return null;

@@ -1,6 +1,6 @@
 // What a mistyped word was probably meant to be.
 
-/** The candidate that begins with `word`, or that with the fewest edits to it; null where all are far. */
+/** The candidate that begins with `word`, or that with the fewest edits to it; null if all are far. */
 export function nearest(word: string, candidates: readonly string[]): string | null {
   const plain = (text: string): string => text.toLowerCase().replaceAll(/[-\s]/g, "_");
   const begun = word.length > 2 ? candidates.find((candidate) => candidate.startsWith(plain(word))) : undefined;

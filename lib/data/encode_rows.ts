@@ -116,7 +116,7 @@ interface Refusal {
   readonly error: CompressoError;
 }
 
-/** Null where the row at this place cannot be encoded and is to be left out. */
+/** Null if the row at this place cannot be encoded and is to be left out. */
 type Attempt = <T>(place: RowPlace, make: () => T) => { readonly made: T } | null;
 
 interface Encoded {
@@ -144,7 +144,7 @@ function packRows(rows: readonly Row[], options: EncodeRowsOptions, attempt: Att
   return { examples, leftOver, truncated: [], divided: divided.flatMap((index) => places[index] ?? []), skipped };
 }
 
-/** A text to be joined; null where it has no tokens. */
+/** A text to be joined; null if it has no tokens. */
 function packedPart(row: TextRow, place: RowPlace, { tokenizer, vocab }: EncodeRowsOptions): Example | null {
   return named(place, () => {
     const part = packedText(row.text, tokenizer, { hasEnded: hasEnded(checkedRow(row)) });
@@ -153,7 +153,7 @@ function packedPart(row: TextRow, place: RowPlace, { tokenizer, vocab }: EncodeR
   });
 }
 
-/** A whole row to be joined; null where nothing of it is learned. */
+/** A whole row to be joined; null if nothing of it is learned. */
 function packedTurns(row: Row, place: RowPlace, options: EncodeRowsOptions): Example | null {
   const { tokens, labels, labelTokens } = encodeRow(row, place, { ...options, seq: Infinity });
   return labelTokens > 0 ? { tokens, labels } : null;

@@ -10,7 +10,7 @@ export interface InstructRow {
   readonly kind: "instruct";
   /** What is asked for. */
   readonly instruction: string;
-  /** Context of the instruction; empty where there is none. */
+  /** Context of the instruction; empty if there is none. */
   readonly input: string;
   /** The answer. */
   readonly output: string;
@@ -201,7 +201,7 @@ function parseFields(value: unknown, { textField }: RowFields): ParsedRow {
     return fault(`a row has ${JSON.stringify(textField)}`, fieldsOf(value), "name another field as the text");
   }
   if (value["instruction"] !== undefined && value["output"] !== undefined) {
-    // A table of rows from several sources has all their columns, null where they do not belong.
+    // A table of rows from several sources has all their columns, null if they do not belong.
     const isOther = !has("instruction") && !has("output") && [...CHATS, "text"].some(has);
     if (!isOther) return parseInstruct(value);
   }
@@ -215,7 +215,7 @@ function parseFields(value: unknown, { textField }: RowFields): ParsedRow {
   );
 }
 
-/** The field that is empty, so that there is nothing to learn; null where none is. */
+/** The field that is empty, so that there is nothing to learn; null if none is. */
 export function emptyField(row: Row, { textField = "text" }: RowFields = {}): string | null {
   switch (row.kind) {
     case "text":

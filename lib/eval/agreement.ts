@@ -5,7 +5,7 @@ import { meanAndError } from "./metrics.ts";
 export interface TokenAgreement {
   /** KL divergence of the model's next tokens from the dense model's, in nats. */
   readonly divergence: ArrayLike<number>;
-  /** 1 where both have the same first choice, else 0. */
+  /** 1 if both have the same first choice, else 0. */
   readonly isSame: ArrayLike<number>;
   /** The dense model's share for tokens that the model lacks. */
   readonly dropped: ArrayLike<number>;

@@ -87,7 +87,7 @@ export function gapsOf(
   return [{ name: "acc", gap: gaps.acc }, { name: "acc_norm", gap: gaps.acc_norm }];
 }
 
-/** Where the questions of two lists of items differ first; null where nothing tells them apart. */
+/** Where the questions of two lists of items differ first; null if nothing tells them apart. */
 function firstGap(first: readonly ItemScore[], second: readonly ItemScore[]): string | null {
   if (first.length !== second.length) return `${first.length} and ${second.length} questions`;
   const facts = ({ subset, answer, scores }: ItemScore): Readonly<Record<string, string>> => ({

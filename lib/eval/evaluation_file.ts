@@ -18,7 +18,7 @@ export interface EntryKind<Known, Added> {
   readonly noun: string;
   /** The fields of a line. */
   write(entry: Added): object;
-  /** What a line says; null where it is no such entry. */
+  /** What a line says; null if it is no such entry. */
   read(line: Readonly<Record<string, unknown>>): Known | null;
 }
 

@@ -113,7 +113,7 @@ export interface ComparedLoss {
   readonly perplexity: number;
   /** Mean negative log-likelihood of a token, in nats. */
   readonly nll: number;
-  /** The same loss in bits for each byte of the text in UTF-8; null where the tokens have no text. */
+  /** The same loss in bits for each byte of the text in UTF-8; null if the tokens have no text. */
   readonly bitsPerByte: number | null;
 }
 

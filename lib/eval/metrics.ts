@@ -9,7 +9,7 @@ export interface ChoiceItem {
   readonly picked: number;
   /** The choice with the highest score per character, the first among equals. */
   readonly pickedNorm: number;
-  /** Index of the right choice; null where none is right. */
+  /** Index of the right choice; null if none is right. */
   readonly answer: number | null;
   /** "" where the task has no subsets. */
   readonly subset: string;
@@ -40,7 +40,7 @@ export interface AnswerItem {
 /** What the model made of one question. */
 export type ItemScore = ChoiceItem | AnswerItem;
 
-/** Scores of a task with choices. A standard error is NaN where a task or a subset has one question only. */
+/** Scores of a task with choices. A standard error is NaN if a task or a subset has one question only. */
 export interface ChoiceScore {
   /** Share of the questions whose likeliest choice is the right one. */
   readonly acc: number;
@@ -137,7 +137,7 @@ export function taskScore(items: readonly Scored<ItemScore>[]): TaskScore {
   return { ...score, stderr: pooled(parts), acc_norm_stderr: pooled(norms), subsets };
 }
 
-/** The score of each subset; null where there are none. */
+/** The score of each subset; null if there are none. */
 function bySubset<Item extends ItemScore, Score>(
   items: readonly Item[],
   scoreOf: (items: readonly Item[]) => Score,

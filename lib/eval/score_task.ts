@@ -151,7 +151,7 @@ export async function encodeTask(
   return encoded;
 }
 
-/** The scores of all choices; null where they are not known. */
+/** The scores of all choices; null if they are not known. */
 function knownScores({ choices }: Question, { scores = [] }: Partial<KnownQuestion> = {}): readonly number[] | null {
   return scores.length === choices.length && !scores.some(Number.isNaN) ? scores : null;
 }

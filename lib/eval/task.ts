@@ -10,7 +10,7 @@ import { isObject } from "../core/guards.ts";
 export interface TaskRow {
   /** Whether the row has the field. */
   has(field: string): boolean;
-  /** The field as it was parsed; undefined where there is none. */
+  /** The field as it was parsed; undefined if there is none. */
   value(field: string): unknown;
   /** A string. */
   text(field: string): string;
@@ -49,7 +49,7 @@ export interface TaskItem {
   readonly choices: readonly string[];
   /** What is scored if each choice has a separate context. */
   readonly continuation?: string;
-  /** Index of the right choice; null where none is right, so that the question counts as answered wrongly. */
+  /** Index of the right choice; null if none is right, so that the question counts as answered wrongly. */
   readonly answer: number | null;
 }
 

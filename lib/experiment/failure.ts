@@ -21,7 +21,7 @@ export function triesOf(state: CellState): number {
   return "failure" in state && state.failure ? state.failure.tries : 0;
 }
 
-/** Why a cell's last try failed; null where it did not. */
+/** Why a cell's last try failed; null if it did not. */
 export function messageOfState(state: CellState): string | null {
   if (state.kind === "failed") return state.what;
   return "failure" in state ? state.failure?.message ?? null : null;

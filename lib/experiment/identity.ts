@@ -21,7 +21,7 @@ export interface CellFacts {
   /** Digests of weights, rows and the schedule's script. */
   readonly weights: string;
   readonly data: string;
-  /** null where there are no calibration rows. */
+  /** null if there are no calibration rows. */
   readonly calibration: string | null;
   readonly schedule: string;
 }

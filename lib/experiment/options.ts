@@ -81,7 +81,7 @@ export function isCellOption(name: string): name is CellOptionName {
   return Object.hasOwn(OWN, name) || PATHS.has(name);
 }
 
-/** What an option's value is; undefined where no run has it. */
+/** What an option's value is; undefined if no run has it. */
 export function typeOfOption(name: string): OptionType | undefined {
   const path = PATHS.get(name);
   return path && entryOf(path).type;

@@ -169,7 +169,7 @@ export class Store {
     };
   }
 
-  /** The monitors that raised an alarm in a run that has ended; null where they are unknown, as after a rollback: alarms of undone steps are gone. */
+  /** The monitors that raised an alarm in a run that has ended; null if they are unknown, as after a rollback: alarms of undone steps are gone. */
   async #raised(name: string): Promise<MonitorName[] | null> {
     const alarms = (await readSummary(this.cell(name)))?.alarms ?? null;
     if (alarms === null || alarms.some(({ restored }) => restored !== null)) return null;
@@ -259,7 +259,7 @@ export function missingOf(measures: readonly Measure[], measured: Measured): Mea
   return measures.filter((measure) => takenOf(measure, measured) === null);
 }
 
-/** The values of a measure, also where another definition gave it another name; null where there are none. */
+/** The values of a measure, also where another definition gave it another name; null if there are none. */
 function takenOf({ id, identity }: Pick<Measure, "id" | "identity">, measured: Measured): readonly Value[] | null {
   if (measured[id]?.identity === identity) return measured[id].values;
   const same = Object.entries(measured).find(([other, taken]) =>

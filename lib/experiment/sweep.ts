@@ -336,7 +336,7 @@ async function checkSame(out: string, identity: RunIdentity): Promise<void> {
   });
 }
 
-/** The summary of a sparsity that is done; null where it is not. */
+/** The summary of a sparsity that is done; null if it is not. */
 async function finishedPoint(folder: string): Promise<RunSummary | null> {
   return await exists(`${folder}/${CHECKPOINT_FILE}`) ? null : await readSummary(folder);
 }

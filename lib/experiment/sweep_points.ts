@@ -18,7 +18,7 @@ import { fileBytes } from "../units/file_size.ts";
 export interface SweepSize {
   /** Parameters of the whole model. */
   readonly parameters: number;
-  /** Bytes of its GGUF, written or not; null where no GGUF can hold it. */
+  /** Bytes of its GGUF, written or not; null if no GGUF can hold it. */
   readonly bytes: number | null;
 }
 
@@ -28,9 +28,9 @@ export interface SweepPoint extends SweepSize {
   readonly sparsity: number;
   /** Sparsity reached. */
   readonly hard: number;
-  /** Quality on held-out rows, before pruning and at this sparsity; null where none are held out. */
+  /** Quality on held-out rows, before pruning and at this sparsity; null if none are held out. */
   readonly heldout: LossChange | null;
-  /** The same on a text; null where none was given. */
+  /** The same on a text; null if none was given. */
   readonly text: LossChange | null;
   /** The same on tasks, by name. */
   readonly tasks: QualityChange["tasks"];

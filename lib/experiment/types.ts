@@ -234,7 +234,7 @@ export interface CutProfile {
   readonly unevenness: number;
 }
 
-/** How a run's loss went; null where there are no such steps. */
+/** How a run's loss went; null if there are no such steps. */
 export interface LossProfile {
   /** Mean over the last 8 steps. */
   readonly last: number | null;
@@ -242,7 +242,7 @@ export interface LossProfile {
   readonly worst: number | null;
   /** Standard deviation of the change from one step to the next over the pruning stage and after. */
   readonly roughness: number | null;
-  /** Largest gap between expected sparsity and schedule in the last tenth of the pruning stage; null where it has no steps. */
+  /** Largest gap between expected sparsity and schedule in the last tenth of the pruning stage; null if it has no steps. */
   readonly gap: number | null;
 }
 

@@ -74,7 +74,7 @@ function check(config: Own, { fail }: ReadContext): void {
   }
 }
 
-/** An object without its keys that have no value; undefined where none is left. */
+/** An object without its keys that have no value; undefined if none is left. */
 function present<T extends object>(parts: T): { [Key in keyof T]?: NonNullable<T[Key]> } | undefined {
   const entries = Object.entries(parts).filter(([, value]) => value);
   return entries.length === 0 ? undefined : Object.fromEntries(entries) as { [Key in keyof T]?: NonNullable<T[Key]> };

@@ -24,7 +24,7 @@ type Own = Config & z.infer<z.ZodObject<typeof EXPERT_KEYS>>;
 interface Usual {
   readonly experts: number;
   readonly topK: number;
-  /** Columns of an expert; absent where they are `intermediate_size`. */
+  /** Columns of an expert; absent if they are `intermediate_size`. */
   readonly ffn?: number;
   readonly shared?: number;
 }

@@ -18,7 +18,7 @@ export interface Misfit {
   readonly fix?: string;
 }
 
-/** A condition on a whole spec; null where it holds. */
+/** A condition on a whole spec; null if it holds. */
 export type Limit = (spec: DecoderSpec) => Misfit | null;
 
 /** Which models a class or architecture holds. */

@@ -11,7 +11,7 @@ import { type FolderOptions, occupied, type Staged, type StagedFile, writeFile }
  */
 export class AtomicFile implements StagedFile {
   readonly path: string;
-  /** Null where there is nothing to move. */
+  /** Null if there is nothing to move. */
   readonly #move: { readonly from: string; readonly to: string } | null;
   readonly #file: Deno.FsFile;
   #written = 0;
@@ -229,7 +229,7 @@ async function countReplaced(path: string, { replace = false }: FolderOptions): 
   return count;
 }
 
-/** Number of entries of a folder, −1 where there is none. Throws if the path is a file. */
+/** Number of entries of a folder, −1 if there is none. Throws if the path is a file. */
 async function contentCount(path: string): Promise<number> {
   try {
     let count = 0;

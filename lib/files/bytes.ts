@@ -38,7 +38,7 @@ export function unreadable(path: string, error: unknown): CompressoError {
 /** Shows whether a file is still the file that was opened. Inodes are not compared: some network file systems give another one each time. */
 interface FileState {
   readonly size: number;
-  /** Milliseconds; null where the system has no times. */
+  /** Milliseconds; null if the system has no times. */
   readonly changed: number | null;
 }
 

@@ -11,7 +11,7 @@ export async function isFolder(path: string): Promise<boolean> {
   return await Deno.stat(path).then(({ isDirectory }) => isDirectory, () => false);
 }
 
-/** Names of what is in a folder, in order; nothing where there is none. Throws `CompressoError("input")` if it may not be read. */
+/** Names of what is in a folder, in order; nothing if there is none. Throws `CompressoError("input")` if it may not be read. */
 export async function namesIn(folder: string): Promise<string[]> {
   const names: string[] = [];
   try {

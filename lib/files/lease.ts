@@ -107,7 +107,7 @@ export class Leases {
   }
 }
 
-/** Creates a file that says who holds the lease; false where it is there already. */
+/** Creates a file that says who holds the lease; false if it is there already. */
 async function create(path: string): Promise<boolean> {
   const holder = JSON.stringify({ process: Deno.pid, since: new Date().toISOString() });
   try {

@@ -7,7 +7,7 @@ export interface Prefixes {
   find(prompt: readonly number[]): BatchSequence | null;
   /** Takes the sequence of a text that has ended, and keeps what was read before its first token if it is still held. */
   keep(prompt: readonly number[], sequence: BatchSequence): void;
-  /** Frees the pages of the prompt that was kept first; false where there is none. */
+  /** Frees the pages of the prompt that was kept first; false if there is none. */
   drop(): boolean;
 }
 

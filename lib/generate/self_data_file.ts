@@ -128,7 +128,7 @@ async function follow(
   return { path, count: how.count, resumed: there, tokens };
 }
 
-/** Number of texts in a part, whose unfinished last line is cut off; 0 where it is empty. */
+/** Number of texts in a part, whose unfinished last line is cut off; 0 if it is empty. */
 async function standing(
   file: OwnFile,
   { part, header }: { readonly part: string; readonly header: string },

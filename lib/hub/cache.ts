@@ -75,7 +75,7 @@ export class RepoCache {
     await Deno.remove(this.stamp(hash)).catch(() => {});
   }
 
-  /** The commit that a branch or tag stood for when it was last looked up; null where that never was. */
+  /** The commit that a branch or tag stood for when it was last looked up; null if that never was. */
   async commitOf(revision: string): Promise<string | null> {
     const text = (await textIfThere(join(this.folder, "refs", revision)))?.trim() ?? "";
     return isCommit(text) ? text : null;
@@ -126,7 +126,7 @@ export class RepoCache {
     return found;
   }
 
-  /** Path of a file of a commit; null where it is not in the cache. Throws `CompressoError("input")` for a link that leaves the cache. */
+  /** Path of a file of a commit; null if it is not in the cache. Throws `CompressoError("input")` for a link that leaves the cache. */
   async place(
     commit: string,
     { path, size }: { readonly path: string; readonly size: number | null },

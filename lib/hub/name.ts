@@ -12,7 +12,7 @@ export interface HubName {
   readonly repo: string;
   /** A branch, a tag or a commit; null for the main branch. */
   readonly revision: string | null;
-  /** Path of a file or folder within the repository; null where none is named. */
+  /** Path of a file or folder within the repository; null if none is named. */
   readonly file: string | null;
 }
 

@@ -35,7 +35,7 @@ export async function hubSettings(): Promise<HubSettings> {
   };
 }
 
-/** A variable; null where it is not set, or empty. */
+/** A variable; null if it is not set, or empty. */
 function variable(name: typeof HUB_VARIABLES[number]): string | null {
   return Deno.env.get(name) || null;
 }

@@ -41,7 +41,7 @@ export async function saveTuning(device: Device, path: string): Promise<boolean>
   }
 }
 
-/** Null where there is no file. */
+/** Null if there is no file. */
 async function readTuning(device: Device, path: string): Promise<ReadTuning | null> {
   try {
     const info = await disk.info(path);

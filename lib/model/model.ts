@@ -91,7 +91,7 @@ interface CachedPass {
 export interface LabelAgreement {
   /** KL divergence of the model's next tokens from the dense model's, in nats. */
   readonly divergence: Float32Array<ArrayBuffer>;
-  /** 1 where both have the same first choice, else 0. */
+  /** 1 if both have the same first choice, else 0. */
   readonly isSame: Float32Array<ArrayBuffer>;
   /** Negative log-likelihood of the label, in nats. */
   readonly loss: Float32Array<ArrayBuffer>;
@@ -279,7 +279,7 @@ export class Model implements Disposable {
     });
   }
 
-  /** The loss of each target [tokens], 0 where there is none. */
+  /** The loss of each target [tokens], 0 if there is none. */
   async #losses(
     prepared: CachedPass,
     targets: Int32Array,

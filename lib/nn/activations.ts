@@ -78,7 +78,7 @@ export interface Activations extends Disposable {
   readonly wanted: { rows: number };
   /** Input of each layer, then the output of the last layer. Without backward, two buffers alternate. */
   readonly x: readonly DeviceBuffer[];
-  /** Rows of the embedding, [paddedRows, strideOf(embeddingWidth)]; null where they are `embedded`. */
+  /** Rows of the embedding, [paddedRows, strideOf(embeddingWidth)]; null if they are `embedded`. */
   readonly looked: DeviceBuffer | null;
   /** Embedding output before its mask. */
   readonly embedded: DeviceBuffer;

@@ -21,7 +21,7 @@ export interface Pass extends Disposable {
   readonly lora: Lora | null;
   readonly state: DeviceBuffer;
   readonly trees: TreeBuffers | null;
-  /** Null where the objective does not compare with the dense model. */
+  /** Null if the objective does not compare with the dense model. */
   readonly dense: DenseReference | null;
   /** Starts a plan and returns its context. */
   plan(options?: { readonly dropout?: boolean; readonly maskGrads?: ReadonlySet<MaskKind> }): DecoderContext;

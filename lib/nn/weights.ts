@@ -102,7 +102,7 @@ export interface Weights extends Disposable {
   readonly layers: readonly LayerWeights[];
   /** Learned position embeddings [positions, stride] f32; null without them. */
   readonly positions: DeviceBuffer | null;
-  /** Matrix from the embedding to the residual stream; null where the spec has no `embeddingWidth`. */
+  /** Matrix from the embedding to the residual stream; null if the spec has no `embeddingWidth`. */
   readonly projectIn: Matrix | null;
   /** Matrix from the residual stream to the head; null likewise. */
   readonly projectOut: Matrix | null;

@@ -66,7 +66,7 @@ const CHUNK = 1 << 18;
 /** Bytes that are enough for a status in each implementation. */
 const STATUS_BYTES = 64;
 
-/** The place of this process in the job of a launcher, without a call of MPI; null where it was started alone. */
+/** The place of this process in the job of a launcher, without a call of MPI; null if it was started alone. */
 export function launchedRank(): Pick<Ranks, "rank" | "size"> | null {
   const launcher = launcherOf();
   if (launcher === undefined) return null;
@@ -78,7 +78,7 @@ function launcherOf(): typeof SIZES[number] | undefined {
 }
 
 /**
- * Joins the MPI job that this process was started in, such as by `mpirun -n 4 deno run …`; null where it was started
+ * Joins the MPI job that this process was started in, such as by `mpirun -n 4 deno run …`; null if it was started
  * alone. Needs the right to call libraries (`--allow-ffi`), and to read the environment variables of the launcher.
  *
  * @throws CompressoError("usage") if the process belongs to a job and no MPI library can be opened.
@@ -190,7 +190,7 @@ function* chunksOf(values: Float32Array<ArrayBuffer>): Generator<Float32Array<Ar
   for (let start = 0; start < values.length; start += CHUNK) yield values.subarray(start, start + CHUNK);
 }
 
-/** The variable's value; undefined where it is not set, or where this process may not read it. Asks for no right. */
+/** The variable's value; undefined if it is not set, or where this process may not read it. Asks for no right. */
 function variable(name: string): string | undefined {
   if (Deno.permissions.querySync({ name: "env", variable: name }).state !== "granted") return undefined;
   return Deno.env.get(name);

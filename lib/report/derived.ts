@@ -36,7 +36,7 @@ export function stageStarts(records: readonly StepRecord[]): { readonly x: numbe
   });
 }
 
-/** What a run's sparsity is a share of. Follows from its options, which a run has before its result; null where they are not known. */
+/** What a run's sparsity is a share of. Follows from its options, which a run has before its result; null if they are not known. */
 export function sparsityOf({ options }: Pick<ReportRun, "options">): SizeResult["sparsityOf"] | null {
   if (!options) return null;
   const { size = null, units } = options;
@@ -76,7 +76,7 @@ export function mean(values: readonly number[]): number {
 /** Steps whose speed counts for the time left. */
 const SPEED_STEPS = 32;
 
-/** Seconds that the steps to come take at the speed of the last ones; null where that is not known. */
+/** Seconds that the steps to come take at the speed of the last ones; null if that is not known. */
 export function secondsLeft(records: readonly StepRecord[]): number | null {
   const last = records.at(-1);
   const seconds = mean(records.slice(-SPEED_STEPS).map(({ tokens, tokensPerSecond }) => tokens / tokensPerSecond));
@@ -104,7 +104,7 @@ export interface LossEnd {
 
 /**
  * Training loss at both ends of a run: means of ten steps if these do not overlap, otherwise single steps; `first` is
- * null where there is one step alone.
+ * null if there is one step alone.
  */
 export function lossEnds({ records }: ReportRun): { readonly first: LossEnd | null; readonly last: LossEnd | null } {
   const losses = keptRecords(records).map(({ loss }) => loss), [first] = losses, last = losses.at(-1);

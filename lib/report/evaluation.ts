@@ -16,11 +16,11 @@ export interface Score {
   readonly metric: string;
   /** The number. */
   readonly value: number;
-  /** Its standard error; null where none was given. */
+  /** Its standard error; null if none was given. */
   readonly stderr: number | null;
   /** Number of items or tokens; null if not given. */
   readonly count: number | null;
-  /** How many of these items did not fit the model's context and lost their beginning; absent where that was not given. */
+  /** How many of these items did not fit the model's context and lost their beginning; absent if that was not given. */
   readonly truncated?: number;
   /** Comparison with the same score of another model, item by item; null if not measured. */
   readonly change: ScoreChange | null;
@@ -34,7 +34,7 @@ export interface ScoreChange {
   readonly isRatio: boolean;
   /** The ratio or the difference. */
   readonly value: number;
-  /** Lower end of the interval; null where it is not known. */
+  /** Lower end of the interval; null if it is not known. */
   readonly low: number | null;
   /** Upper end. */
   readonly high: number | null;

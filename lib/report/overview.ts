@@ -33,7 +33,7 @@ function lossRows(
   ];
 }
 
-/** The difference with its 95 % confidence interval; nothing where there is none. */
+/** The difference with its 95 % confidence interval; nothing if there is none. */
 function rangeOf({ difference, low, high }: PairedDifference): string {
   const signed = (value: number): string => `${value < 0 ? "−" : "+"}${short(Math.abs(value))}`;
   return Number.isNaN(low) ? "" : ` (${signed(difference)}; 95 %: ${signed(low)} to ${signed(high)})`;
@@ -129,7 +129,7 @@ export function resultTable(runs: readonly ReportRun[]): Table {
   });
 }
 
-/** Parameters, shapes and bytes before and after; null where no run is finished. */
+/** Parameters, shapes and bytes before and after; null if no run is finished. */
 export function sizeTable(runs: readonly ReportRun[]): Table | null {
   const sized = runs.map((run) => ({ name: run.name, changes: sizeChanges(run) }));
   const measures = [...new Set(sized.flatMap(({ changes }) => [...changes.keys()]))];

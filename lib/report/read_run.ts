@@ -30,11 +30,11 @@ export interface ReportRun {
   readonly records: readonly StepRecord[];
   /** What run.json says; null while the run is under way, or where it was interrupted. */
   readonly summary: RunSummary | null;
-  /** Options with their defaults; null where they are not known. */
+  /** Options with their defaults; null if they are not known. */
   readonly options: Readonly<Record<string, unknown>> | null;
   /** Names and sizes of the model and the data; none where they are not known. */
   readonly origin: readonly OriginFile[];
-  /** The GPU that ran it; null where it is not known. */
+  /** The GPU that ran it; null if it is not known. */
   readonly adapter: string | null;
   /** Measurements of the models. */
   readonly evaluations: readonly Evaluation[];
@@ -42,7 +42,7 @@ export interface ReportRun {
   readonly unread: readonly string[];
   /** Alarms of its monitors, also at steps that a rollback undid. */
   readonly alarms: readonly Alarm[];
-  /** The masks of a run under way and the step that they are of; null where they are not known. */
+  /** The masks of a run under way and the step that they are of; null if they are not known. */
   readonly liveMasks: { readonly step: number; readonly masks: MaskSummary } | null;
 }
 
@@ -73,7 +73,7 @@ export async function readRun(folder: string): Promise<ReportRun> {
   };
 }
 
-/** What the checkpoint of an unfinished run says of its options, and of the alarms that stopped it; nothing where there is none, or it cannot be read now. */
+/** What the checkpoint of an unfinished run says of its options, and of the alarms that stopped it; nothing if there is none, or it cannot be read now. */
 async function checkpointFacts(
   path: string,
 ): Promise<{ readonly identity: Readonly<Record<string, unknown>> | null; readonly stopped: readonly Alarm[] }> {

@@ -13,7 +13,7 @@ import type { MicroBatch } from "./micro_batches.ts";
 import { stagesOf } from "./methods/stages.ts";
 import type { ResolvedOptions } from "./options/options.ts";
 
-/** Losses of a batch by row, in nats; 0 where there is no target. */
+/** Losses of a batch by row, in nats; 0 if there is no target. */
 export interface TokenLosses {
   /** Losses of the pruned model with LoRA. */
   readonly own: Float32Array;
@@ -26,9 +26,9 @@ export interface TokenLosses {
  * training can recover them. Rho-1 chooses tokens in the same way with a reference model (Lin et al., "Rho-1: Not All
  * Tokens Are What You Need", arXiv 2404.07965).
  *
- * @param targets - Next-token targets [rows], −1 where there is none.
+ * @param targets - Next-token targets [rows], −1 if there is none.
  * @param share - Share of the targets that stay, rounded up.
- * @returns The targets, −1 where one does not stay.
+ * @returns The targets, −1 if one does not stay.
  */
 export function hurtTargets(
   targets: Int32Array,

@@ -34,7 +34,7 @@ type Records<Result> = AsyncGenerator<StepRecord, Result, undefined>;
 
 /** A step whose numbers were read, or a look at the masks after the last one. */
 interface Read {
-  /** Null where only the masks are looked at. */
+  /** Null if only the masks are looked at. */
   readonly record: StepRecord | null;
   /** Settings of the step. */
   readonly aim: PruneAim | null;

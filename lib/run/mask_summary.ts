@@ -9,7 +9,7 @@ import { type DecoderSpec, type LayerSpec, tensorShapes } from "../spec/decoder.
 
 /** Masks of a run by layer of the model as it was. */
 export interface MaskSummary {
-  /** z of every head; 0 where it is cut. */
+  /** z of every head; 0 if it is cut. */
   readonly heads: readonly (readonly number[])[];
   /** Kept shares of the layer's FFN columns, in ranges of equal width: 64, or as many as there are columns. */
   readonly ffn: readonly (readonly number[])[];

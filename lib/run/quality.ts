@@ -53,9 +53,9 @@ export interface TaskChange {
 
 /** Quality of a model before and after pruning. */
 export interface QualityChange {
-  /** On held-out rows; null where there are none. */
+  /** On held-out rows; null if there are none. */
   readonly heldout: LossChange | null;
-  /** On the text; null where none is given. */
+  /** On the text; null if none is given. */
   readonly text: LossChange | null;
   /** By name of the task. */
   readonly tasks: Readonly<Record<string, TaskChange>>;
@@ -239,7 +239,7 @@ export function compareQuality(data: QualityData, before: Measured, after: Measu
   };
 }
 
-/** The statistics of some sequences, without the first labels of each; null where nothing was compared. */
+/** The statistics of some sequences, without the first labels of each; null if nothing was compared. */
 function agreementIn(sequences: readonly LabelAgreement[], skipped: number): Agreement | null {
   const column = (of: "divergence" | "isSame" | "dropped"): number[] =>
     sequences.flatMap((one) => [...one[of].subarray(skipped)]);
@@ -251,7 +251,7 @@ function firstHalf({ window, leading }: TextWindows): number {
   return Math.floor(window / 2) + 1 - Math.max(1, leading.length);
 }
 
-/** Null where nothing was measured. */
+/** Null if nothing was measured. */
 function lossChange(
   before: readonly WindowLoss[],
   after: readonly WindowLoss[],

@@ -44,7 +44,7 @@ export interface PruneResult {
   readonly logAlpha: Float32Array<ArrayBuffer>;
   /** The units. */
   readonly table: UnitTable;
-  /** Units that the masks leave undecided; null where masks are not learned, or a script schedules them. */
+  /** Units that the masks leave undecided; null if masks are not learned, or a script schedules them. */
   readonly undecided: UndecidedUnits | null;
   /** How the rows were encoded. */
   readonly data: EncodeReport;
@@ -96,7 +96,7 @@ export interface RunSummary {
   readonly parameters: SlicedModel["parameters"];
   /** Parameters of the model in `files`, as {@link ExportResult.parameters} says: with the layout "padded" its zeros too. */
   readonly writtenParameters: number;
-  /** Type of the GGUF's matrices; null where there is no GGUF. */
+  /** Type of the GGUF's matrices; null if there is no GGUF. */
   readonly ggufDtype: GgufWriteType | null;
   /**
    * Number of matrices of the GGUF stored as f16 instead of a block type, because their rows are not a multiple of 32

@@ -61,7 +61,7 @@ export function runCard(
   };
 }
 
-/** Fidelity, loss, perplexity and bits per byte in words; nothing where none was measured. */
+/** Fidelity, loss, perplexity and bits per byte in words; nothing if none was measured. */
 function lossFacts(of: string, loss: LossChange | null): (readonly [string, string])[] {
   if (!loss) return [];
   const { before, after, perplexity, bitsPerByte: bits, labels, agreement } = loss;

@@ -63,9 +63,9 @@ export class StepPlans implements Disposable {
   readonly lora: Lora;
   readonly learner: MaskLearner;
   readonly optimizer: OptimizerState;
-  /** Null where a step has one micro-batch. */
+  /** Null if a step has one micro-batch. */
   readonly gradientSum: GradientSum | null;
-  /** Adds the loss of a micro-batch to the metrics; null where the update does. */
+  /** Adds the loss of a micro-batch to the metrics; null if the update does. */
   readonly mean: Plan | null;
   /** Puts the masks back that a step of kind "masks" replaced. */
   readonly restoreMasks: Plan;

@@ -13,7 +13,7 @@ export interface UndecidedUnits {
   readonly value: number;
 }
 
-/** Measures log α at the end of the pruning stage; null where masks are not learned, or a script may have set β and noise. */
+/** Measures log α at the end of the pruning stage; null if masks are not learned, or a script may have set β and noise. */
 export function undecidedUnits(
   table: Pick<UnitTable, "count">,
   logAlpha: ArrayLike<number>,

@@ -153,7 +153,7 @@ function countRows(rows: readonly Row[], { tokenizer }: { readonly tokenizer: To
   return counts;
 }
 
-/** The tokens of a row; null where it cannot be encoded, which the run itself refuses or counts. */
+/** The tokens of a row; null if it cannot be encoded, which the run itself refuses or counts. */
 function encodedOrNull(
   row: Row,
   index: number,

@@ -79,7 +79,7 @@ function utf8(text: string): number[] {
   return [...new TextEncoder().encode(text)];
 }
 
-/** The bytes that an entry stands for, as SentencePiece (`<0xE2>`) and GPT-2 (a character for each) write them; null where it is neither. */
+/** The bytes that an entry stands for, as SentencePiece (`<0xE2>`) and GPT-2 (a character for each) write them; null if it is neither. */
 function entryBytes(entry: string): readonly number[] | null {
   const digits = /^<0x([0-9A-Fa-f]{2})>$/.exec(entry)?.[1];
   if (digits !== undefined) return [parseInt(digits, 16)];

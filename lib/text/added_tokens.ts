@@ -7,9 +7,9 @@ import { tokenText } from "./tokenizer_json.ts";
 export interface OtherFiles {
   /** Content of tokenizer_config.json. */
   readonly config: Json;
-  /** Content of special_tokens_map.json; null where it is not read. */
+  /** Content of special_tokens_map.json; null if it is not read. */
   readonly map: Json | null;
-  /** Content of added_tokens.json; null where it is not read. */
+  /** Content of added_tokens.json; null if it is not read. */
   readonly added: Json | null;
 }
 
@@ -98,7 +98,7 @@ function specialTokens({ config, map }: OtherFiles): Map<string, Json> {
   return tokens;
 }
 
-/** The further special tokens of a file, by the name of transformers 5 or else of 4; null where it names none. */
+/** The further special tokens of a file, by the name of transformers 5 or else of 4; null if it names none. */
 function furtherTokens(settings: Json): unknown[] | null {
   const lists = ["extra_special_tokens", "additional_special_tokens"].map((key): unknown[] => {
     const value = settings[key];

@@ -10,7 +10,7 @@ const TURNS: readonly ChatMessage[] = [
 /** Conversations that show the fixed text of a template. The first that the template accepts is used. */
 const CHATS: readonly (readonly ChatMessage[])[] = [[{ role: "system", content: "Be brief." }, ...TURNS], TURNS];
 
-/** A conversation in the tokenizer's template; empty where it takes none. */
+/** A conversation in the tokenizer's template; empty if it takes none. */
 export function sampleChat(tokenizer: Tokenizer): string {
   for (const messages of tokenizer.chatTemplate === null ? [] : CHATS) {
     try {

@@ -38,11 +38,11 @@ export interface Tokenizer {
   isSpecial(id: number): boolean;
   /** Highest id + 1. A model's embedding may have more rows. */
   readonly vocabSize: number;
-  /** Token that begins a text; null where the config names none. */
+  /** Token that begins a text; null if the config names none. */
   readonly bosId: number | null;
-  /** Token that ends a text; null where the config names none. */
+  /** Token that ends a text; null if the config names none. */
   readonly eosId: number | null;
-  /** Token that fills batches; null where the config names none. */
+  /** Token that fills batches; null if the config names none. */
   readonly padId: number | null;
   /** Ids that `addSpecial` puts before a text. */
   readonly leading: readonly number[];
@@ -148,7 +148,7 @@ export function createTokenizer(json: Json, parts: TokenizerParts): Tokenizer {
  * Reads the tokenizer of a Hugging Face folder: tokenizer.json, tokenizer_config.json, special_tokens_map.json, added_tokens.json,
  * chat_template.jinja and additional_chat_templates. As in transformers the map goes before the config, unless that has `added_tokens_decoder`, as
  * newer ones do; added_tokens.json counts only without it, too. Tokens that tokenizer.json lacks are in the tokenizer's `json`.
- * Without a tokenizer.json, vocab.json and merges.txt are read as GPT-2's. Gives null where there are neither.
+ * Without a tokenizer.json, vocab.json and merges.txt are read as GPT-2's. Gives null if there are neither.
  *
  * @throws CompressoError("input") if a file is broken, and as {@link withAddedTokens}.
  */

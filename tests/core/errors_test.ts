@@ -92,4 +92,11 @@ Deno.test("an error with another place, what or fix keeps its code, value and op
     value: "0",
     fix: "stop",
   });
+  // Spelled for good: no front spells them again.
+  const spelled = error.with({ code: "mismatch", at: "cell 2", spell: (path) => `<${path}>` });
+  assert.equal(spelled.code, "mismatch");
+  assert.equal(spelled.parts.fix, "set <skipBroken>");
+  assert.equal(spelled.cause, error);
+  assert.ok(spelled.parts.what.endsWith(", cell 2"), spelled.message);
+  assert.deepEqual(spelled.partsAs((path) => `--${path}`), spelled.parts);
 });

@@ -43,7 +43,7 @@ export type Measurement =
     readonly choices:
       | { readonly accuracy: number; readonly correct: number; readonly right: readonly boolean[] }
       | null;
-    /** Null where no answers are generated. */
+    /** Null if no answers are generated. */
     readonly answers: { readonly exactMatch: number; readonly exact: readonly boolean[] } | null;
   }
   | { readonly kind: "tasks"; readonly result: EvaluateResult }

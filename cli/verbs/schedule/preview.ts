@@ -34,7 +34,7 @@ export interface OuterPreview {
   readonly steps: number;
   /** The steps up to the end. */
   readonly points: readonly OuterPoint[];
-  /** The step before which the schedule ends the stage; null where it does not. */
+  /** The step before which the schedule ends the stage; null if it does not. */
   readonly endsBefore: number | null;
 }
 
@@ -53,7 +53,7 @@ export interface Preview {
   readonly points: readonly PreviewPoint[];
   /** The last stage, where the schedule steers it; else null. */
   readonly postfinetune: OuterPreview | null;
-  /** The step before which the schedule ends the stage; null where it does not. */
+  /** The step before which the schedule ends the stage; null if it does not. */
   readonly endsBefore: number | null;
 }
 

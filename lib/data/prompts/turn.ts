@@ -58,7 +58,7 @@ export function turnShape(tokenizer: Tokenizer): TurnShape {
 }
 
 /**
- * Where an answer is learned, from the text that asks for it and the text once it is there; null where these begin
+ * Where an answer is learned, from the text that asks for it and the text once it is there; null if these begin
  * differently.
  *
  * At inference the model continues after the whole generation prompt. Some generation prompts open the thoughts, while
@@ -106,7 +106,7 @@ function holds(text: string, said: string, from: number): boolean {
   return reaches(packed(text), packed(said), packed(text.slice(0, from)).length);
 }
 
-/** An answer without the opening of its thoughts; null where it does not begin with that. */
+/** An answer without the opening of its thoughts; null if it does not begin with that. */
 function withoutOpening(content: string, opened: string): string | null {
   const mark = trim(opened), said = trimStart(content);
   if (!said.startsWith(mark)) return null;

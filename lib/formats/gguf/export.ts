@@ -302,7 +302,7 @@ function factorOf({ spec }: WeightSource, { canonical, arch }: ExportedTensor): 
   return canonical === name ? (spec.scales?.attention ?? spec.headDim ** -0.5) / arch.attentionScale(spec) : 1;
 }
 
-/** The blocks of a quantised tensor as its file has them; null where they have another type or were changed. */
+/** The blocks of a quantised tensor as its file has them; null if they have another type or were changed. */
 async function storedData(source: WeightSource, tensor: ExportedTensor): Promise<Uint8Array<ArrayBuffer> | null> {
   const { canonical, type, added } = tensor;
   if (added || TENSOR_FORMATS[type].block === 1 || source.storedDtype(canonical) !== type) return null;

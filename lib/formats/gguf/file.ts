@@ -15,7 +15,7 @@ export interface GgufFile extends GgufHeader {
   readTensor(name: string, rows?: RowRange): Promise<Float32Array<ArrayBuffer>>;
   /** The same as the bytes of the file: in the beginning of `into` if that is large enough. */
   readTensorStored(name: string, rows?: RowRange, into?: Uint8Array<ArrayBuffer>): Promise<Uint8Array<ArrayBuffer>>;
-  /** The same as codes of at most `bits` bits; null where the tensor has no blocks of 32 values with such codes. */
+  /** The same as codes of at most `bits` bits; null if the tensor has no blocks of 32 values with such codes. */
   readTensorBlocks(name: string, options: BlockOptions): Promise<QuantRows | null>;
 }
 

@@ -7,7 +7,7 @@ export const LEAST: number = fround(1e-15);
 /** What one block is worked out in. */
 export interface Work {
   readonly values: Float32Array;
-  /** Importance of the columns, which repeat; null where all values count alike. */
+  /** Importance of the columns, which repeat; null if all values count alike. */
   readonly importance: Float32Array | null;
   /** Of all values of the block. */
   readonly codes: Int8Array;

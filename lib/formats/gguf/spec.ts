@@ -209,7 +209,7 @@ function biasesOf(
 }
 
 /**
- * The window, undefined where it is no shorter than the context, and which layers slide: a list, or a number n for all
+ * The window, undefined if it is no shorter than the context, and which layers slide: a list, or a number n for all
  * but each n-th. llama.cpp gives only architectures with `windows` a window.
  */
 function windowsOf(

@@ -5,7 +5,7 @@ import type { FileSystem } from "../../files/system.ts";
 /** Files of a folder that hold a licence. */
 const LICENSE_FILES = ["LICENSE", "LICENSE.txt", "LICENSE.md"] as const;
 
-/** What a folder's card and licence file say; nothing where they cannot be read, as no computation needs them. */
+/** What a folder's card and licence file say; nothing if they cannot be read, as no computation needs them. */
 export async function hfProvenance(files: FileSystem, folder: string): Promise<Provenance> {
   const read = (name: string): Promise<string | null> => files.text(`${folder}/${name}`).catch(() => null);
   const card = await read("README.md");

@@ -20,7 +20,7 @@ export function keyError(
   });
 }
 
-/** The value at a path of keys in parsed JSON, undefined where there is none. */
+/** The value at a path of keys in parsed JSON, undefined if there is none. */
 export function valueAt(json: unknown, keys: readonly PropertyKey[]): unknown {
   return keys.reduce<unknown>(
     (value, key) => typeof value === "object" && value !== null ? Reflect.get(value, key) : undefined,

@@ -36,7 +36,7 @@ export interface PackedTensor {
   readonly shape: readonly number[];
   /** Canonical tensors whose rows it holds, and their rows. */
   readonly parts: readonly { readonly name: string; readonly rows: number }[];
-  /** Rows of a part that stand together before those of the next one (a head); null where all do. */
+  /** Rows of a part that stand together before those of the next one (a head); null if all do. */
   readonly block: number | null;
   /** Whether it is stored [in, out]. */
   readonly transposed: boolean;

@@ -21,7 +21,7 @@ export interface PeftConfig {
   readonly dropout: number;
   /** Where the base model came from. */
   readonly baseModel: string | null;
-  /** Whether PEFT puts LoRA on this module of a layer; null where a regular expression decides, so that only the tensors can tell. */
+  /** Whether PEFT puts LoRA on this module of a layer; null if a regular expression decides, so that only the tensors can tell. */
   expects(module: string, layer: number): boolean | null;
   /** Rank of a module. */
   rankOf(module: string): number;

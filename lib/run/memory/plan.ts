@@ -44,7 +44,7 @@ export interface MemoryPlan {
   readonly stages: { readonly weights: number; readonly training: number; readonly verification: number };
   /** The largest storage buffer, and the size that the adapter allows for one. */
   readonly largestBuffer: { readonly label: string; readonly bytes: number; readonly limit: number };
-  /** What the adapter's limits refuse; empty where the run can start. */
+  /** What the adapter's limits refuse; empty if the run can start. */
   readonly excesses: readonly ErrorParts[];
 }
 

@@ -48,7 +48,7 @@ export interface Alarm {
   readonly step: number;
   /** What the run did about it. */
   readonly action: AlarmAction;
-  /** Step that the run went back to; null where it did not. */
+  /** Step that the run went back to; null if it did not. */
   readonly restored: number | null;
   /** What was seen: the value and its threshold. */
   readonly message: string;

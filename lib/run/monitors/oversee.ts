@@ -37,7 +37,7 @@ export interface Oversight extends LookSteps {
 
 /** What the monitors see of a step. */
 export interface Seen {
-  /** Null where only the masks are looked at. */
+  /** Null if only the masks are looked at. */
   readonly record: StepRecord | null;
   readonly look: MaskLook | null;
   /** The cause of numbers that are not finite. */

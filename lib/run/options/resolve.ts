@@ -49,7 +49,7 @@ export interface Written extends Pick<ExportOptions, "ggufDtype" | "dtype" | "fo
 }
 
 /**
- * Fills in defaults. Sparsity is 0 where a size is given: `sizeGoal` finds it. Without `spec` the length of the model's
+ * Fills in defaults. Sparsity is 0 if a size is given: `sizeGoal` finds it. Without `spec` the length of the model's
  * context is not checked, widths are not aligned by default, and layout and units are the usual ones.
  *
  * @throws CompressoError("usage") for options that do not exist, values out of range and options that do not go together.

@@ -98,7 +98,7 @@ export const DECIDING_PATHS: readonly OptionPath[] = OPTION_PATHS.filter((path) 
 });
 
 /**
- * Name of an option on the command line and in experiments; null where only programs have it.
+ * Name of an option on the command line and in experiments; null if only programs have it.
  *
  * @internal
  */
@@ -107,7 +107,7 @@ export type NameOf<P extends OptionPath> = typeof OPTION_TABLE[P] extends { read
 /** Value of an option as it is written on the command line, parsed, and in experiments. */
 export type WrittenValue<P extends OptionPath> = ValueOf<typeof OPTION_TABLE[P]>;
 
-/** Name of an option on the command line and in experiments, in camel case; null where only programs have it. */
+/** Name of an option on the command line and in experiments, in camel case; null if only programs have it. */
 export function nameOf(path: OptionPath): string | null {
   const { name } = entryOf(path);
   return name === undefined ? path : name;

@@ -1,4 +1,5 @@
 // Runs the command line within this process or as a process, with temporary folders and broken models.
+import "../../pooled_gpu.ts";
 import assert from "node:assert/strict";
 import { main } from "../../../cli/main.ts";
 import type { ErrorJson } from "../../../cli/terminal/error.ts";

@@ -15,7 +15,7 @@ import type { ExportFormat } from "../../lib/slice/export_options.ts";
 import { MODEL_TEXT, verb } from "../command.ts";
 import { checkImatrix, importanceOn } from "../imatrix.ts";
 import { fetchInputs, modelName } from "../hub.ts";
-import { FORMATS, ggufDtypeFor } from "../../lib/slice/export_options.ts";
+import { checkUsed, FORMATS, ggufDtypeFor } from "../../lib/slice/export_options.ts";
 import { stderrProgress } from "../terminal/progress.ts";
 import { watchInterrupt } from "../terminal/interrupt.ts";
 import { formatCount, note, print, printJson } from "../terminal/output.ts";
@@ -36,6 +36,11 @@ const FLAGS = {
   },
   dtype,
   ggufDtype,
+  ggufSize: {
+    type: "bytes",
+    help:
+      "largest size of the GGUF in bytes, such as 700M (powers of 1024): each matrix has the type with which the errors of all are least",
+  },
   ggufImatrix: {
     type: "value",
     placeholder: "file",
@@ -65,16 +70,18 @@ export function exportVerb(): CommandUnknownOpts {
       "export runs/demo/model --out runs/padded --layout padded",
       "export path/to/model --out out --gguf-dtype q8_0 --formats gguf",
       "export path/to/model --out out --gguf-dtype q4_k_m --gguf-imatrix texts.jsonl --formats gguf",
+      "export path/to/model --out out --gguf-size 700M --formats gguf",
       "export path/to/model --adapter path/to/adapter --out merged",
     ],
   }).argument("<model>", MODEL_TEXT);
   return addFlags(command, FLAGS).action(async (path: string, options: Flags) => {
-    const { out, layout, dtype, ggufDtype, ggufImatrix, adapter, formats, overwrite, json } = options;
+    const { out, layout, dtype, ggufDtype, ggufSize, ggufImatrix, adapter, formats, overwrite, json } = options;
     using progress = stderrProgress();
     using interrupt = watchInterrupt();
     interrupt.start();
     const folder = required(out, "--out");
     checkTypes(formats, { dtype, ggufDtype });
+    checkUsed({ formats, ggufDtype, ggufSize });
     checkImatrix(formats, ggufImatrix);
     await refuseFile(folder);
     await fetchInputs({ model: [path], data: [ggufImatrix], adapter: [adapter] }, { signal: interrupt.signal });
@@ -97,7 +104,9 @@ export function exportVerb(): CommandUnknownOpts {
       layout,
       dtype: dtype ?? "f16",
       // As the model is, not its weights with an adapter.
-      ...(formats.includes("gguf") ? { ggufDtype: ggufDtypeFor(source, { ggufDtype: ggufDtype ?? "auto" }) } : {}),
+      ...(formats.includes("gguf") && ggufSize === undefined
+        ? { ggufDtype: ggufDtypeFor(source, { ggufDtype: ggufDtype ?? "auto" }) }
+        : { ggufSize }),
       ggufImportance,
       formats,
       tokenizer,
@@ -122,7 +131,7 @@ export function exportVerb(): CommandUnknownOpts {
         );
         if (zeros > 0) note("compresso: prune --layout uniform makes layers alike without zeros");
       }
-      if (result.ggufDtype) print(`GGUF        ${result.ggufDtype}`);
+      if (result.ggufDtype) print(`GGUF        ${ggufLine(result)}`);
       for (const line of exportLines(result)) print(line);
     }
     if (!tokenizer) {
@@ -134,6 +143,12 @@ export function exportVerb(): CommandUnknownOpts {
     for (const removed of result.removed) note(`compresso: removed ${removed}, which belonged to an earlier export`);
     for (const line of fallbackLines(result.fellBack.length)) note(line);
   });
+}
+
+/** The type of the matrices, or how many have each type. */
+function ggufLine({ ggufDtype, ggufTypes }: Pick<ExportResult, "ggufDtype" | "ggufTypes">): string {
+  if (!ggufTypes) return ggufDtype ?? "";
+  return `matrices: ${Object.entries(ggufTypes).map(([type, count]) => `${count} ${type}`).join(", ")}`;
 }
 
 /** Refuses the type of a file that is not written. */

@@ -5,6 +5,7 @@ import { holdThreads } from "../core/threads.ts";
 import { type FileSystem, isThere, type Staged } from "../files/system.ts";
 import { ggufArch, slidingWindows } from "../formats/gguf/architecture.ts";
 import { stageGguf } from "../formats/gguf/export.ts";
+import { fitTypes } from "../formats/gguf/fit_types.ts";
 import { blockOf, type GgufWriteType } from "../formats/gguf/mixes.ts";
 import { modelfile, type ModelfileInput } from "../formats/gguf/modelfile.ts";
 import { ggufTokenizerMetadata } from "../formats/gguf/tokenizer_export.ts";
@@ -40,8 +41,10 @@ export interface ExportResult {
    * norm and one head or FFN column of zeros for each layer without that part.
    */
   readonly parameters: number;
-  /** Type of the matrices in the GGUF; null without a GGUF. */
+  /** Type of the matrices in the GGUF; with `ggufSize` the type that most of them are like. Null without a GGUF. */
   readonly ggufDtype: GgufWriteType | null;
+  /** Matrices of each type in a GGUF whose types were chosen for `ggufSize`, those of most first; null otherwise. */
+  readonly ggufTypes: Readonly<Record<string, number>> | null;
   /**
    * GGUF names of matrices stored as f16 instead of a block type, because their rows are not a multiple of 32 values.
    */
@@ -80,7 +83,7 @@ export async function stageModel(
   checkUsed(options);
   const { layout = "compact", dtype = "f16", tokenizer, replace = false, signal, onProgress } = options;
   const living = shallow(source), laidOut = layout === "padded" ? padded(living) : living, { spec } = laidOut;
-  const ggufDtype = ggufDtypeFor(source, options);
+  const ggufSize = options.ggufSize ?? null;
   if (layout === "uniform") checkUniform(spec);
   const paths = { hf: `${outDir}/model`, gguf: `${outDir}/model.gguf` }, ollama = `${outDir}/Modelfile`;
   // Everything that can be refused is checked before anything is written.
@@ -89,11 +92,19 @@ export async function stageModel(
   // An existing file at this path is from another model and would otherwise stay with the new export.
   if (!replace) { for (const { format, error } of skipped) await refuseStale(files, paths[format], error); }
 
-  const importance = metadata && blockOf(ggufDtype) > 1 ? await options.ggufImportance?.(laidOut, signal) : undefined;
+  const isQuantised = ggufSize !== null || blockOf(ggufDtypeFor(source, options)) > 1;
+  const importance = metadata && isQuantised ? await options.ggufImportance?.(laidOut, signal) : undefined;
   const name = options.name, { licenseText } = provenance ?? {};
   const card = { "README.md": modelCard({ spec, name, provenance, run }) };
   const texts = licenseText === undefined ? card : { ...card, LICENSE: licenseText };
   const generation = options.generation ?? keptGeneration(source);
+  const fitted = metadata && ggufSize !== null
+    ? await fitTypes(laidOut, {
+      ...{ most: ggufSize, tokenizerMetadata: metadata, name, importance, provenance },
+      ...signal ? { signal } : {},
+    })
+    : null;
+  const ggufDtype = fitted?.like ?? ggufDtypeFor(source, options);
   const { folder, file, owned } = await stageTogether(laidOut, {
     signal,
     onProgress,
@@ -104,7 +115,8 @@ export async function stageModel(
       })),
     file: metadata && ((weights, stop) =>
       stageGguf(weights, paths.gguf, {
-        ...{ dtype: ggufDtype, tokenizerMetadata: metadata, name, importance, provenance, files, ...stop },
+        ...{ dtype: ggufDtype, types: fitted?.types, tokenizerMetadata: metadata, name, importance, provenance },
+        ...{ files, ...stop },
       })),
   });
   const loadableBy = [
@@ -128,6 +140,7 @@ export async function stageModel(
       modelfile: recipe && ollama,
       parameters: parameterCount(folder ? withBiases(spec, writtenBiases(spec)) : spec),
       ggufDtype: file && ggufDtype,
+      ggufTypes: file && fitted && fitted.counts,
       fellBack: file?.result.fellBack ?? [],
       loadableBy,
       skipped,

@@ -28,6 +28,11 @@ export interface ExportOptions {
    */
   readonly ggufDtype?: GgufDtype | undefined;
   /**
+   * Bytes of the GGUF at most, in place of `ggufDtype`: each matrix then has the type with which the errors of all are
+   * least, see `fitTypes`. Default: the types of `ggufDtype`.
+   */
+  readonly ggufSize?: number | undefined;
+  /**
    * Measures how much errors of each column matter in a quantised GGUF, on the weights as written; see
    * `measureImportance`. Called once, if there are matrices to quantise. Default: only the weights decide.
    */
@@ -121,6 +126,8 @@ export function ggufDtypeFor(
   return ggufDtype === undefined ? dtype : "f16";
 }
 
+const BYTES = { type: "bytes" } as const;
+
 const BOTH = {
   layout: true,
   dtype: true,
@@ -131,8 +138,8 @@ const BOTH = {
   replace: "switch",
   signal: true,
   onProgress: true,
-} satisfies Omit<NamesOf<ExportOptions>, "tokenizer" | "ggufImportance">;
-const EXPORT_NAMES: NamesOf<ExportOptions> = { ...BOTH, tokenizer: true, ggufImportance: true };
+} satisfies Omit<NamesOf<ExportOptions>, "tokenizer" | "ggufSize" | "ggufImportance">;
+const EXPORT_NAMES: NamesOf<ExportOptions> = { ...BOTH, tokenizer: true, ggufSize: BYTES, ggufImportance: true };
 
 /** Names of the options of `PruneSession.export`. */
 const SESSION_EXPORT_NAMES: NamesOf<SessionExportOptions> = {
@@ -191,8 +198,8 @@ function checkExportWords({ layout, formats, dtype, ggufDtype }: Partial<ExportO
  * @throws CompressoError("usage") for options for a file that is not written.
  */
 export function checkUsed(
-  { formats = FORMATS, ggufDtype, generation, saveAdapter = false, ggufImatrix = false }:
-    & Pick<Partial<ExportOptions>, "formats" | "ggufDtype" | "generation">
+  { formats = FORMATS, ggufDtype, ggufSize, generation, saveAdapter = false, ggufImatrix = false }:
+    & Pick<Partial<ExportOptions>, "formats" | "ggufDtype" | "ggufSize" | "generation">
     & Pick<SessionExportOptions, "saveAdapter" | "ggufImatrix">,
 ): void {
   const unused = (option: string, file: string): CompressoError =>
@@ -202,6 +209,15 @@ export function checkUsed(
       fix: "leave it out, or add that format",
     });
   if (ggufDtype !== undefined && !formats.includes("gguf")) throw unused("ggufDtype", "the GGUF");
+  if (ggufSize !== undefined && !formats.includes("gguf")) throw unused("ggufSize", "the GGUF");
+  if (ggufSize !== undefined && ggufDtype !== undefined && ggufDtype !== "auto") {
+    refuse("usage", "cannot choose the types of a GGUF for a size", {
+      rule: "ggufSize chooses the type of each matrix, ggufDtype sets them all",
+      value: ggufDtype,
+      fix: "give one of them",
+      option: "ggufSize",
+    });
+  }
   if (ggufImatrix && !formats.includes("gguf")) throw unused("ggufImatrix", "the GGUF");
   if (generation !== undefined && !formats.includes("hf") && !saveAdapter) {
     throw unused("generation", "the folder (hf)");

@@ -164,3 +164,27 @@ Deno.test("a model without a tokenizer goes through a GGUF and back, for token i
     await assertSameWeights(source, await openWeights(await modelPath("demo")));
   }
 });
+
+Deno.test("export --gguf-size writes a GGUF of at most so many bytes, and refuses fewer than there can be", async () => {
+  using folder = new TemporaryFolder();
+  const args = ["export", "demo", "--formats", "gguf", "--out", folder.at("out")], most = 900 * 1024;
+  const { code, stdout, stderr } = await cli([...args, "--gguf-size", "900K"]);
+  assert.equal(code, 0, stderr);
+  const { size } = await Deno.stat(folder.at("out/model.gguf"));
+  assert.ok(size <= most && size >= 0.99 * most, `${size} of ${most}`);
+  // More than one type was chosen.
+  assert.match(stdout, /\d+ q\d\S*, \d+ /);
+  const other = [...args.slice(0, -1), folder.at("other")];
+  await refused([...other, "--gguf-size", "20K"], "input", {
+    option: "--gguf-size",
+    value: 20 * 1024,
+    names: "--gguf-size",
+  });
+  await refused([...other, "--gguf-size", "900K", "--gguf-dtype", "q8_0"], "usage", {
+    option: "--gguf-size",
+    value: "q8_0",
+  });
+  const folderOnly = other.map((word) => word === "gguf" ? "hf" : word);
+  await refused([...folderOnly, "--gguf-size", "900K"], "usage", { names: "ggufSize" });
+  assert.ok(!folder.has("other"));
+});

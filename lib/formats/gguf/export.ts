@@ -56,6 +56,11 @@ export interface GgufExportOptions {
    * if it is not a multiple of 32 either, to f16.
    */
   readonly dtype: GgufWriteType;
+  /**
+   * Types of single matrices in place of these rules, by canonical name; of a fused matrix by the name of its first
+   * part. See `fitTypes`.
+   */
+  readonly types?: ReadonlyMap<string, GgufTensorType> | undefined;
   /** Name of the architecture; `auto` (default) for the first that holds the model, see {@link ggufArch}. */
   readonly arch?: string;
   /** `tokenizer.*` entries, written as they are. */
@@ -103,6 +108,29 @@ export function ggufFileBytes(spec: DecoderSpec, options: GgufExportOptions): nu
   return ggufBytes(contentOf({ spec, read, storedDtype: read }, options).content);
 }
 
+/** A matrix of the file: the canonical tensors in it, and its shape. */
+export interface GgufMatrix {
+  readonly parts: readonly string[];
+  readonly shape: readonly number[];
+}
+
+/** The matrices whose types can be chosen, in the order of the file: all but routers and learned positions. */
+export function ggufMatrices(spec: DecoderSpec, arch: GgufArch): GgufMatrix[] {
+  const whole = { ...spec, layers: arch.uneven?.(spec.layers) ?? spec.layers }, shapes = tensorShapes(whole);
+  const fused = fusedTensors(whole, arch.fused ?? []);
+  return [...matrixTypes("f16", whole, { shapes, fusesQkv: false }).keys()].flatMap((name): GgufMatrix[] => {
+    const tensor = fused.get(name), parts = tensor?.parts.map((part) => part.name) ?? [name];
+    return parts[0] === name ? [{ parts, shape: tensor?.shape ?? shapes.get(name) ?? [] }] : [];
+  });
+}
+
+/** The type of blocks in which the file of a source has a tensor, and in which an export copies them; null for none. */
+export async function copiedType(source: WeightSource, canonical: string, arch: GgufArch): Promise<string | null> {
+  const type = source.storedDtype(canonical);
+  if (factorOf(source, { canonical, arch }) !== 1) return null;
+  return await source.readStored?.(canonical, { start: 0, count: 1 }) ? type : null;
+}
+
 function contentOf(
   source: WeightSource,
   options: GgufExportOptions,
@@ -122,8 +150,9 @@ function contentOf(
     const whole = fused.get(canonical), parts = whole?.parts.map((part) => part.name) ?? [canonical];
     // A fused tensor takes the place of its first part.
     if (parts[0] !== canonical) continue;
-    const name = whole ? fusedGgufName(whole) : gguf.name, type = choice?.type ?? "f32";
-    if (choice?.type === "f16" && choice.wanted !== "f16") fellBack.push(name);
+    const name = whole ? fusedGgufName(whole) : gguf.name, given = options.types?.get(canonical);
+    const type = given ?? choice?.type ?? "f32";
+    if (!given && choice?.type === "f16" && choice.wanted !== "f16") fellBack.push(name);
     tensors.push({
       name,
       type,
@@ -296,7 +325,10 @@ interface ExportedTensor {
 }
 
 /** llama.cpp derives the scale of q·k from the shape. Any remaining factor is multiplied into q's norm, or into q. */
-function factorOf({ spec }: WeightSource, { canonical, arch }: ExportedTensor): number {
+function factorOf(
+  { spec }: WeightSource,
+  { canonical, arch }: Pick<ExportedTensor, "canonical" | "arch">,
+): number {
   if (!arch.attentionScale) return 1;
   const layer = layerOf(canonical), name = spec.qkNorm ? headNormName(layer, "q") : projectionName(layer, "q");
   return canonical === name ? (spec.scales?.attention ?? spec.headDim ** -0.5) / arch.attentionScale(spec) : 1;

@@ -33,15 +33,21 @@ export function guideBlocks(page: string, options: { quick: boolean }): string[]
 }
 
 /** The files that a page shows, by their paths: blocks such as "ts mine/plateau.ts". */
-function guideFiles(page: string): [path: string, text: string][] {
+export function guideFiles(page: string): [path: string, text: string][] {
   const text = Deno.readTextFileSync(join(ROOT, "docs/guide", page));
   return [...text.matchAll(/^```(?:ts|json) (\S+)\n([\s\S]*?)^```$/gm)].map((
     [, path = "", block = ""],
   ) => [path, block]);
 }
 
-/** Runs the marked blocks of a page with bash, where `compresso` is this checkout's program. */
-export async function runGuide(page: string, options: { quick: boolean }): Promise<GuideRun> {
+/**
+ * Runs the marked blocks of a page with bash, where `compresso` is this checkout's program. With `typesAreChecked`,
+ * `deno check` passes at once: each check reads the whole toolkit, and a test checks the files of all pages together.
+ */
+export async function runGuide(
+  page: string,
+  options: { readonly quick: boolean; readonly typesAreChecked?: boolean },
+): Promise<GuideRun> {
   const blocks = guideBlocks(page, options);
   const folder = await Deno.makeTempDir({ prefix: "guide_" });
   try {
@@ -49,6 +55,10 @@ export async function runGuide(page: string, options: { quick: boolean }): Promi
     const launcher = `#!/bin/sh\nexec "${Deno.execPath()}" run -A "${join(ROOT, "cli/main.ts")}" "$@"\n`;
     await Deno.mkdir(join(folder, "bin"));
     await Deno.writeTextFile(join(folder, "bin/compresso"), launcher, { mode: 0o755 });
+    if (options.typesAreChecked) {
+      const deno = `#!/bin/sh\n[ "$1" = check ] || exec "${Deno.execPath()}" "$@"\n`;
+      await Deno.writeTextFile(join(folder, "bin/deno"), deno, { mode: 0o755 });
+    }
     for (const [path, text] of guideFiles(page)) {
       await Deno.mkdir(dirname(join(folder, path)), { recursive: true });
       await Deno.writeTextFile(join(folder, path), text);

@@ -1,6 +1,6 @@
 // How every verb is declared: name, help with examples, and what wrong use is answered with.
 import { Command } from "./packages.ts";
-import { basename, relative } from "node:path";
+import { basename, join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
 import { textBelow, VerbHelp } from "./terminal/help.ts";
 import { writeError, writeResult } from "./terminal/output.ts";
@@ -37,10 +37,9 @@ export function calledWords(): readonly string[] {
   return words;
 }
 
-/** The program as it was called now: its path from the current folder, where that is shorter, or its address. */
-export function programAsRun(): string {
-  if (IS_FROM_NPM || isLauncher()) return PROGRAM;
-  const main = new URL(Deno.mainModule);
+/** The program as the user can call it here: its launcher, or its path from the current folder, where that is shorter, or its address. */
+export function programAsRun(main = new URL(Deno.mainModule)): string {
+  if (IS_FROM_NPM || isLauncher() || hasLauncher(main)) return PROGRAM;
   if (main.protocol !== "file:") return `deno run -A ${shellWord(main.href)}`;
   const path = fileURLToPath(main), near = relative(Deno.cwd(), path);
   return `deno run -A ${shellWord(near.length < path.length ? near : path)}`;
@@ -51,6 +50,27 @@ function isLauncher(): boolean {
   const { state } = Deno.permissions.querySync({ name: "env", variable: "_" });
   return state === "granted" && basename(Deno.env.get("_") ?? "") === PROGRAM;
 }
+
+/**
+ * Whether a folder of PATH has the launcher that `deno install` wrote for this program. Programs that start others, such
+ * as timeout, setsid, nohup, systemd and Slurm, leave another `_`.
+ */
+function hasLauncher({ href }: URL): boolean {
+  if (Deno.permissions.querySync({ name: "env", variable: "PATH" }).state !== "granted") return false;
+  const isWindows = Deno.build.os === "windows", name = isWindows ? `${PROGRAM}.cmd` : PROGRAM;
+  return (Deno.env.get("PATH") ?? "").split(isWindows ? ";" : ":").some((folder) => {
+    const path = join(folder, name);
+    if (folder === "" || Deno.permissions.querySync({ name: "read", path }).state !== "granted") return false;
+    try {
+      return Deno.statSync(path).size < MOST_LAUNCHER && Deno.readTextFileSync(path).includes(href);
+    } catch {
+      return false;
+    }
+  });
+}
+
+/** Bytes of a launcher at most; it is a script of a few lines. */
+const MOST_LAUNCHER = 8192;
 
 /** A word as a shell takes it. */
 export function shellWord(word: string): string {

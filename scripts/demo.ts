@@ -7,6 +7,8 @@ import { encodeChoices, scoreChoices } from "../lib/eval/mod.ts";
 import { demoData, loadModelFrom } from "../lib/model/mod.ts";
 import { CompressoError } from "../lib/core/errors.ts";
 import { exists } from "../lib/files/exists.ts";
+import { originOf } from "../lib/run/origin.ts";
+import { programAsRun } from "../cli/command.ts";
 import { CALIBRATION_FILE, presentFiles, RECORDS_FILE } from "../lib/run/folder.ts";
 
 const SPARSITY = 0.3;
@@ -63,6 +65,7 @@ async function demo(out: string): Promise<void> {
 
   // Compresso: fine-tune, prune under a cubic schedule, fine-tune.
   const { rows } = await readRows(demoData("train"));
+  const origin = await originOf({ model: "demo", data: demoData("train"), calibration: null });
   let quarter = 0, lastAt = 0;
   const summary = await pruneToFolder(dense, {
     rows,
@@ -76,7 +79,7 @@ async function demo(out: string): Promise<void> {
     rates: { lora: 2e-3 },
     out,
     // A folder of the user's own keeps what is in it.
-    export: { replace: given === undefined },
+    export: { replace: given === undefined, origin },
     onCalibration: (share) => {
       if (Math.floor(4 * share) <= quarter) return;
       quarter = Math.floor(4 * share);
@@ -110,6 +113,7 @@ async function demo(out: string): Promise<void> {
       `${row.input}\n  ${answer.trim()} (${answer.trim() === row.output ? "right" : `right: ${row.output}`})`,
     );
   }
-  console.log(`\nAsk it yourself: deno run -A cli/main.ts chat ${out}/model`);
-  console.log(`See the run:     deno run -A cli/main.ts report ${out}`);
+  const program = programAsRun(new URL("../cli/main.ts", import.meta.url));
+  console.log(`\nAsk it yourself: ${program} chat ${out}/model`);
+  console.log(`See the run:     ${program} report ${out}`);
 }

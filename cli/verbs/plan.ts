@@ -10,15 +10,20 @@ import type { MatrixDtype } from "../../lib/nn/products/matrix.ts";
 import { type MemoryPlan, planMemory } from "../../lib/run/memory/plan.ts";
 import { adviseMemory, changeWords, fits, overMemory } from "../../lib/run/memory/advice.ts";
 import { MEMORY_PARTS, type MemoryPart } from "../../lib/gpu/memory_parts.ts";
-import { checkTogether } from "../../lib/run/options/check.ts";
-import type { ResolvedMemory } from "../../lib/run/options/options.ts";
+import { checkTogether, valueOf } from "../../lib/run/options/check.ts";
+import { forecastRun, measureSpeed } from "../../lib/run/forecast.ts";
+import { learnsBesideCalibration } from "../../lib/run/methods/stages.ts";
+import type { PartSeconds } from "../../lib/run/parts_of_time.ts";
+import { FORMATS } from "../../lib/slice/export_options.ts";
+import type { ResolvedMemory, RunOptions } from "../../lib/run/options/options.ts";
 import { memoryOptionsOf, resolveMemory, withFittingWidths } from "../../lib/run/options/resolve.ts";
 import { choiceLines } from "../../lib/run/options/fitting.ts";
-import { pathsIn } from "../../lib/run/options/table.ts";
+import { type OptionPath, pathsIn } from "../../lib/run/options/table.ts";
 import { sizeGoal, sparsityBase } from "../../lib/run/size_goal.ts";
 import { verb } from "../command.ts";
 import { verifies } from "../hub.ts";
-import { chosenWebgpu } from "../webgpu.ts";
+import { chosenWebgpu, openDeviceHere } from "../webgpu.ts";
+import { forecastLine } from "./prune/time_lines.ts";
 import { windowLine } from "./inspect.ts";
 import { formatBytes, formatCount, print, printJson } from "../terminal/output.ts";
 import { addTableFlags, pruneOptionsOf, type TableFlags } from "../options/table_flags.ts";
@@ -26,9 +31,11 @@ import { addTableFlags, pruneOptionsOf, type TableFlags } from "../options/table
 /** Declares the verb. */
 export function planVerb(): CommandUnknownOpts {
   const command = verb("plan", {
-    description: "Show how much GPU memory `prune` needs with these options. Reads no weights and needs no GPU.",
+    description:
+      "Show how much GPU memory `prune` needs with these options, and with --time how long it takes. Reads no weights; only --time needs a GPU.",
     examples: [
       "plan demo --batch 8",
+      "plan demo --steps 60 --time",
       "plan path/to/config.json --base-dtype q4 --batch 1 --seq 512 --memory-limit 8G",
     ],
   }).argument(
@@ -45,9 +52,10 @@ export function planVerb(): CommandUnknownOpts {
       memoryLimit: "GPU memory that the run must fit into, such as 6G",
     },
   })
+    .option("--time", "measure this device with layers of this shape, and predict the time of a run by its parts")
     .option("--json", "print one JSON object")
-    .action(async (model: string, flags: TableFlags & { readonly json?: true }) => {
-      const { json, memoryLimit, targetParams, baseDtype = "f16" } = flags;
+    .action(async (model: string, flags: TableFlags & { readonly json?: true; readonly time?: true }) => {
+      const { json, time, memoryLimit, targetParams, baseDtype = "f16" } = flags;
       const given = pruneOptionsOf(flags);
       resolveMemory(given);
       checkTogether(given, { paths: ["vocab.size"] });
@@ -67,6 +75,7 @@ export function planVerb(): CommandUnknownOpts {
       const isEnough = fits(plan, budget);
       const advice = isEnough ? [] : await adviseMemory(spec, options, budget);
       const target = targetParams === undefined ? null : targetOf(spec, targetParams, run);
+      const forecast = time && isEnough ? await timeOf(spec, given, { ...run, baseDtype, memoryLimit }) : null;
       if (json) {
         const { adapter: _adapter, ...shown } = options;
         printJson({
@@ -79,6 +88,7 @@ export function planVerb(): CommandUnknownOpts {
           options: shown,
           ...budget,
           target,
+          time: forecast,
           fits: isEnough,
           ...plan,
           advice: advice.map((one) => ({ ...one, change: spelled(changeWords(one.options), spellFlag) })),
@@ -86,10 +96,39 @@ export function planVerb(): CommandUnknownOpts {
       } else {
         const choices = choiceLines(spec, given, run);
         show(model, { spec, adapter, run: { ...run, baseDtype }, choices, memoryLimit, target, plan });
+        if (forecast) print(forecastLine(forecast));
       }
       if (!isEnough) throw overMemory({ ...plan, otherBytes: 0 }, { ...budget, advice });
     });
 }
+
+/** Predicts the time of a run with these options, whose rows are instructions or texts, with all files. */
+async function timeOf(
+  spec: DecoderSpec,
+  given: Partial<RunOptions>,
+  { memoryLimit, ...run }: ResolvedMemory & {
+    readonly baseDtype: MatrixDtype;
+    readonly memoryLimit: number | undefined;
+  },
+): Promise<PartSeconds> {
+  using device = await openDeviceHere({ memoryLimit });
+  const { steps = PLANNED_STEPS } = given, stage = (path: OptionPath): number => Number(valueOf(given, path, steps));
+  const start = valueOf(given, "start") === "constant" ? "constant" : "saliency", prior = stage("rates.prior");
+  return forecastRun(await measureSpeed(device, spec, run), {
+    ...run,
+    steps,
+    rounds: 1,
+    prefinetune: stage("prefinetune"),
+    postfinetune: stage("postfinetune"),
+  }, {
+    formats: FORMATS.length,
+    writesTexts: learnsBesideCalibration({ method: run.method, start, rates: { prior } }),
+    hasText: false,
+  });
+}
+
+/** Steps of the pruning stage, as the default of `prune`. */
+const PLANNED_STEPS = 200;
 
 /** What a number of parameters means for a run with these units. */
 interface Target {

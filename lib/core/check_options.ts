@@ -45,8 +45,16 @@ export function count(least: number, most?: number): ValueRule {
  * @throws CompressoError("usage") with the path of the option, and what was probably meant. `whose` are the options,
  * such as "prune".
  */
-export function checkNames(options: object, names: OptionNames, { whose }: { readonly whose: string }): void {
-  checkPart(options, names, { whose, all: names, path: "" });
+export function checkNames(
+  options: object,
+  names: OptionNames,
+  { whose, others = {} }: {
+    readonly whose: string;
+    /** Names that others have for these options, with the path of each. Default: none. */
+    readonly others?: Readonly<Record<string, string>>;
+  },
+): void {
+  checkPart(options, names, { whose, all: names, path: "", others });
 }
 
 interface Place {
@@ -54,6 +62,8 @@ interface Place {
   readonly all: OptionNames;
   /** Path of the part: empty, or names with a dot after each. */
   readonly path: string;
+  /** Paths of options by names that others have for them. */
+  readonly others: Readonly<Record<string, string>>;
 }
 
 function checkPart(part: unknown, names: OptionNames, place: Place): void {
@@ -70,7 +80,8 @@ function checkPart(part: unknown, names: OptionNames, place: Place): void {
     if (value === undefined) continue;
     const kind = Object.hasOwn(names, name) ? names[name] : undefined;
     if (kind === undefined) {
-      const meant = likeliest(name, known.map((one) => path + one), pathsOf(all));
+      const foreign = Object.hasOwn(place.others, name) ? place.others[name] : undefined;
+      const meant = foreign ?? likeliest(name, known.map((one) => path + one), pathsOf(all));
       refuse("usage", `cannot use the option '${path}${name}'`, {
         rule: `${where} are ${known.join(", ")}`,
         value: `${name}: ${shown(value)}`,

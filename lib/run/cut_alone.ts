@@ -6,6 +6,7 @@ import { encodeRun } from "./data.ts";
 import { exportRun } from "./export_run.ts";
 import { type FinishedRun, sizesOf } from "./finish.ts";
 import type { PruneOptions, ResolvedOptions } from "./options/options.ts";
+import { PartTimer } from "./parts_of_time.ts";
 import { compareQuality, measureQuality, qualityData } from "./quality.ts";
 import type { RunPlatform } from "./session.ts";
 import type { DoneRun } from "./sink/sink.ts";
@@ -23,18 +24,20 @@ export function cutAlone(
     readonly platform: RunPlatform;
   },
 ): DoneRun {
-  const { model, dense, kept } = cut, data = encodeRun(model, resolved, original), startedAt = performance.now();
+  const { model, dense, kept } = cut, startedAt = performance.now(), timer = new PartTimer();
+  const data = encodeRun(model, resolved, original);
   const { hooks = {}, evaluate, signal = new AbortController().signal } = original;
   let finished: FinishedRun | null = null;
   const finish = async (): Promise<FinishedRun> => {
-    const maskedVsSliced = await compareKept(cut, data.heldout[0] ?? [], signal), { source } = model;
+    const maskedVsSliced = await timer.during("check", () => compareKept(cut, data.heldout[0] ?? [], signal));
+    const { source } = model;
     const measures = await qualityData(model, { heldout: [], heldoutLabels: [] }, {
       seq: resolved.seq,
       evaluation: { ...evaluate, text: undefined },
       loadTasks,
       signal,
     });
-    const measured = await measureQuality(model, measures, { adapters: {}, signal });
+    const measured = await timer.during("quality", () => measureQuality(model, measures, { adapters: {}, signal }));
     const { peakBytes } = model.device;
     return {
       result: {
@@ -70,6 +73,7 @@ export function cutAlone(
         records: [],
         before: { step: 0, recent: [] },
         startedAt,
+        timer,
         sequences: () => sequencesToMeasure(data, resolved),
         finish: async () => finished ??= await finish(),
         signal,

@@ -10,6 +10,7 @@ import { type EncodeReport, withBroken } from "../data/encode_report.ts";
 import { type CalibrationData, encodeCalibration } from "./calibration.ts";
 import type { Model } from "../model/model.ts";
 import type { PruneOptions, ResolvedOptions } from "./options/options.ts";
+import { calibrationRows, promptGiven } from "./options/resolve.ts";
 
 /** Rows as a run uses them. */
 export interface RunData {
@@ -46,7 +47,7 @@ export function encodeRun(
     "reading" | "calibrationReading" | "skipBroken" | "calibration" | "prompt" | "checkpoint" | "ranks"
   > = {},
 ): RunData {
-  const { reading, calibrationReading, skipBroken = false, calibration, ranks } = given;
+  const { reading, calibrationReading, skipBroken = false, ranks } = given, calibration = calibrationRows(given);
   refusePrompt(rows, given);
   if (!calibration) refuseReading(given);
   if (!tokenizer) throw noTokenizer("cannot train on text");
@@ -106,9 +107,10 @@ export function refuseReading({ calibrationReading }: Pick<PruneOptions, "calibr
  */
 function refusePrompt(
   rows: readonly Row[],
-  { prompt, calibration = [], checkpoint }: Pick<PruneOptions, "prompt" | "calibration" | "checkpoint">,
+  given: Pick<PruneOptions, "prompt" | "calibration" | "checkpoint">,
 ): void {
-  const isNamed = typeof prompt === "string" && prompt !== COLLABORATIVE_PROMPT;
+  const { checkpoint } = given, prompt = promptGiven(given), calibration = calibrationRows(given) ?? [];
+  const isNamed = prompt !== null && prompt !== COLLABORATIVE_PROMPT;
   if (!isNamed || checkpoint?.resume || rows.length === 0) return;
   if ([...rows, ...calibration].some(({ kind }) => kind !== "text")) return;
   throw promptForTexts({

@@ -24,6 +24,7 @@ import { warningsOf } from "./warnings.ts";
 import type { RunHooks } from "./hooks.ts";
 import { fileBytes, maskSummary, modelBefore, withSmallerTypes } from "./mask_summary.ts";
 import type { ResolvedOptions } from "./options/options.ts";
+import type { PartTimer } from "./parts_of_time.ts";
 import { recordsFor } from "./record_lines.ts";
 import type { RunSummary } from "./result.ts";
 import { checkExportSize, exportDefaults, GGUF_NAME } from "./size_goal.ts";
@@ -46,6 +47,8 @@ export interface RunToWrite {
   readonly writesModel?: boolean;
   /** When the session began. */
   readonly startedAt: number;
+  /** Times of the run's parts until now. */
+  readonly timer: PartTimer;
   /** Sequences of token ids to measure the importance of columns on. */
   readonly sequences: () => number[][];
   /** Slices the model if that was not done yet. */
@@ -59,11 +62,13 @@ export async function exportRun(dir: string, asked: SessionExportOptions, run: R
   checkSessionExport(asked);
   checkExportSize(options.size, asked);
   const { saveAdapter = false, ggufImatrix = false, inputs = {}, origin = [], ...more } = withoutUndefined(asked);
-  const { startedAt = run.startedAt, command = null, ...others } = more;
+  const { startedAt = run.startedAt, command = null, forecast = null, ...others } = more;
   const { generation: own, formats = FORMATS, ...written } = others,
     generation = { ...keptGeneration(model.source), ...own };
   signal.throwIfAborted();
+  run.timer.add("reading", (run.startedAt - startedAt) / 1000);
   const { sliced, result, quality, vocabulary, peakGpuBytes } = await run.finish();
+  const writingFrom = performance.now();
   const { heldout: heldoutLoss, ...evaluation } = quality, measured = { heldoutLoss, evaluation, vocabulary };
   const warnings = warningsOf(measured);
   await files.makeFolder(dir);
@@ -104,6 +109,7 @@ export async function exportRun(dir: string, asked: SessionExportOptions, run: R
   if (records !== null) await writeFile(files, recordsPath, records);
   const { loadableBy, skipped, parameters, fellBack, ggufDtype: writtenDtype } = staged?.result ??
     { loadableBy: [], skipped: [], parameters: sliced.parameters.after, fellBack: [], ggufDtype: null };
+  run.timer.add("writing", (performance.now() - writingFrom) / 1000);
   const { rows: _rows, ...plain } = options, { maxAbs, range } = sliced.maskedVsSliced;
   const summary: RunSummary = {
     sparsity: result.sparsity,
@@ -118,6 +124,7 @@ export async function exportRun(dir: string, asked: SessionExportOptions, run: R
     maskedVsSliced: { maxAbs, range },
     ...measured,
     seconds: result.seconds,
+    parts: { seconds: run.timer.seconds, predicted: forecast },
     wallSeconds: (performance.now() - startedAt) / 1000,
     resumedAfter: run.before.step,
     tokensPerSecond: result.tokensPerSecond,

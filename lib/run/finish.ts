@@ -3,12 +3,13 @@ import { holdThreads } from "../core/threads.ts";
 import type { Adapters, Model } from "../model/model.ts";
 import { writeBiases } from "../nn/weights.ts";
 import { sliceModel } from "../slice/slice.ts";
-import { verifyShape, verifySliced } from "../slice/verify.ts";
+import { comparedTokens, verifyShape, verifySliced } from "../slice/verify.ts";
 import { parameterCount } from "../spec/decoder.ts";
 import type { WeightSource } from "../spec/source.ts";
 import { withCompensation } from "./methods/one_shot_scores.ts";
 import type { ResolvedOptions } from "./options/options.ts";
 import { compareQuality, measureQuality, type QualityChange, type QualityData } from "./quality.ts";
+import type { PartTimer } from "./parts_of_time.ts";
 import type { PruneOutcome, PruneResult, SlicedModel } from "./result.ts";
 import type { SharedWork } from "./shared_work.ts";
 import { reachedSize } from "./size_goal.ts";
@@ -36,13 +37,11 @@ export interface FinishOptions {
   readonly vocabulary: CutForRun | null;
   /** Work shared with other runs on the same model; it keeps the measures of the model before pruning. */
   readonly work?: SharedWork | undefined;
+  readonly timer: PartTimer;
   readonly signal: AbortSignal;
   /** Called with the share that is done, 0 to 1. */
   readonly onProgress?: ((share: number) => void) | undefined;
 }
-
-/** Most sequences on which the masked and the sliced model are compared: all their logits are in memory. */
-const COMPARED_SEQUENCES = 8;
 
 /** Share of the progress that the comparison takes; the rest is for measuring quality. */
 export const COMPARED = 0.6;
@@ -53,19 +52,17 @@ export const COMPARED = 0.6;
  * @throws CompressoError("mismatch") if logits of the sliced model differ from those of the masked model.
  */
 export async function finishRun(result: PruneResult, finish: FinishOptions): Promise<FinishedRun> {
-  const { model, options, vocabulary, signal, onProgress } = finish, { device } = model;
+  const { model, options, vocabulary, timer, signal, onProgress } = finish, { device } = model;
   const { masks, lora, heldout, source: base } = result, adapters = { masks, lora };
   const source = sliceModel(base, { masks, lora });
   using _threads = holdThreads();
-  const maskedVsSliced = await verifySliced(base, source, {
-    device,
-    adapters,
-    tokens: heldout.slice(0, COMPARED_SEQUENCES),
-    ...verifyShape(options),
-    signal,
-    onProgress: (share) => onProgress?.(COMPARED * share),
-  });
-  const quality = await measure(result, { ...finish, adapters });
+  const how = { device, adapters, tokens: comparedTokens(heldout, options.check), ...verifyShape(options), signal };
+  const onCompared = (share: number): void => onProgress?.(COMPARED * share);
+  const maskedVsSliced = await timer.during(
+    "check",
+    () => verifySliced(base, source, { ...how, onProgress: onCompared }),
+  );
+  const quality = await timer.during("quality", () => measure(result, { ...finish, adapters }));
   // If a method changed other weights too, masks and LoRA do not give the result.
   const isGiven = base === model.source,
     words = vocabulary && await vocabulary.summary(isGiven ? adapters : null, signal);

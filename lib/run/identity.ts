@@ -12,7 +12,7 @@ import type { CheckpointOptions, ResolvedOptions } from "./options/options.ts";
 import { DECIDING_PATHS, OPTION_TABLE } from "./options/table.ts";
 
 /** Options of a run, or of its run.json, where the method is a name. */
-type DecidingOptions = Omit<ResolvedOptions, "rows" | "recompute" | "monitors" | "method"> & {
+type DecidingOptions = Omit<ResolvedOptions, "rows" | "recompute" | "check" | "monitors" | "method"> & {
   readonly method: MethodChoice | string;
 };
 

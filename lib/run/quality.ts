@@ -80,7 +80,7 @@ const FEWEST = 8, MOST = 32;
 /** Share of the time of a run's steps that measuring them takes at most, as long as they are more than the fewest. */
 const COST = 0.05;
 /** Time of a training step over that of reading its sequences one by one; on the demo and llvmpipe 1.7. */
-const STEP_COST = 2;
+export const STEP_COST = 2;
 
 /** Number of held-out sequences to measure before and after the steps of a run. */
 export function measuredSequences(options: StageSteps & Pick<ResolvedOptions, "batch" | "accumulate">): number {

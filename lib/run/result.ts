@@ -13,6 +13,7 @@ import type { OriginFile } from "../slice/export_options.ts";
 import type { DecoderSpec, LayerSpec } from "../spec/decoder.ts";
 import type { ExportResult } from "../slice/export.ts";
 import type { FileBytes, MaskSummary, ModelBefore } from "./mask_summary.ts";
+import type { PartSeconds } from "./parts_of_time.ts";
 import type { LossChange, QualityChange } from "./quality.ts";
 import { type UndecidedUnits, undecidedUnits } from "./undecided.ts";
 import type { VocabularySummary } from "./vocabulary.ts";
@@ -122,6 +123,8 @@ export interface RunSummary {
   readonly vocabulary: VocabularySummary | null;
   /** Seconds by stage. */
   readonly seconds: PruneResult["seconds"];
+  /** Seconds of each part of the run, and what was predicted before its first step; null in files of older versions. */
+  readonly parts: { readonly seconds: PartSeconds; readonly predicted: PartSeconds | null } | null;
   /**
    * Seconds from the start of the command or session to the writing of run.json: loading, calibration, compiling,
    * slicing and files included. For a resumed run, since it was resumed.

@@ -1,5 +1,4 @@
 // Runs all of a prune run into a sink: calibration texts, the cut of the vocabulary, the steps, and the end.
-import { checkWord } from "../core/check_options.ts";
 import { type CompressoError, option, refusal } from "../core/errors.ts";
 import type { Row } from "../data/rows.ts";
 import { type SelfDataOptions, SilenceError } from "../generate/self_data.ts";
@@ -11,7 +10,7 @@ import type { StepRecord } from "./contract.ts";
 import { cutAlone } from "./cut_alone.ts";
 import { refuseReading } from "./data.ts";
 import type { CheckpointOptions, PruneOptions, ResolvedOptions, RunOptions, Target } from "./options/options.ts";
-import { cutsVocabularyAlone, resolveOptions } from "./options/resolve.ts";
+import { checkRowsOr, cutsVocabularyAlone, resolveOptions } from "./options/resolve.ts";
 import type { TaskLoader } from "./quality.ts";
 import { PruneSession } from "./session.ts";
 import type { RunOfMany } from "./shared_work.ts";
@@ -144,9 +143,7 @@ export function resolvedFor(
     & Target
     & Pick<SinkOptions, "calibration" | "export">,
 ): ResolvedOptions {
-  if (typeof asked === "string") {
-    checkWord(asked, ["own", "none"], { what: "cannot calibrate on this; rows are a list, as of readRows" });
-  }
+  checkRowsOr(asked, ["own", "none"]);
   const named = asked === undefined || asked === "none" ? {} : { calibration: asked === "own" ? [] : asked };
   return resolveOptions({ ...run, ...named }, source.spec, { source, ggufDtype, dtype, formats });
 }

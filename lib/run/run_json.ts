@@ -57,6 +57,9 @@ const layer = z.object({
   rope: z.enum(["local", "none"]).exactOptional(),
 });
 const change = z.object({ before: number, after: number });
+const partSeconds = z.object({
+  ...{ reading: number, preparing: number, steps: number, check: number, quality: number, writing: number },
+});
 const counts = z.object({ before: count, after: count });
 const difference = z.object({ difference: number, stderr: number, low: number, high: number });
 const bitsPerByte = z.object({ before: number, after: number, bytes: count });
@@ -117,6 +120,7 @@ const FIELDS = {
     ...{ heldout: bitsPerByte.nullable(), text: bitsPerByte.nullable() },
   }).nullable(),
   seconds: z.object({ finetune: number, prune: number, postfinetune: number }),
+  parts: z.object({ seconds: partSeconds, predicted: partSeconds.nullable() }).nullable().default(null),
   wallSeconds: number,
   resumedAfter: count,
   tokensPerSecond: number,

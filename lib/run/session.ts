@@ -16,6 +16,7 @@ import { type ExpectedCut, expectedCut } from "./expected_cut.ts";
 import { exportRun } from "./export_run.ts";
 import { type FinishedRun, finishRun } from "./finish.ts";
 import { sequencesToMeasure } from "./calibration.ts";
+import { PartTimer } from "./parts_of_time.ts";
 import { measuredSequences, type QualityData, qualityData, type TaskLoader } from "./quality.ts";
 import { changesBetween } from "./identity.ts";
 import type { MemoryPlan } from "./memory/plan.ts";
@@ -71,6 +72,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   readonly #run: Training;
   readonly #loop: Loop;
   readonly #startedAt = performance.now();
+  readonly #timer = new PartTimer();
   /** Absent once it has provided the rows. */
   #calibrate: SessionParts["calibrate"];
   #preparing: Promise<void> | null = null;
@@ -130,7 +132,9 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   async prepare(): Promise<{ readonly steps: number; readonly records: number }> {
     this.#life.check();
     // A finished run needs no allocation.
-    if (!this.#result) await (this.#preparing ??= this.#life.during(() => this.#prepare()));
+    if (!this.#result) {
+      await (this.#preparing ??= this.#timer.during("preparing", () => this.#life.during(() => this.#prepare())));
+    }
     const { step: steps, records } = this.#run.position;
     return { steps, records };
   }
@@ -196,6 +200,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
         records: this.#records,
         before: this.#before,
         startedAt: this.#startedAt,
+        timer: this.#timer,
         writesModel: ofMany.writesModel ?? true,
         sequences: () => sequencesToMeasure(setup, setup.options),
         finish: () => this.#finish(signal),
@@ -214,8 +219,8 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     const result = this.result(), data = this.#qualityData, { vocabulary = null, ofMany: { work } = {} } = this.#parts;
     if (!data) throw new Error("the run is not prepared");
     this.#free();
-    const how = { model: this.#model, options: this.options, data, vocabulary, work, signal, onProgress };
-    return this.#finished = await finishRun(result, how);
+    const how = { model: this.#model, options: this.options, data, vocabulary, work, timer: this.#timer };
+    return this.#finished = await finishRun(result, { ...how, signal, onProgress });
   }
 
   async #prepare(): Promise<void> {
@@ -255,9 +260,10 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   async #next(): Promise<IteratorResult<StepRecord, void>> {
     const end = { done: true, value: undefined } as const;
     if (this.#result) return end;
-    const stream = this.#stream ??= this.#drive();
+    await this.prepare();
+    const stream = this.#stream ??= this.#loop.drive();
     try {
-      const { done, value } = await stream.next();
+      const { done, value } = await this.#timer.during("steps", () => stream.next());
       if (done) {
         this.#life.check();
         if (this.#stream === stream) this.#result = value; // otherwise an error has ended it
@@ -271,11 +277,6 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
       if (this.#stream === stream) this.#stream = null;
       throw error;
     }
-  }
-
-  async *#drive(): AsyncGenerator<StepRecord, PruneResult, undefined> {
-    await this.prepare();
-    return yield* this.#loop.drive();
   }
 
   #free(): void {

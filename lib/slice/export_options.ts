@@ -91,6 +91,10 @@ export type SessionExportOptions =
      * of the session.
      */
     readonly startedAt?: number | undefined;
+    /** What `forecastRun` predicted, for run.json. Default: nothing. */
+    readonly forecast?:
+      | Readonly<Record<"reading" | "preparing" | "steps" | "check" | "quality" | "writing", number>>
+      | undefined;
     /** The command line that started the run, for the model card. Default: none, for runs started by a program. */
     readonly command?: string | undefined;
     /**
@@ -143,7 +147,15 @@ const EXPORT_NAMES: NamesOf<ExportOptions> = { ...BOTH, tokenizer: true, ggufSiz
 
 /** Names of the options of `PruneSession.export`. */
 const SESSION_EXPORT_NAMES: NamesOf<SessionExportOptions> = {
-  ...{ ...BOTH, inputs: true, origin: true, startedAt: "number", command: "text", saveAdapter: "switch" },
+  ...{
+    ...BOTH,
+    inputs: true,
+    origin: true,
+    startedAt: "number",
+    forecast: true,
+    command: "text",
+    saveAdapter: "switch",
+  },
   ggufImatrix: "switch",
 };
 

@@ -65,6 +65,33 @@ interface Difference {
 
 /** Default number of tokens per piece and per pass. */
 const VERIFY_WINDOW = 256, VERIFY_ROWS = 512;
+
+/** How much of the held-out rows a run compares: a window of one sequence, or up to eight sequences. */
+export const CHECKS = ["quick", "full"] as const;
+/** How much of the held-out rows a run compares: "quick" or "full". */
+export type Check = typeof CHECKS[number];
+
+/** Tokens of a quick comparison, and sequences of a full one, whose logits are all in memory. */
+const QUICK_TOKENS = 64, FULL_SEQUENCES = 8;
+
+/** Most tokens that are compared of sequences of `seq` tokens. */
+export function comparedCount(seq: number, check: Check): number {
+  return check === "quick" ? Math.min(QUICK_TOKENS, seq) : FULL_SEQUENCES * seq;
+}
+
+/**
+ * The tokens to compare. A quick comparison goes through every layer and the logits of the whole vocabulary too, for the
+ * first {@link QUICK_TOKENS} tokens of the longest of the sequences: a wrong cut shows at any token.
+ */
+export function comparedTokens(
+  sequences: readonly (readonly number[])[],
+  check: Check,
+): readonly (readonly number[])[] {
+  const first = sequences.slice(0, FULL_SEQUENCES);
+  if (check === "full") return first;
+  const longest = first.reduce((most, one) => one.length > most.length ? one : most, []);
+  return [longest.slice(0, QUICK_TOKENS)];
+}
 /** Largest part of the output head on the GPU, in values. */
 const BAND_VALUES = 1 << 22;
 const NO_DIFFERENCE: Difference = { maxAbs: 0, low: Infinity, high: -Infinity };
@@ -154,8 +181,11 @@ function awaitsBias(masked: DecoderSpec, sliced: DecoderSpec, next: number): boo
  * Settings with which {@link verifySliced} needs no more memory than training on batches of this shape, apart from its
  * weights.
  */
-export function verifyShape({ batch, seq }: PassShape): Required<Pick<VerifyInput, "window" | "rows">> {
-  return { window: Math.min(VERIFY_WINDOW, seq), rows: Math.min(VERIFY_ROWS, batch * seq) };
+export function verifyShape(
+  { batch, seq, check }: PassShape & { readonly check: Check },
+): Required<Pick<VerifyInput, "window" | "rows">> {
+  const window = Math.min(check === "quick" ? QUICK_TOKENS : VERIFY_WINDOW, seq);
+  return { window, rows: check === "quick" ? window : Math.min(VERIFY_ROWS, batch * seq) };
 }
 
 /** Allocates and frees the memory of {@link verifySliced} without comparing, for a memory plan on a dry device. */

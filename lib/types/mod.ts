@@ -48,6 +48,7 @@ export type { KINDS as UnitKinds } from "../units/kinds/all.ts";
 export type { KeptRule } from "../masks/harden.ts";
 export type { LambdaRule } from "../masks/lambda_rule.ts";
 export type { StartRule } from "../masks/initial_log_alpha.ts";
+export type { Check, CHECKS as Checks } from "../slice/verify.ts";
 export type { SliceOptions } from "../run/session.ts";
 export type { RunPhase, SinkOptions } from "../run/run_into.ts";
 export type { ExpectedCut } from "../run/expected_cut.ts";
@@ -63,6 +64,7 @@ export type { RunOfMany, SharedWork } from "../run/shared_work.ts";
 
 // Results of a run.
 export type { FileBytes, MaskSummary, ModelBefore } from "../run/mask_summary.ts";
+export type { PartSeconds, RUN_PARTS as RunParts, RunPart } from "../run/parts_of_time.ts";
 export type { LossChange, QualityChange, TaskChange } from "../run/quality.ts";
 export type { BitsPerByte, VocabularySummary } from "../run/vocabulary.ts";
 export type { SizeResult } from "../run/size_goal.ts";

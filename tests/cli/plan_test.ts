@@ -37,6 +37,17 @@ Deno.test("plan prints what each part takes, the peak and the largest buffer", a
   assert.match(stdout, /^largest .*'[\w: ]+', [\d.]+ [KM]iB .*[\d.]+ [MG]iB/m);
 });
 
+Deno.test("plan --time predicts each part, longer with more steps and a full check; without it nothing is measured", async () => {
+  const seconds = async (...more: readonly string[]): Promise<Record<string, number>> =>
+    (await json(["plan", "demo", "--batch", "1", "--seq", "64", ...more])).time;
+  const few = await seconds("--time", "--steps", "10"), many = await seconds("--time", "--steps", "4000");
+  assert.ok((many["steps"] ?? 0) > 20 * (few["steps"] ?? 0) && (few["steps"] ?? 0) > 0, JSON.stringify({ few, many }));
+  for (const part of ["reading", "preparing", "check", "quality", "writing"]) assert.ok((few[part] ?? 0) > 0, part);
+  assert.equal(await seconds(), null);
+  const { stdout } = await cli(["plan", "demo", "--batch", "1", "--seq", "64", "--time"]);
+  assertNames(stdout, ["time", "steps", "check"]);
+});
+
 Deno.test("a plan counts what dropout takes and what rules spare, as a run does", async () => {
   const { source: { spec } } = await openModelFiles("demo");
   const peak = async (dropout: number, protect: number[], other: MemoryOptions = {}): Promise<number> =>

@@ -1,6 +1,7 @@
 // `compresso prune` on the demo: its files, Ctrl-C, a kill, and going on with the same bits.
 import assert from "node:assert/strict";
 import { formatCount } from "../../cli/terminal/output.ts";
+import { RUN_PARTS } from "../../lib/run/parts_of_time.ts";
 import { assertNames } from "../refuses.ts";
 import {
   assertFinished,
@@ -156,6 +157,12 @@ Deno.test("prune writes the model, its GGUF, a record a step and run.json", asyn
     assert.ok(run[key], key);
   }
   assertNames(result.stdout, run.maskedVsSliced.maxAbs.toExponential(1));
+  const { seconds, predicted } = run.parts, measured = RUN_PARTS.map((part) => Number(seconds[part]));
+  for (const part of RUN_PARTS) assert.ok(seconds[part] > 0 && predicted[part] >= 0, `${part}: ${seconds[part]}`);
+  for (const part of ["reading", "steps", "check", "quality", "writing"]) assert.ok(predicted[part] > 0, part);
+  const whole = measured.reduce((sum, value) => sum + value, 0);
+  assert.ok(whole <= run.wallSeconds && whole > 0.7 * run.wallSeconds, `${whole} of ${run.wallSeconds} s`);
+  assertNames(result.stderr, ["time", "check", "steps"]);
   const inspected = await json(["inspect", `${out}/model`]);
   assert.equal(inspected.parameters, run.parameters.after);
   assert.deepEqual(inspected.spec.layers, run.layers);

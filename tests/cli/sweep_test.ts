@@ -40,6 +40,30 @@ Deno.test("sweep prints a row for each sparsity and writes table and chart; the 
   assert.equal(JSON.parse(resumed.stdout).points.length, 2);
 });
 
+Deno.test("a sweep that goes on from one sparsity to the next does not say that it is resumed", async () => {
+  using folder = new TemporaryFolder();
+  const { code, stderr } = await cli([
+    ...[
+      "sweep",
+      "demo",
+      "--sparsities",
+      "10%,20%",
+      "--method",
+      "gradual",
+      "--steps",
+      "4",
+      "--batch",
+      "1",
+      "--seq",
+      "32",
+    ],
+    ...["--limit-rows", "40", "--no-tuning", "--calibration", "none", "--no-prompt", "--out", folder.at("sweep")],
+  ]);
+  assert.equal(code, 0, stderr);
+  assert.match(stderr, /20 %, 2 of 2/);
+  assert.doesNotMatch(stderr, /resuming/);
+});
+
 Deno.test("sweep refuses lists that do not rise, what is of one run, and files that it does not write", async () => {
   const cases: readonly (readonly [readonly string[], Refusal])[] = [
     [["--sparsities", "30%,10%"], { option: "--sparsities", value: "30%,10%" }],

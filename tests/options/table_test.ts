@@ -68,5 +68,5 @@ Deno.test("no two options have one name, and pruneToFolder has no checkpoint of 
   const names = OPTION_PATHS.map((path) => entryOf(path).name === undefined ? path : entryOf(path).name)
     .filter((name) => name !== null);
   assert.deepEqual(names.filter((name, index) => names.indexOf(name) !== index), []);
-  assert.ok(!("checkpoint" in namesOf(FOLDER_PATHS, { whose: "pruneToFolder" })));
+  assert.ok(!("checkpoint" in namesOf(FOLDER_PATHS)));
 });

@@ -40,7 +40,7 @@ const LLAMA_7B = {
 
 /** A prune run of the demo with these options, as short as one can be. */
 function pruneOptions(options: MemoryOptions): PruneOptions {
-  const { batch, accumulate, seq, lora, units, layout, recompute, method } = options;
+  const { batch, accumulate, seq, lora, units, layout, recompute, method, check } = options;
   return {
     rows: ROWS,
     sparsity: 0.3,
@@ -56,6 +56,7 @@ function pruneOptions(options: MemoryOptions): PruneOptions {
     ...(layout ? { layout } : {}),
     ...(recompute === undefined ? {} : { recompute }),
     ...(method === undefined ? {} : { method }),
+    ...(check === undefined ? {} : { check }),
   };
 }
 
@@ -65,17 +66,18 @@ async function planFor(device: Device, options: MemoryOptions, spec = SHORT.sour
 }
 
 const SHAPES: readonly (MemoryOptions & { readonly baseDtype: MatrixDtype })[] = [
-  { batch: 2, seq: 96, baseDtype: "f16" },
-  { batch: 3, seq: 70, baseDtype: "f32", units: ["heads", "ffn", "hidden"], recompute: false },
-  { batch: 1, accumulate: 3, seq: 64, baseDtype: "f16" },
-  { batch: 1, seq: 64, baseDtype: "q4", lora: { rank: 4, targets: ["q", "o", "gate", "down"] } },
-  { batch: 5, seq: 65, baseDtype: "q8", lora: { rank: 16, dropout: 0.1 }, recompute: false },
-  { batch: 2, seq: 64, baseDtype: "f16", units: ["heads", "ffn"], layout: "uniform" },
-  { batch: 2, seq: 64, baseDtype: "f16", method: "taylor" },
-  { batch: 2, seq: 64, baseDtype: "f16", method: "fisher" },
-  { batch: 2, seq: 64, baseDtype: "f32", method: "flap" },
-  { batch: 2, seq: 64, baseDtype: "f16", method: "magnitude" },
-  { batch: 2, seq: 64, baseDtype: "f16", method: "gradual" },
+  { batch: 2, seq: 96, baseDtype: "f16", check: "full" },
+  { batch: 3, seq: 70, baseDtype: "f32", check: "full", units: ["heads", "ffn", "hidden"], recompute: false },
+  { batch: 1, accumulate: 3, seq: 64, baseDtype: "f16", check: "full" },
+  { batch: 1, seq: 64, baseDtype: "q4", check: "full", lora: { rank: 4, targets: ["q", "o", "gate", "down"] } },
+  { batch: 5, seq: 65, baseDtype: "q8", check: "full", lora: { rank: 16, dropout: 0.1 }, recompute: false },
+  { batch: 2, seq: 64, baseDtype: "f16", check: "full", units: ["heads", "ffn"], layout: "uniform" },
+  { batch: 2, seq: 64, baseDtype: "f16", check: "full", method: "taylor" },
+  { batch: 2, seq: 64, baseDtype: "f16", check: "full", method: "fisher" },
+  { batch: 2, seq: 64, baseDtype: "f32", check: "full", method: "flap" },
+  { batch: 2, seq: 64, baseDtype: "f16", check: "full", method: "magnitude" },
+  { batch: 2, seq: 64, baseDtype: "f16", check: "full", method: "gradual" },
+  { batch: 2, seq: 96, baseDtype: "f16", check: "quick" },
 ];
 
 for (const [index, shape] of SHAPES.entries()) {
@@ -102,7 +104,9 @@ for (const [index, shape] of SHAPES.entries()) {
       device.resetPeak();
       const tokens = heldout, how = { device, adapters, tokens, ...verifyShape(session.options) };
       await verifySliced(base, sliceModel(base, adapters), how);
-      assert.equal(device.peakBytes, planned.stages.verification);
+      // The quick check takes less than measuring a sequence of the batch, which the plan counts too.
+      if (shape.check === "full") assert.equal(device.peakBytes, planned.stages.verification);
+      else assert.ok(device.peakBytes <= planned.stages.verification);
       assert.deepEqual([...planOfRecords], [planned.peakBytes]);
       return planned;
     })();

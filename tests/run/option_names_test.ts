@@ -197,13 +197,44 @@ Deno.test("prune, pruneToFolder and a memory plan refuse what they do not know, 
       [{ layout: "unifrom" }, "layout"],
       [{ export: { formats: ["gguf"], generation: {} } }],
       [{ sparsity: undefined, size, export: { formats: ["hf"] } }],
-      [{ calibration: "texts.jsonl" }],
+      [{ calibration: "texts.jsonl" }, "calibration"],
+      [{ calibration: null }, "calibration"],
     ];
     for (const [options, path] of refused) {
       const given = { ...BASE, calibration: "none", out, ...options } as const;
       await rejects(() => pruneToFolder(model, given), "usage", path === undefined ? {} : { option: path });
     }
     await assert.rejects(Deno.stat(out), Deno.errors.NotFound);
+  });
+});
+
+Deno.test("names of flags and of other toolkits are answered with the option of a run", () => {
+  const cases = {
+    targetParams: "size.parameters",
+    loraRate: "rates.lora",
+    vocabSize: "vocab.size",
+    learningRate: "rates.lora",
+    pruningRatio: "sparsity",
+    maxSteps: "steps",
+    batchSize: "batch",
+  };
+  for (const [name, meant] of Object.entries(cases)) {
+    const options = { rows: [], sparsity: 0.2, steps: 2, [name]: 5 };
+    refuses(() => resolveOptions(options), "usage", { option: name, value: 5, names: `did you mean ${meant}?` });
+  }
+});
+
+Deno.test('"none" turns calibration and the prompt off, by whichever function a run starts', () => {
+  const base = { rows: [], sparsity: 0.2, steps: 2 };
+  const none = resolveOptions({ ...base, calibration: "none", prompt: "none" });
+  assert.deepEqual([none.calibration, none.prompt], [false, null]);
+  assert.deepEqual(none, resolveOptions({ ...base, prompt: null }));
+  assert.notEqual(resolveOptions(base).prompt, null);
+  const stray: object = { calibration: null };
+  refuses(() => resolveOptions({ ...base, ...stray }), "usage", {
+    option: "calibration",
+    value: "null",
+    names: "none",
   });
 });
 

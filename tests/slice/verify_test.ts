@@ -2,9 +2,9 @@
 import assert from "node:assert/strict";
 import { loadModelFrom } from "../../lib/model/mod.ts";
 import { CompressoError } from "../../lib/core/errors.ts";
-import { FINAL_NORM, projectionName } from "../../lib/spec/decoder.ts";
+import { FINAL_NORM, projectionName, PROJECTIONS } from "../../lib/spec/decoder.ts";
 import { sliceModel } from "../../lib/slice/slice.ts";
-import { verifySliced } from "../../lib/slice/verify.ts";
+import { CHECKS, comparedTokens, verifyShape, verifySliced } from "../../lib/slice/verify.ts";
 import { type Refusal, rejects } from "../refuses.ts";
 import { assertClose, distance } from "../golden/helpers/golden.ts";
 import { openSource, randomLora, randomMasks, someTokens, tampered } from "./helpers.ts";
@@ -50,6 +50,30 @@ Deno.test("verifySliced() gives the difference where the models agree, and names
     const code = tensor === projectionName(1, "q") ? "numeric" : "mismatch";
     await rejects(verifySliced(source, tampered(sliced, tensor, change), input), code, message);
   }
+});
+
+Deno.test("a wrong slice is found by the quick check and the full one, whichever part of a layer it is in", async () => {
+  const device = await sharedDevice(), source = await openSource("gqa_llama3"), last = source.spec.layers.length - 1;
+  const masks = randomMasks(source.spec, { seed: 3, kinds: ["head", "ffn", "hidden"] });
+  const sliced = sliceModel(source, { masks });
+  const heldout = [[5], ...Array.from({ length: 9 }, () => Array.from({ length: 90 }, (_, at) => 3 + at % 7))];
+  const swapped = (values: Float32Array): void => values.set(values.slice(0, 8).toReversed());
+  const counts: number[] = [];
+  for (const check of CHECKS) {
+    const tokens = comparedTokens(heldout, check), shape = verifyShape({ batch: 2, seq: 96, check });
+    const how = { device, adapters: { masks }, tokens, ...shape };
+    counts.push((await verifySliced(source, sliced, how)).tokens);
+    for (const projection of PROJECTIONS) {
+      for (const layer of [0, last]) {
+        const tensor = projectionName(layer, projection);
+        const wrong = tampered(sliced, tensor, swapped);
+        await rejects(verifySliced(source, wrong, how), "mismatch", { value: `layer ${layer}` });
+      }
+    }
+    const wrong = tampered(sliced, FINAL_NORM, swapped);
+    await rejects(verifySliced(source, wrong, how), "mismatch", { value: "final norm" });
+  }
+  assert.deepEqual(counts, [64, 1 + 7 * 90]);
 });
 
 Deno.test("verifySliced() gives what a comparison of the whole models gives", async () => {

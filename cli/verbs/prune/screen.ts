@@ -9,6 +9,7 @@ import type { Alarm } from "../../../lib/run/monitors/alarm.ts";
 import { ShownAlarms } from "../../../lib/run/monitors/shown_alarms.ts";
 import { type AskedShape, choiceLines } from "../../../lib/run/options/fitting.ts";
 import type { ResolvedOptions } from "../../../lib/run/options/options.ts";
+import type { PartSeconds } from "../../../lib/run/parts_of_time.ts";
 import type { PruneToFolderOptions } from "../../../lib/run/prune_to_folder.ts";
 import type { RunPhase } from "../../../lib/run/run_into.ts";
 import type { PruneSession } from "../../../lib/run/session.ts";
@@ -19,6 +20,7 @@ import { alarmLine } from "./alarms.ts";
 import type { Dashboard } from "./dashboard/dashboard.ts";
 import { dataLine, NO_ENDS } from "./data_line.ts";
 import { layoutLines } from "./layout_lines.ts";
+import { forecastLine } from "./time_lines.ts";
 import { headsLine } from "./targets.ts";
 
 const PHASES: Readonly<Record<RunPhase, string>> = {
@@ -36,13 +38,14 @@ type Shown = Pick<
 /** Shows a run. `earlier` are the records of the run that is resumed. */
 export function showRun(
   { model, progress, listen }: Pick<Loaded, "model" | "progress" | "listen">,
-  { out, asked, resolved, rows, origin, dashboard, ranks, earlier }: {
+  { out, asked, resolved, rows, origin, forecast, dashboard, ranks, earlier }: {
     readonly out: string;
     /** The options that were given. */
     readonly asked: AskedShape;
     readonly resolved: ResolvedOptions;
     readonly rows: readonly Row[];
     readonly origin: readonly OriginFile[];
+    readonly forecast: PartSeconds | undefined;
     readonly dashboard: Dashboard | null;
     readonly ranks: MpiRanks | null;
     readonly earlier: readonly StepRecord[];
@@ -68,6 +71,7 @@ export function showRun(
     for (const line of [...choices, ...heads === null ? [] : [heads], ...layoutLines(model.spec, options, expected)]) {
       progress.note(line);
     }
+    if (forecast) progress.note(forecastLine(forecast));
   };
   return {
     onCalibration(share): void {
@@ -79,14 +83,16 @@ export function showRun(
     onScheduleLog: (line) => progress.note(`script: ${line}`),
     onStart(started, doneBefore): void {
       // A sweep starts a session for each sparsity; what all of them share is said once.
-      if (session === null) noteRun(started);
+      const isFirst = session === null;
+      if (isFirst) noteRun(started);
       session = started;
       const { rows: _rows, ...options } = started.options, { description: adapter } = model.device.facts;
       listen();
       shown.know(earlier, doneBefore);
       dashboard?.tell({ kind: "started", folder: out, name: basename(resolve(out)), options, adapter, origin });
       progress.stages(stagesOf(options));
-      if (doneBefore > 0) progress.note(`resuming after step ${doneBefore}`);
+      // Later sessions of a sweep go on from the one before, which nobody resumed.
+      if (isFirst && doneBefore > 0) progress.note(`resuming after step ${doneBefore}`);
       progress.phase("compiling kernels");
     },
     onRecord(record): void {

@@ -19,7 +19,9 @@ import { type PruneToFolderOptions } from "../../../lib/run/prune_to_folder.ts";
 import { resolvedFor as resolvedRun } from "../../../lib/run/run_into.ts";
 import type { Model } from "../../../lib/model/model.ts";
 import { promptForTexts } from "../../../lib/run/data.ts";
-import type { OriginFile } from "../../../lib/slice/export_options.ts";
+import { forecastRun, measureSpeed } from "../../../lib/run/forecast.ts";
+import type { PartSeconds } from "../../../lib/run/parts_of_time.ts";
+import { FORMATS, type OriginFile } from "../../../lib/slice/export_options.ts";
 import { originOf } from "../../../lib/run/origin.ts";
 import { calledWords, programAsRun, shellWord } from "../../command.ts";
 import { modelName, pinned } from "../../hub.ts";
@@ -90,6 +92,7 @@ export async function startRun<T>(path: string, driven: Driven<T>): Promise<T | 
       fix: `leave ${option("prompt")} out, or train on instructions`,
     });
   }
+  let forecast: PartSeconds | undefined;
   try {
     return await withModel(path, {
       baseDtype,
@@ -97,12 +100,18 @@ export async function startRun<T>(path: string, driven: Driven<T>): Promise<T | 
       tuning,
       onInterrupt: "stopping after a checkpoint; press Ctrl-C again to end at once",
       listensLater: true,
-      onShape: async (spec, device) =>
-        cutsVocabularyAlone(resolved) ? null : await checkMemory(
-          spec,
-          memoryOptionsOf(resolved, { adapter: adapterOf(device), baseDtype }),
-          { memoryLimit },
-        ),
+      onShape: async (spec, device) => {
+        if (cutsVocabularyAlone(resolved)) return;
+        const asked = memoryOptionsOf(resolved, { adapter: adapterOf(device), baseDtype });
+        await checkMemory(spec, asked, { memoryLimit });
+        const { batch, seq } = resolved, speed = await measureSpeed(device, spec, { batch, seq, baseDtype });
+        forecast = forecastRun(speed, resolved, {
+          formats: (flags.formats ?? FORMATS).length,
+          writesTexts: calibration === "own",
+          hasText: flags.evalText !== undefined,
+          ranks: driven.ranks?.size,
+        });
+      },
     }, async (loaded) => {
       const origin = await originOf({
         model: path === DEMO || isHubName(path) ? path : resolve(path),
@@ -120,6 +129,7 @@ export async function startRun<T>(path: string, driven: Driven<T>): Promise<T | 
         needed,
         origin,
         inputs: await inputsOf(path, flags),
+        forecast,
       });
     });
   } catch (error) {
@@ -133,7 +143,7 @@ export async function startRun<T>(path: string, driven: Driven<T>): Promise<T | 
 async function drive<T>(
   path: string,
   loaded: Loaded,
-  { resolved, rows, reading, calibrated, needed, inputs, origin, ...driven }: Driven<T> & {
+  { resolved, rows, reading, calibrated, needed, inputs, origin, forecast, ...driven }: Driven<T> & {
     readonly resolved: ResolvedOptions;
     readonly rows: readonly Row[];
     readonly reading: DataReport;
@@ -142,6 +152,8 @@ async function drive<T>(
     /** Rows that tell which tokens are needed. */
     readonly needed: readonly Row[] | undefined;
     readonly origin: readonly OriginFile[];
+    /** Seconds of the run's parts; undefined where the vocabulary alone is cut. */
+    readonly forecast: PartSeconds | undefined;
   },
 ): Promise<T | null> {
   const { flags, options: { calibration: _none, checkpoint: _file, ...asked }, dashboard, ranks } = driven;
@@ -180,6 +192,7 @@ async function drive<T>(
       origin,
       // The time is measured from the start of the process.
       startedAt: 0,
+      forecast,
       command: ["compresso", ...runWords().map(shellWord)].join(" "),
     },
     onReady: async (): Promise<void> => {
@@ -189,7 +202,7 @@ async function drive<T>(
     },
     // The other ranks are silent.
     ...(isFirst
-      ? showRun(loaded, { out, asked, resolved, rows, origin, dashboard, ranks, earlier })
+      ? showRun(loaded, { out, asked, resolved, rows, origin, forecast, dashboard, ranks, earlier })
       : { onStart: () => listen() }),
   }, { resolved });
 }

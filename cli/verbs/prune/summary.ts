@@ -14,6 +14,7 @@ import { exportLines, fallbackLines } from "../export.ts";
 import { alarmLine } from "./alarms.ts";
 import { qualityLines, qualityWarnings } from "./quality.ts";
 import { sizeLine } from "./targets.ts";
+import { partLines } from "./time_lines.ts";
 
 /** Prints the results of the run of a model into the folder `out`, and what to look at next. */
 export function showSummary(
@@ -72,6 +73,7 @@ export function showSummary(
         total > 0 ? `, ${Math.round(summary.tokensPerSecond)} tokens/s` : ""
       }, at most ${formatBytes(summary.peakGpuBytes)} on the GPU (planned: ${formatBytes(summary.plannedGpuBytes)})`,
   );
+  for (const line of partLines(summary)) print(line);
   for (const alarm of summary.alarms) print(`alarm       ${alarmLine(alarm)}`);
   print(isAlone ? `records     ${out}/run.json` : `records     ${out}/records.jsonl, ${out}/run.json`);
   for (const line of fallbackLines(fellBack)) note(line);

@@ -234,7 +234,7 @@ function zeroLora(spec: DecoderSpec, { rank, targets }: Pick<LoraConfig, "rank" 
 }
 
 /** A model of this shape whose weights are 0. */
-function zeros(spec: DecoderSpec): WeightSource {
+export function zeros(spec: DecoderSpec): WeightSource {
   const shapes = tensorShapes(spec);
   return {
     spec,

@@ -6,7 +6,7 @@ import { ruleText, type ValueRule } from "../../core/value_rule.ts";
 import { isMethodName, isOwnMethod, methodOf } from "../methods/all.ts";
 import type { Method } from "../methods/method.ts";
 import { MONITOR_NAMES } from "../monitors/alarm.ts";
-import { entryOf, isOptionPath, OPTION_PATHS, OPTION_TABLE, type OptionPath, pathsIn } from "./table.ts";
+import { entryOf, isOptionPath, nameOf, OPTION_PATHS, OPTION_TABLE, type OptionPath, pathsIn } from "./table.ts";
 import { type Condition, GIVEN, methodsOf } from "./table/entry.ts";
 import type { MemoryOptions, Preset, RunOptions } from "./options.ts";
 
@@ -38,7 +38,7 @@ export function checkMemoryOptions(
   { adapter, ...options }: MemoryOptions,
   { whose }: { readonly whose: string },
 ): void {
-  const { rules, ...others } = namesOf(MEMORY_PATHS, { whose });
+  const { rules, ...others } = namesOf(MEMORY_PATHS);
   const names: OptionNames = {
     ...others,
     rules: isObject(rules) ? { ...rules, fit: true } : true,
@@ -73,15 +73,14 @@ export function atPaths(values: Iterable<readonly [path: string, value: unknown]
 }
 
 /** Names that an object with these options may have, and what each is. */
-export function namesOf(paths: readonly OptionPath[], { whose }: { readonly whose: string }): OptionNames {
-  return atPaths(paths.map((path) => [path, PARTS[path] ?? kindOf(path, whose)])) as OptionNames;
+export function namesOf(paths: readonly OptionPath[]): OptionNames {
+  return atPaths(paths.map((path) => [path, PARTS[path] ?? kindOf(path)])) as OptionNames;
 }
 
-function kindOf(path: OptionPath, whose: string): true | "list" | ValueRule {
+function kindOf(path: OptionPath): true | "list" | ValueRule {
   const { type, ...rule } = entryOf(path);
   if (type === "list" || type === "names") return "list";
-  if (type === "calibration") return whose === "prune" ? "list" : true;
-  return type === "prompt" || type === "alarms" ? true : { ...rule, type };
+  return type === "calibration" || type === "prompt" || type === "alarms" ? true : { ...rule, type };
 }
 
 /** What a value of an option is, in words: "a whole number, at least 1". */
@@ -100,11 +99,30 @@ export function checkOptions(
   paths: readonly OptionPath[],
   { whose }: { readonly whose: string },
 ): void {
-  const { hooks } = options, names = namesOf(paths, { whose });
+  const { hooks } = options, names = namesOf(paths);
   // An object of a class may have more fields than the hooks.
   const isPlain = !(hooks instanceof Object) || Object.getPrototypeOf(hooks) === Object.prototype;
-  checkNames(options, isPlain ? names : { ...names, hooks: true }, { whose });
+  const others = Object.fromEntries([
+    ...paths.map((path) => [nameOf(path) ?? path, path] as const).filter(([name, path]) => name !== path),
+    ...FOREIGN.filter(([, path]) => paths.includes(path)),
+  ]);
+  checkNames(options, isPlain ? names : { ...names, hooks: true }, { whose, others });
 }
+
+/** Names of options in other toolkits. Names of flags are added by the table. */
+const FOREIGN: readonly (readonly [name: string, path: OptionPath])[] = [
+  ...(["ratio", "pruningRatio", "pruneRatio", "targetSparsity", "amount"] as const).map((name) =>
+    [name, "sparsity"] as const
+  ),
+  ...(["targetSize", "maxParams", "parameters"] as const).map((name) => [name, "size.parameters"] as const),
+  ...(["learningRate", "lr"] as const).map((name) => [name, "rates.lora"] as const),
+  ...(["batchSize", "microBatchSize"] as const).map((name) => [name, "batch"] as const),
+  ...(["maxLength", "maxSeqLength", "sequenceLength", "contextLength"] as const).map((name) => [name, "seq"] as const),
+  ...(["maxSteps", "numSteps", "iterations"] as const).map((name) => [name, "steps"] as const),
+  ["gradientAccumulationSteps", "accumulate"],
+  ["gradientCheckpointing", "recompute"],
+  ["dataset", "rows"],
+];
 
 /**
  * The value that an option has in a run: as given, the preset's, or the default. A value that depends on the steps of
@@ -194,7 +212,7 @@ function methodNamed(value: unknown): Method {
  *   its SiLU.
  */
 export function presetOptions(preset: Preset, steps: number): Partial<RunOptions> {
-  checkNames({ preset }, namesOf(["preset"], { whose: "presetOptions" }), { whose: "presetOptions" });
+  checkNames({ preset }, namesOf(["preset"]), { whose: "presetOptions" });
   return atPaths(OPTION_PATHS.map((path) => {
     const { paper } = entryOf(path);
     return [path, typeof paper === "function" ? paper(steps) : paper];

@@ -7,6 +7,7 @@ import type { Ranking } from "../../masks/baselines.ts";
 import type { LoraConfig } from "../../spec/lora.ts";
 import type { KeptRule } from "../../masks/harden.ts";
 import type { LambdaRule } from "../../masks/lambda_rule.ts";
+import type { Check } from "../../slice/verify.ts";
 import type { Layout } from "../../units/layout.ts";
 import type { StartRule } from "../../masks/initial_log_alpha.ts";
 import type { MatrixDtype } from "../../nn/products/matrix.ts";
@@ -72,8 +73,8 @@ export interface RunOptions {
   /** Rows to train on; they are encoded when `prune` is called. */
   readonly rows: readonly Row[];
   /**
-   * Further rows, or texts, to score units on before pruning. 32 sequences of them are used, in whole batches. Default:
-   * none.
+   * Further rows, or texts, to score units on before pruning. 32 sequences of them are used, in whole batches. Default
+   * "none".
    *
    * - Learned masks: the squared gradients on them are added to those on `rows` and to the prior of the weights. They
    *   are scaled to the mean of those on `rows` times `rates.prior`.
@@ -81,7 +82,7 @@ export interface RunOptions {
    *
    * Texts that the model itself writes work well, see `writeCalibration`.
    */
-  readonly calibration?: readonly Row[] | undefined;
+  readonly calibration?: readonly Row[] | "none" | undefined;
   /** Steps of the pruning stage. */
   readonly steps: number;
   /** Steps of LoRA alone before pruning; default a tenth of `steps`. */
@@ -106,7 +107,7 @@ export interface RunOptions {
   /** Default rank 8, alpha 16 on all seven projections, no dropout. A schedule may override the dropout at each step. */
   readonly lora?: Partial<LoraConfig> | undefined;
   /**
-   * Text before every instruction. Default: the collaborative prompt; null for none. An empty text is refused, and a
+   * Text before every instruction. Default: the collaborative prompt; "none", or null, for none. An empty text is refused, and a
    * prompt of your own if all rows are texts, since texts get no prompt.
    */
   readonly prompt?: string | null | undefined;
@@ -115,6 +116,14 @@ export interface RunOptions {
    * from a GGUF whose family has no GGUF with layers that differ.
    */
   readonly layout?: Layout | undefined;
+  /**
+   * How much is compared to check that the sliced model computes what the masked one does: all layers, and the logits of
+   * the whole vocabulary. Default "quick".
+   *
+   * - "quick": at most 64 tokens of one held-out sequence.
+   * - "full": up to 8 held-out sequences.
+   */
+  readonly check?: Check | undefined;
   /**
    * Whether the backward pass recomputes most of each layer instead of keeping it (gradient checkpointing). It needs
    * less memory and more time, and gives the same bits. Default true.
@@ -251,7 +260,7 @@ export interface CheckpointOptions {
    * Names of options that may have changed since the checkpoint, such as "schedule" or "rates".
    *
    * - `method`, `units`, `rules` and `optimizer` can never change.
-   * - `recompute` and `monitors` can always change. Hooks, `skipBroken` and `trustSchedule` are not compared. Any other
+   * - `recompute`, `check` and `monitors` can always change. Hooks, `skipBroken` and `trustSchedule` are not compared. Any other
    *   change must be named here.
    * - A change affects only steps that are still to come.
    * - An inline schedule is compared by the text of its functions and the arguments of its curves. Put other

@@ -1,7 +1,8 @@
 // Fills in the defaults of a run's options, and checks the options that depend on each other or on the model.
 import { type CompressoError, option, refusal, refuse } from "../../core/errors.ts";
 import { isObject } from "../../core/guards.ts";
-import { withoutUndefined } from "../../core/check_options.ts";
+import { checkWord, withoutUndefined } from "../../core/check_options.ts";
+import type { Row } from "../../data/rows.ts";
 import { COLLABORATIVE_PROMPT } from "../../data/prompts/encode.ts";
 import { checkPromptText } from "../../data/prompts/format.ts";
 import { checkLora } from "../../spec/lora.ts";
@@ -60,6 +61,7 @@ export function resolveOptions(
   written: Written = {},
 ): ResolvedOptions {
   checkOptions(options, PRUNE_PATHS, { whose: "prune" });
+  checkRowsOr(options.calibration, ["none"]);
   const isAlone = cutsVocabularyAlone(options), keeps = keepsLayers(options.units);
   if (keeps) checkIdle(options, { isAlone });
   else checkGoal(options);
@@ -80,13 +82,13 @@ export function resolveOptions(
     sparsity: options.sparsity ?? 0,
     size,
     preset: options.preset ?? null,
-    calibration: options.calibration !== undefined,
+    calibration: calibrationRows(options) !== undefined,
     steps,
     prefinetune: stage("prefinetune"),
     postfinetune,
     ...shape,
     // If nothing is trained, rows are measured as they are read later, without a prompt.
-    prompt: options.prompt !== undefined ? options.prompt : isAlone ? null : COLLABORATIVE_PROMPT,
+    prompt: options.prompt === undefined ? isAlone ? null : COLLABORATIVE_PROMPT : promptGiven(options),
     ranking: options.ranking ?? rankingOf(method, shape),
     rules: withFittingWidths(shape, spec, writtenType(size, written)),
     // Without a last stage no step learns from a part of the labels.
@@ -94,7 +96,7 @@ export function resolveOptions(
     rates: resolveRates(isAlone ? 1 : steps, { ...shape, preset: preset.rates, given: options.rates }),
     monitors: resolveMonitors(options.monitors),
   };
-  checkPromptText(resolved.prompt, { fix: "null for none; leave it out for the collaborative prompt" });
+  checkPromptText(resolved.prompt, { fix: '"none" for none; leave it out for the collaborative prompt' });
   checkLora(resolved.lora);
   checkKept(options.keptMasks, resolved.units);
   checkTakenRules(resolved.units, options.rules ?? {});
@@ -109,6 +111,22 @@ export function resolveOptions(
   checkRanks(options.ranks, resolved);
   checkContext(resolved.seq, spec);
   return resolved;
+}
+
+/** The calibration rows that were given, if any. */
+export function calibrationRows({ calibration }: Pick<RunOptions, "calibration">): readonly Row[] | undefined {
+  return calibration === "none" ? undefined : calibration;
+}
+
+/** The prompt that was given; null for none. */
+export function promptGiven({ prompt = null }: Pick<RunOptions, "prompt">): string | null {
+  return prompt === "none" ? null : prompt;
+}
+
+/** Refuses calibration that is neither rows nor one of these words. Throws `CompressoError("usage")`. */
+export function checkRowsOr(calibration: unknown, words: readonly string[]): void {
+  if (calibration === undefined || Array.isArray(calibration)) return;
+  checkWord(calibration, words, { what: `cannot use ${option("calibration")}; rows are a list, as of readRows` });
 }
 
 /** The rules with the default multiples of widths, unless they have their own. */

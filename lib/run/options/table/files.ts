@@ -1,6 +1,7 @@
 // Options of pruning: what a run writes.
 import { option } from "../../../core/errors.ts";
 import { DTYPES, FORMATS, GGUF_DTYPES } from "../../../slice/export_options.ts";
+import { CHECKS } from "../../../slice/verify.ts";
 import { LAYOUTS } from "../../../units/layout.ts";
 import { GIVEN, type OptionTable, PLANNED } from "./entry.ts";
 
@@ -64,6 +65,16 @@ export const FILES_OPTIONS = {
     name: "saveAdapter",
     work: "lora",
     help: "also save LoRA in PEFT's format (adapter/) and the sliced model without it (unmerged/)",
+  },
+  check: {
+    type: "word",
+    words: CHECKS,
+    default: "quick",
+    mayChange: true,
+    work: "training",
+    scope: PLANNED,
+    help:
+      "held-out tokens on which the sliced model is compared with the masked one: quick, at most 64; full, up to 8 sequences",
   },
   checkpointEvery: {
     type: "count",

@@ -89,6 +89,12 @@ export const PROGRAM_OPTIONS = {
     help: "files that the run was made from, for run.json",
   },
   "export.startedAt": { name: null, type: "value", of: "pruneToFolder", help: "when the command began, for run.json" },
+  "export.forecast": {
+    name: null,
+    type: "value",
+    of: "pruneToFolder",
+    help: "predicted seconds of the run's parts, for run.json",
+  },
   "export.command": {
     name: null,
     type: "value",

@@ -16,6 +16,7 @@ export const TRAINING_OPTIONS = {
     flagDefault: "200",
     defaultText: "200; programs and experiments have to give it",
     work: "training",
+    scope: ["experiment", "sweep", "plan"],
     help: "steps of the pruning stage",
   },
   prefinetune: {

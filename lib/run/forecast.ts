@@ -1,0 +1,125 @@
+// Predicts the time of a run before its first step, from a short measurement of the device.
+import type { Device } from "../gpu/device.ts";
+import { loadModelFrom } from "../model/model.ts";
+import type { MatrixDtype } from "../nn/products/matrix.ts";
+import { comparesWithDense } from "../nn/train/objective.ts";
+import { comparedCount } from "../slice/verify.ts";
+import type { DecoderSpec } from "../spec/decoder.ts";
+import { CALIBRATION_SEQUENCES, calibrationTexts } from "./calibration.ts";
+import { MOST_WINDOWS, WINDOW } from "./evaluation.ts";
+import { zeros } from "./memory/plan.ts";
+import { methodOf } from "./methods/all.ts";
+import { stagesOf } from "./methods/stages.ts";
+import type { ResolvedOptions } from "./options/options.ts";
+import type { PartSeconds } from "./parts_of_time.ts";
+import { measuredSequences, STEP_COST } from "./quality.ts";
+
+/** Seconds that a model of some shape takes on a device. */
+export interface DeviceSpeed {
+  /** To load its weights. */
+  readonly load: number;
+  /** For a forward pass over the sequences of a step. */
+  readonly forward: number;
+}
+
+/** The options that time depends on. */
+export type ForecastOptions = Pick<
+  ResolvedOptions,
+  | "batch"
+  | "seq"
+  | "accumulate"
+  | "focus"
+  | "objective"
+  | "method"
+  | "rounds"
+  | "check"
+  | "steps"
+  | "prefinetune"
+  | "postfinetune"
+>;
+
+/** What a run writes and measures besides its steps. */
+export interface ForecastParts {
+  /** Number of files: a folder, a GGUF or both. */
+  readonly formats: number;
+  /** Whether the model writes its calibration texts. */
+  readonly writesTexts: boolean;
+  /** Whether a text is measured. */
+  readonly hasText: boolean;
+  /** Processes that share the steps; default 1. */
+  readonly ranks?: number | undefined;
+}
+
+/**
+ * Measures how fast a device runs a model of this shape, in the time of some layers: with one layer and its share of the
+ * vocabulary, and with two, whose difference is the time of a further one. The weights are 0.
+ *
+ * @throws CompressoError("gpu") where the layers do not fit.
+ */
+export async function measureSpeed(
+  device: Device,
+  spec: DecoderSpec,
+  how: {
+    readonly batch: number;
+    readonly seq: number;
+    readonly baseDtype?: MatrixDtype | undefined;
+    readonly signal?: AbortSignal | undefined;
+  },
+): Promise<DeviceSpeed> {
+  const count = spec.layers.length;
+  const part = async (layers: number): Promise<DeviceSpeed> =>
+    await timed(
+      device,
+      { ...spec, layers: spec.layers.slice(-layers), vocab: Math.ceil(spec.vocab * layers / count) },
+      how,
+    );
+  if (count <= 2) return await part(count);
+  const one = await part(1), two = await part(2);
+  const whole = (of: keyof DeviceSpeed): number => one[of] + (count - 1) * Math.max(0, two[of] - one[of]);
+  return { load: whole("load"), forward: whole("forward") };
+}
+
+async function timed(
+  device: Device,
+  spec: DecoderSpec,
+  { batch, seq, baseDtype = "f16", signal }: Parameters<typeof measureSpeed>[2],
+): Promise<DeviceSpeed> {
+  const start = performance.now();
+  using model = await loadModelFrom(zeros(spec), { device, baseDtype, signal });
+  const load = performance.now() - start, tokens = new Uint32Array(batch * seq), labels = new Int32Array(batch * seq);
+  const pass = async (): Promise<number> => {
+    const from = performance.now();
+    await model.tokenLosses(tokens, labels, { batch, signal });
+    return performance.now() - from;
+  };
+  await pass(); // compiles kernels
+  return { load: load / 1000, forward: await pass() / 1000 };
+}
+
+/** Time of writing a token over that of reading it in a step's batch; on the demo and llvmpipe. */
+const WRITE_COST = 2;
+
+/** Predicted seconds of a run's parts. What a user's tasks, hooks and schedules take is not known, and not counted. */
+export function forecastRun(
+  { load, forward }: DeviceSpeed,
+  options: ForecastOptions,
+  { formats, writesTexts, hasText, ranks = 1 }: ForecastParts,
+): PartSeconds {
+  const { batch, seq, accumulate, focus, objective, method, rounds, check } = options, sequence = forward / batch;
+  const how = methodOf(method), more = comparesWithDense(objective) ? 1 : 0;
+  const steps = stagesOf(options).reduce((sum, { stage, steps }) => {
+    const passes = STEP_COST + more + (stage === "postfinetune" && focus < 1 ? 1 : 0);
+    return sum + steps * Math.ceil(accumulate / ranks) * passes;
+  }, 0);
+  const batches = Math.ceil(CALIBRATION_SEQUENCES / batch);
+  const scored = how.kind === "gradual" ? 0 : how.kind === "learned" ? 2 * batches : rounds * batches;
+  const texts = hasText ? MOST_WINDOWS * WINDOW / seq : 0;
+  return {
+    reading: load,
+    preparing: writesTexts ? calibrationTexts(options) * WRITE_COST * sequence : 0,
+    steps: forward * (steps + scored * STEP_COST),
+    check: 2 * (load + sequence * comparedCount(seq, check) / seq),
+    quality: 2 * (measuredSequences(options) + texts) * sequence,
+    writing: formats * load,
+  };
+}

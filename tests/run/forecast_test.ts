@@ -1,0 +1,50 @@
+// The time of a run that is predicted before its first step.
+import assert from "node:assert/strict";
+import { type DeviceSpeed, forecastRun, measureSpeed } from "../../lib/run/forecast.ts";
+import { type PartSeconds, RUN_PARTS } from "../../lib/run/parts_of_time.ts";
+import { resolveOptions } from "../../lib/run/options/resolve.ts";
+import type { PruneOptions } from "../../lib/run/options/options.ts";
+import { CHECKS } from "../../lib/slice/verify.ts";
+import { sharedDevice } from "../device.ts";
+import { decoder } from "../units/helpers/decoders.ts";
+
+const SPEED: DeviceSpeed = { load: 4, forward: 0.5 };
+const PARTS = { formats: 2, writesTexts: true, hasText: false };
+
+function forecast(
+  options: Partial<PruneOptions> = {},
+  parts: Partial<typeof PARTS & { ranks: number }> = {},
+): PartSeconds {
+  const resolved = resolveOptions({ rows: [], sparsity: 0.2, steps: 100, ...options } as PruneOptions);
+  return forecastRun(SPEED, resolved, { ...PARTS, ...parts });
+}
+
+Deno.test("a forecast follows the options: steps, ranks, the check, texts and files", () => {
+  const usual = forecast();
+  assert.deepEqual(Object.keys(usual), RUN_PARTS);
+  assert.ok(forecast({ steps: 200 }).steps > 1.8 * usual.steps);
+  const wide = forecast({ accumulate: 4 });
+  assert.ok(wide.steps > 3 * usual.steps && forecast({ accumulate: 4 }, { ranks: 4 }).steps === usual.steps);
+  const [quick = 0, full = 0] = CHECKS.map((check) => forecast({ check }).check);
+  // Both read all weights twice; the tokens of the full one are 8 sequences.
+  assert.ok(
+    quick >= 2 * SPEED.load && quick < 2 * SPEED.load + SPEED.forward && full > quick + SPEED.forward,
+    `${full}`,
+  );
+  assert.equal(usual.check, quick, "the default is quick");
+  assert.ok(usual.preparing > 0 && forecast({}, { writesTexts: false }).preparing === 0);
+  assert.equal(forecast({}, { formats: 1 }).writing, usual.writing / 2);
+  assert.ok(forecast({}, { hasText: true }).quality > 2 * usual.quality);
+  assert.ok(forecast({ focus: 1 }).steps < usual.steps, "the last stage has no further pass");
+});
+
+Deno.test("the speed of a device is measured on two layers, counts all of them, and leaves nothing on the GPU", async () => {
+  const device = await sharedDevice(), how = { batch: 2, seq: 64 };
+  const spec = (layers: number): ReturnType<typeof decoder> =>
+    decoder(Array.from({ length: layers }, () => ({ heads: 8, kvHeads: 4, ffn: 1024 })), { hidden: 256, headDim: 32 });
+  await measureSpeed(device, spec(4), how); // compiles
+  const few = await measureSpeed(device, spec(4), how), many = await measureSpeed(device, spec(400), how);
+  assert.ok(few.load > 0 && few.forward > 0, JSON.stringify(few));
+  assert.ok(many.forward > 5 * few.forward, `${many.forward} s of 400 layers, ${few.forward} s of 4`);
+  assert.equal(device.liveCount, 0);
+});

@@ -30,5 +30,6 @@ export const spellFlag: SpellOption = (path, value) => {
     // A switch that is on has a flag that turns it off.
     return value === "false" ? off : isOn === true ? `no ${off}` : flagOf(path);
   }
+  if (path === "prompt" && value === "null") return "--no-prompt";
   return `${flagOf(path)} ${value}`;
 };

@@ -93,7 +93,7 @@ export function respelled(text: string, options: readonly NamedOption[], spell: 
 /** Options as programs write them: `rates.lora: 0.001`. */
 export function spellPath(path: string, value?: string): string {
   if (value === undefined) return path;
-  return `${path}: ${/^(-?\d[\d.e+-]*|true|false)$/.test(value) ? value : JSON.stringify(value)}`;
+  return `${path}: ${/^(-?\d[\d.e+-]*|true|false|null)$/.test(value) ? value : JSON.stringify(value)}`;
 }
 
 /** The parts of an error with their options spelled. */

@@ -49,7 +49,7 @@ export function encodeRows(
       ? ["there are rows to train on", "give rows"]
       : rows.every(({ kind }) => kind === "text")
       ? ["at least one text has two tokens", "give longer texts"]
-      : ["at least one row has a response within seq tokens", "raise seq"];
+      : [`at least one row has a response within ${option("seq")} tokens`, longerFix(rows, options, promptTokens)];
     const value = `${rows.length} rows, seq ${seq}${prompt}`;
     refuse("input", "cannot train on these data", { rule, value, fix });
   }
@@ -74,6 +74,14 @@ export function encodeRows(
     ...firstPlaces({ truncated, divided, skipped, empty, broken }),
   };
   return { examples, report };
+}
+
+/** How rows that are too long become short enough; leaving the prompt out is named only where that suffices. */
+function longerFix(rows: readonly Row[], options: EncodeRowsOptions, promptTokens: number): string {
+  const raise = `raise ${option("seq")}`;
+  if (promptTokens === 0) return raise;
+  const { examples } = encode(rows, { ...options, prompt: null, skipBroken: true });
+  return examples.length === 0 ? raise : `${raise}, or leave the prompt out: ${option("prompt", "null")}`;
 }
 
 /** The error of the first row, where leaving rows out leaves none. */

@@ -94,6 +94,7 @@ export function spellCell(path: string, value?: string): string {
   const other = isOptionPath(known) ? entryOf(known).elsewhere : undefined;
   if (other !== undefined) return other;
   if (path === "set" && value !== undefined) return `set ${value}`;
+  if (path === "prompt" && value === "null") return "prompt: false";
   const name = isOptionPath(path) ? nameOf(path) ?? path : path;
   return value === undefined ? name : `${name}: ${value}`;
 }

@@ -6,7 +6,7 @@ import { type Batch, createBatches } from "../../lib/data/batches.ts";
 import { encodeRows } from "../../lib/data/encode_rows.ts";
 import { encodeChoices } from "../../lib/eval/choice_rows.ts";
 import { withBroken } from "../../lib/data/encode_report.ts";
-import { assertNames, type Refusal, refuses } from "../refuses.ts";
+import { assertNames, checkRefusal, type Refusal, refuses } from "../refuses.ts";
 import { tokenizerOf, withConfig } from "../text/fixtures.ts";
 
 /** Example n has the tokens 10n + 1, 10n + 2, … and only its last is a label. */
@@ -139,6 +139,26 @@ Deno.test("encodeRows() counts rows, cuts and rows that teach nothing, and names
     lines: { truncated: [12], divided: [], skipped: [3], empty: [], broken: [] },
   });
   refuses(() => encodeRows(rows.slice(2), options), "input", { value: [1, 24] });
+});
+
+Deno.test("a prompt that leaves no room for a response is named, if its rows fit without it", async () => {
+  const tokenizer = withConfig(await tokenizerOf("byte_level"), { compresso_style: "plain" }, null);
+  const row = (instruction: string): Row => (
+    { kind: "instruct", instruction, input: "", output: "here", choices: null, extra: {} }
+  );
+  const prompt = "the river carries the stone ".repeat(9);
+  const fix = (instruction: string, text: string | null): string => {
+    try {
+      encodeRows([row(instruction)], { tokenizer, prompt: text, seq: 24, packing: false });
+    } catch (error) {
+      return checkRefusal(error, "input", { value: [1, 24] }).parts.fix ?? "";
+    }
+    assert.fail("it has a response within 24 tokens");
+  };
+  assertNames(fix("Where?", prompt), ["seq", "prompt: null"]);
+  for (const text of [prompt, null]) {
+    assert.ok(!fix(prompt, text).includes("prompt: null"), "without a prompt the row is as long");
+  }
 });
 
 Deno.test("encodeRows() reports what reading left out, at most the first five of each", async () => {

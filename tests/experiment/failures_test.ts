@@ -293,6 +293,10 @@ Deno.test("a fix that names options of prune names those of an experiment", () =
     /baseDtype: q4, or recompute: true$/,
   );
   assert.match(fixOf("input", `fix the row (${option("skipBroken")})`), /fix the row \(skipBroken of the data\)$/);
+  assert.match(
+    fixOf("input", `raise ${option("seq")}, or ${option("prompt", "null")}`),
+    /raise seq, or prompt: false$/,
+  );
   assert.match(fixOf("input", `lower ${option("seq")}, or give --text`), /lower seq, or give --text$/);
 });
 

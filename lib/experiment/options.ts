@@ -46,9 +46,9 @@ type CellValue<P extends OptionPath> = typeof OPTION_TABLE[P] extends { readonly
   : WrittenValue<P>;
 
 /**
- * Options of one cell; what is absent has the default of a prune run. docs/reference/options.md lists them all. `sparsity` and `steps` are required;
- * `data` and `calibration` are names of the experiment's data sets. An experiment in JSON cannot say `trust`; an override can, see
- * `ExperimentOverrides.set`.
+ * Options of one cell, see docs/reference/options.md. `sparsity` and `steps` are required. `data` and `calibration` are
+ * names of the experiment's data sets. What is absent has the default of a prune run, but without `calibration` there is
+ * none. An experiment in JSON cannot say `trust`; an override can, see `ExperimentOverrides.set`.
  */
 export type CellOptions =
   & { readonly [P in CellPath as Extract<NameOf<P>, string>]?: CellValue<P> | undefined }

@@ -108,7 +108,7 @@ export function experimentVerb(): CommandUnknownOpts {
     ],
     notes: `Options of runs, for base, grid, --set and --only: ${
       CELL_OPTION_NAMES.join(", ")
-    }. For units, loraTargets, protect and onAlarm, --set takes one value, whose parts have commas between them.`,
+    }. calibration names a data set; without it, runs have no calibration, unlike those of prune. For units, loraTargets, protect and onAlarm, --set takes one value, whose parts have commas between them.`,
   }).argument(
     "<file>",
     "a .ts, .js or .mjs file with `export default defineExperiment({ … })`, or the same as .json",

@@ -60,7 +60,8 @@ export const DATA_OPTIONS = {
     type: "calibration",
     placeholder: "file",
     when: { method: scoresOnRows },
-    defaultText: "own for masks learned from saliency with a prior, else none; none in experiments, where it names data",
+    defaultText:
+      "own for masks learned from saliency with a prior, else none; none in experiments, where it names data",
     work: "choosing",
     help: "texts on which units are scored before pruning: a file, own (the model writes them first), or none",
   },

@@ -1,4 +1,5 @@
 // The server and time: clients that go, a full queue, answers that take too long, and its own end.
+import "../pooled_gpu.ts";
 import assert from "node:assert/strict";
 import type { RequestRecord } from "../../lib/serve/handler.ts";
 import { serveModel } from "../../lib/serve/serve.ts";

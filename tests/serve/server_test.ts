@@ -1,4 +1,5 @@
 // The server over HTTP: what it answers. Answers are compared with the library's own.
+import "../pooled_gpu.ts";
 import assert from "node:assert/strict";
 import { renderChat } from "../../lib/text/chat_template.ts";
 import { generate } from "../../lib/generate/generate.ts";

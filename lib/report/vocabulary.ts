@@ -1,5 +1,6 @@
 // What a report says of a vocabulary that is cut.
 import { keepsLayers as keepsUnits } from "../units/kinds/all.ts";
+import { fidelityText } from "../run/fidelity_text.ts";
 import type { VocabularySummary } from "../run/vocabulary.ts";
 import { ABSENT, grouped, percent } from "./numbers.ts";
 import { short } from "./svg.ts";
@@ -42,6 +43,8 @@ export function vocabularyRows(): (readonly [string, (summary: Finished) => stri
       found &&
       `${short(found.after)}; whole model and vocabulary ${short(found.before)} (${grouped(found.bytes)} bytes)`
     );
+  const fidelity = (of: "heldout" | "text") =>
+    cell(({ [of]: found }) => found?.agreement ? fidelityText(found.agreement) : null);
   return [
     ["vocabulary", cell(({ before, after }) => `${grouped(after)} of ${grouped(before)} tokens`)],
     [
@@ -51,5 +54,7 @@ export function vocabularyRows(): (readonly [string, (summary: Finished) => stri
     ["expected growth of such texts", cell(({ growth }) => `${percent(growth)} more tokens`)],
     ["bits per byte of held-out rows, vocabulary cut", bits("heldout")],
     ["bits per byte of the text, vocabulary cut", bits("text")],
+    ["fidelity on held-out rows, vocabulary cut alone", fidelity("heldout")],
+    ["fidelity on the text, vocabulary cut alone", fidelity("text")],
   ];
 }

@@ -56,7 +56,7 @@ export function cutAlone(
       },
       sliced: { source, ...sizesOf(source, { model, options: resolved, dense }), maskedVsSliced },
       quality: compareQuality(measures, { ...measured, tasks: cut.tasks }, measured),
-      vocabulary: await cut.summary({}, signal),
+      vocabulary: await cut.summary({}, { compares: true, signal }),
       peakGpuBytes: model.device.peakBytes,
     };
   };

@@ -65,7 +65,7 @@ export async function finishRun(result: PruneResult, finish: FinishOptions): Pro
   const quality = await timer.during("quality", () => measure(result, { ...finish, adapters }));
   // If a method changed other weights too, masks and LoRA do not give the result.
   const isGiven = base === model.source,
-    words = vocabulary && await vocabulary.summary(isGiven ? adapters : null, signal);
+    words = vocabulary && await vocabulary.summary(isGiven ? adapters : null, { signal });
   const sliced = { source, ...sizesOf(source, { model, options, dense: vocabulary?.dense ?? model }), maskedVsSliced };
   return { result, sliced, quality, vocabulary: words, peakGpuBytes: device.peakBytes };
 }

@@ -240,7 +240,7 @@ export function compareQuality(data: QualityData, before: Measured, after: Measu
 }
 
 /** The statistics of some sequences, without the first labels of each; null if nothing was compared. */
-function agreementIn(sequences: readonly LabelAgreement[], skipped: number): Agreement | null {
+export function agreementIn(sequences: readonly LabelAgreement[], skipped: number): Agreement | null {
   const column = (of: "divergence" | "isSame" | "dropped"): number[] =>
     sequences.flatMap((one) => [...one[of].subarray(skipped)]);
   return agreementOf({ divergence: column("divergence"), isSame: column("isSame"), dropped: column("dropped") });

@@ -92,12 +92,15 @@ function vocabularyFacts({ before, after, coverage, growth, heldout, text }: Voc
     [of, found],
   ): [string, string][] =>
     found
-      ? [[
-        `bits per byte of ${of}`,
-        `${found.after.toFixed(3)}, with the whole vocabulary and model ${found.before.toFixed(3)} (${
-          shown(found.bytes)
-        } bytes)`,
-      ]]
+      ? [
+        [
+          `bits per byte of ${of}`,
+          `${found.after.toFixed(3)}, with the whole vocabulary and model ${found.before.toFixed(3)} (${
+            shown(found.bytes)
+          } bytes)`,
+        ],
+        ...found.agreement ? [[`fidelity on ${of}`, fidelityText(found.agreement)] satisfies [string, string]] : [],
+      ]
       : []
   );
   const percent = (share: number): string => `${(100 * share).toFixed(1)} %`;

@@ -62,10 +62,13 @@ const partSeconds = z.object({
 });
 const counts = z.object({ before: count, after: count });
 const difference = z.object({ difference: number, stderr: number, low: number, high: number });
-const bitsPerByte = z.object({ before: number, after: number, bytes: count });
 const agreement = z.object({
   ...{ kl: number, klError: number, klMedian: number, kl99: number, top1: number },
   ...{ tokens: count, dropped: number },
+});
+const bitsPerByte = z.object({
+  ...{ before: number, after: number, bytes: count },
+  agreement: agreement.nullable().default(null),
 });
 const lossChange = z.object({
   before: number,

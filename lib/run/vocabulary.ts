@@ -7,7 +7,9 @@ import { encodeRow } from "../data/encode_rows.ts";
 import { IGNORED_LABEL } from "../data/prompts/encode.ts";
 import { placeOf } from "../data/row.ts";
 import type { Row } from "../data/rows.ts";
-import type { Adapters, Model } from "../model/model.ts";
+import type { Adapters, LabelAgreement, Model } from "../model/model.ts";
+import type { DenseSide } from "../nn/agreement.ts";
+import type { Agreement } from "../eval/agreement.ts";
 import { chooseVocabulary } from "../slice/vocabulary/choose.ts";
 import { cutModel } from "../slice/vocabulary/cut_model.ts";
 import { noTokenizer } from "../text/no_tokenizer.ts";
@@ -16,7 +18,14 @@ import { leadingIds } from "../eval/perplexity.ts";
 import { labelBytes } from "../eval/text_bytes.ts";
 import { type Evaluation, MOST_CHARS, MOST_WINDOWS, WINDOW } from "./evaluation.ts";
 import { vocabularySize } from "./vocabulary_size.ts";
-import { type Measured, measuredSequences, measureQuality, qualityData, type TaskLoader } from "./quality.ts";
+import {
+  agreementIn,
+  type Measured,
+  measuredSequences,
+  measureQuality,
+  qualityData,
+  type TaskLoader,
+} from "./quality.ts";
 
 /** What became of a vocabulary, as run.json holds it. */
 export interface VocabularySummary {
@@ -44,6 +53,19 @@ export interface BitsPerByte {
   readonly after: number;
   /** Bytes of the text in UTF-8. */
   readonly bytes: number;
+  /**
+   * How a model whose vocabulary alone was cut agrees with the model as it was given: on rows at every label, on a text in
+   * the second half of each window. Null after other runs, which have it in `heldoutLoss` and `evaluation`, and in files of older
+   * versions.
+   */
+  readonly agreement: Agreement | null;
+}
+
+/** How the result is measured. */
+export interface SummaryOptions {
+  /** Whether the result is compared with the model that it was cut from. Default: false. */
+  readonly compares?: boolean;
+  readonly signal?: AbortSignal | undefined;
 }
 
 /** A model whose vocabulary is cut, with what the run says of it. */
@@ -59,7 +81,7 @@ export interface CutForRun extends Disposable {
   /** Scores of the model that it was cut from on the tasks that are measured. */
   readonly tasks: Measured["tasks"];
   /** Measures the result, with masks and LoRA; null if masks and LoRA do not give the result. */
-  readonly summary: (adapters: Adapters | null, signal?: AbortSignal) => Promise<VocabularySummary>;
+  readonly summary: (adapters: Adapters | null, options: SummaryOptions) => Promise<VocabularySummary>;
 }
 
 /**
@@ -101,10 +123,10 @@ export async function cutForRun(
   onMeasured?.(0);
   const before = await bitsOf(dense, pairs.map(([own]) => own), { seq, signal, onRow });
   const textBefore = windows ? await bitsOf(dense, windows.dense, { seq: window, signal, onRow }) : 0;
-  const { text: _text, ...measured } = evaluation ?? {};
+  const { text: _text, ...others } = evaluation ?? {};
   const data = await qualityData(dense, { heldout: [], heldoutLabels: [] }, {
     seq,
-    evaluation: measured,
+    evaluation: others,
     loadTasks,
     signal,
   });
@@ -121,11 +143,14 @@ export async function cutForRun(
     kept,
     digest: digestOf([kept]),
     tasks,
-    async summary(adapters, signal): Promise<VocabularySummary> {
+    async summary(adapters, { compares = false, signal }): Promise<VocabularySummary> {
       const rows = adapters ? pairs : [], bytes = rows.reduce((sum, [own]) => sum + own.bytes, 0);
-      const own = { adapters: adapters ?? {}, signal };
-      const bits = await bitsOf(model, rows.map(([, small]) => small), { seq, ...own });
-      const textBits = adapters && windows ? await bitsOf(model, windows.cut, { seq: window, ...own }) : null;
+      const side = compares ? { weights: dense.weights, ids: kept } : null,
+        own = { adapters: adapters ?? {}, side, signal };
+      const ofRows = await measured(model, rows.map(([, small]) => small), { seq, ...own });
+      // As `fidelity` compares a text.
+      const skipped = Math.floor(window / 2) + 1 - Math.max(1, leadingIds(model).length);
+      const ofText = adapters && windows ? await measured(model, windows.cut, { seq: window, skipped, ...own }) : null;
       await model.release();
       return {
         before: source.spec.vocab,
@@ -133,9 +158,16 @@ export async function cutForRun(
         counted: choice.counted,
         coverage: choice.coverage(size),
         growth: choice.growth(size),
-        heldout: bytes > 0 ? { before: before / bytes, after: bits / bytes, bytes } : null,
-        text: windows && textBits !== null
-          ? { before: textBefore / windows.bytes, after: textBits / windows.bytes, bytes: windows.bytes }
+        heldout: bytes > 0
+          ? { before: before / bytes, after: ofRows.bits / bytes, bytes, agreement: ofRows.agreement }
+          : null,
+        text: windows && ofText
+          ? {
+            before: textBefore / windows.bytes,
+            after: ofText.bits / windows.bytes,
+            bytes: windows.bytes,
+            agreement: ofText.agreement,
+          }
           : null,
       };
     },
@@ -234,26 +266,45 @@ function beginning(text: string, { tokenizer, seq }: { readonly tokenizer: Token
   return tokenizer.decode(ids.slice(0, seq - 1), { skipSpecial: true }).replace(/\uFFFD+$/, "");
 }
 
-/** Bits that a model needs for the labels of all rows; each runs alone. */
-async function bitsOf(
+/** Bits that a model needs for the labels of all rows. */
+async function bitsOf(model: Model, rows: readonly HeldOut[], options: RowOptions): Promise<number> {
+  return (await measured(model, rows, options)).bits;
+}
+
+/** How rows are measured. */
+interface RowOptions {
+  readonly seq: number;
+  readonly adapters?: Adapters | undefined;
+  /** The dense model, if the rows are compared with it. Its layers give the states that these of the model give. */
+  readonly side?: DenseSide | null;
+  /** Labels of each row that are not compared. Default: 0. */
+  readonly skipped?: number;
+  readonly signal?: AbortSignal | undefined;
+  /** Called after each row. */
+  readonly onRow?: () => void;
+}
+
+/** Bits that a model needs for the labels of all rows, and how it agrees with the dense one; each row runs alone. */
+async function measured(
   model: Model,
   rows: readonly HeldOut[],
-  { seq, adapters = {}, signal, onRow }: {
-    readonly seq: number;
-    readonly adapters?: Adapters | undefined;
-    readonly signal?: AbortSignal | undefined;
-    /** Called after each row. */
-    readonly onRow?: () => void;
-  },
-): Promise<number> {
+  { seq, adapters = {}, side = null, skipped = 0, signal, onRow }: RowOptions,
+): Promise<{ readonly bits: number; readonly agreement: Agreement | null }> {
+  const parts: LabelAgreement[] = [];
   let nats = 0;
   for (const row of rows) {
     const tokens = new Uint32Array(seq), labels = new Int32Array(seq).fill(IGNORED_LABEL);
     tokens.set(row.tokens);
     labels.set(row.labels);
-    const losses = await model.tokenLosses(tokens, labels, { batch: 1, adapters, signal });
-    for (const loss of losses) nats += loss;
+    const how = { batch: 1, adapters, signal };
+    if (side) {
+      const { losses, states } = await model.lossesAndStates(tokens, labels, how);
+      for (const loss of losses) nats += loss;
+      parts.push(await model.agreement(tokens, labels, { ...how, dense: side, states }));
+    } else {
+      for (const loss of await model.tokenLosses(tokens, labels, how)) nats += loss;
+    }
     onRow?.();
   }
-  return nats / Math.LN2;
+  return { bits: nats / Math.LN2, agreement: agreementIn(parts, skipped) };
 }

@@ -283,7 +283,16 @@ Deno.test("a report names model and data, the whole time, and how a file that gr
 Deno.test("a report says what became of the vocabulary", () => {
   const { summary } = madeRun("mine");
   assert(summary);
-  const bits = { before: 1.12, after: 1.25, bytes: 2170 };
+  const agreement = {
+    kl: 0.0814,
+    klError: 0.002,
+    klMedian: 0.05,
+    kl99: 0.9,
+    top1: 0.912,
+    tokens: 3210,
+    dropped: 0.023,
+  };
+  const bits = { before: 1.12, after: 1.25, bytes: 2170, agreement };
   const cut = {
     before: 49_152,
     after: 24_000,
@@ -309,6 +318,7 @@ Deno.test("a report says what became of the vocabulary", () => {
       "1.25; whole model and vocabulary 1.12 (2,170 bytes)",
     ]
   ) assert.ok(found.includes(cell), cell);
+  assert.ok(found.some((cell) => cell.includes("mean KL 0.081") && cell.includes("2.3 %")));
   assert.ok(!html.includes("<dt>Sparsity</dt>") && !html.includes("of the text, vocabulary cut"));
   for (const title of ["sparsity, hard", "Masks", "Sparsity of each layer"]) {
     assert.ok(!html.includes(`>${title}<`), title);

@@ -173,7 +173,7 @@ Deno.test("a loss of more than 1.25 times that before, or none, or one that is n
   assert.equal(warned.ratio, 1.3);
   assert.ok(lines(loss(2.6)).includes(warned.message));
   assert.match(lines(loss(2.6)), /loss on held-out rows is 1\.30 times that before pruning/);
-  const heldout = { before: 0.1, after: 1.5, bytes: 60 };
+  const heldout = { before: 0.1, after: 1.5, bytes: 60, agreement: null };
   const vocabulary = { before: 9, after: 5, counted: 100, coverage: 0.9, growth: 0.1, heldout, text: null };
   assert.match(
     lines({ ...none, vocabulary }),

@@ -6,6 +6,7 @@ import type { UnitKind } from "../../lib/units/kinds/all.ts";
 import { planMemory, type PruneToFolderOptions } from "../../lib/run/mod.ts";
 import type { RunPhase } from "../../lib/types/mod.ts";
 import { adapterOf } from "../../lib/run/memory/plan.ts";
+import type { Device } from "../../lib/gpu/device.ts";
 import { loadModel, loadModelFrom, type Model, openModelFiles, parameterCount } from "../../lib/model/mod.ts";
 import { rejects } from "../refuses.ts";
 import { BASE, withDemo } from "./helpers/demo_run.ts";
@@ -54,12 +55,50 @@ Deno.test("a vocabulary is cut alone: both files give the dense model's logits o
         assert.equal(model.tokenizer?.decode(encoded.map((id) => kept[id] ?? 0)), text);
         if (path.endsWith("model")) assert.ok(Math.abs(vocabulary.heldout.after - await bitsPerByte(small)) < 1e-9);
       }
+      const { agreement } = vocabulary.heldout;
+      assert.ok(agreement);
+      const { dropped, klMax, tokens, top1 } = await agreementByHand(`${out}/model`, { model, device, kept });
+      assert.equal(agreement.tokens, tokens);
+      // f32 in the kernel, f64 here.
+      assert.ok(Math.abs(agreement.dropped - dropped) < 1e-5, `${agreement.dropped}, ${dropped}`);
+      assert.ok(dropped > 1e-4 && agreement.top1 === top1, `${agreement.top1}, ${top1}`);
+      // Over the tokens that both have, softmaxes of the same logits are the same.
+      assert.ok(klMax < 1e-6 && Math.abs(agreement.kl) < 1e-5, `${agreement.kl}, ${klMax}`);
       const card = await Deno.readTextFile(`${out}/model/README.md`);
       assert.match(card, /tokens of the vocabulary are removed/);
       assert.match(card, /\| vocabulary \| 538 tokens, before pruning 768/);
     });
   });
 });
+
+/** The agreement on held-out rows in f64, from whole logits of both models. */
+async function agreementByHand(
+  path: string,
+  { model, device, kept }: { readonly model: Model; readonly device: Device; readonly kept: readonly number[] },
+): Promise<{ dropped: number; klMax: number; top1: number; tokens: number }> {
+  using small = await loadModel(path, { device });
+  let dropped = 0, klMax = 0, same = 0, count = 0;
+  for (const row of BASE.rows.slice(-6)) {
+    if (row.kind !== "instruct" || !small.tokenizer) throw new Error("not an instruction of the demo");
+    const { tokens, labels } = encodeExample(row, { tokenizer: small.tokenizer, prompt: null, seq: 256 });
+    const own = await small.logits([...tokens]), whole = await model.logits([...tokens].map((id) => kept[id] ?? 0));
+    for (let at = 0; at + 1 < tokens.length; at++) {
+      if ((labels[at + 1] ?? -100) < 0) continue;
+      const p = [...own.subarray(at * kept.length, (at + 1) * kept.length)].map(Math.exp);
+      const q = [...whole.subarray(at * 768, (at + 1) * 768)].map(Math.exp), qKept = kept.map((id) => q[id] ?? NaN);
+      const sum = (values: readonly number[]): number => values.reduce((total, value) => total + value, 0);
+      const [ofP, ofQ] = [sum(p), sum(qKept)];
+      dropped += 1 - ofQ / sum(q);
+      klMax = Math.max(
+        klMax,
+        sum(qKept.map((value, id) => value / ofQ * Math.log(value / ofQ / ((p[id] ?? NaN) / ofP)))),
+      );
+      same += p.indexOf(Math.max(...p)) === qKept.indexOf(Math.max(...qKept)) ? 1 : 0;
+      count++;
+    }
+  }
+  return { dropped: dropped / count, klMax, top1: same / count, tokens: count };
+}
 
 /** Bits per byte of the held-out rows, a tenth of all, by the losses of their answers. */
 async function bitsPerByte(model: Model): Promise<number> {

@@ -4,6 +4,7 @@ import { grownFiles, modelInput } from "../../../lib/report/sizes.ts";
 import { keepsLayers } from "../../../lib/units/kinds/all.ts";
 import { cutsVocabularyAlone } from "../../../lib/run/options/resolve.ts";
 import type { RunSummary } from "../../../lib/run/result.ts";
+import { fidelityText } from "../../../lib/run/fidelity_text.ts";
 import type { VocabularySummary } from "../../../lib/run/vocabulary.ts";
 import { programAsRun, shellWord } from "../../command.ts";
 import { formatBytes, formatCount, formatShare, note, print as printLine } from "../../terminal/output.ts";
@@ -104,6 +105,7 @@ function vocabularyLines({ before, after, coverage, growth, heldout, text }: Voc
         `            bits per byte ${found.before.toFixed(3)} → ${found.after.toFixed(3)}, on ${
           formatCount(found.bytes)
         } bytes of ${of}, from the whole model with its whole vocabulary`,
+        ...found.agreement ? [`            ${fidelityText(found.agreement)}`] : [],
       ]
       : []
   );

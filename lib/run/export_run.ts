@@ -18,7 +18,8 @@ import {
 import { shapeWritten } from "../slice/layouts.ts";
 import type { RunPosition, StepRecord } from "./contract.ts";
 import type { FinishedRun } from "./finish.ts";
-import { SUMMARY_FILE, VOCABULARY_FILE } from "./folder.ts";
+import type { SavedScores } from "./experts/scores_file.ts";
+import { SCORES_FILE, SUMMARY_FILE, VOCABULARY_FILE } from "./folder.ts";
 import { runCard } from "./run_card.ts";
 import { warningsOf } from "./warnings.ts";
 import type { RunHooks } from "./hooks.ts";
@@ -36,6 +37,8 @@ export interface RunToWrite {
   readonly dense: Model;
   /** Ids that the vocabulary keeps; null if it was not cut. */
   readonly kept: Int32Array | null;
+  /** What was measured of the experts; absent if they are not cut. */
+  readonly scores?: () => SavedScores;
   readonly files: FileSystem;
   readonly options: ResolvedOptions;
   readonly hooks: RunHooks;
@@ -67,7 +70,7 @@ export async function exportRun(dir: string, asked: SessionExportOptions, run: R
     generation = { ...keptGeneration(model.source), ...own };
   signal.throwIfAborted();
   run.timer.add("reading", (run.startedAt - startedAt) / 1000);
-  const { sliced, result, quality, vocabulary, peakGpuBytes } = await run.finish();
+  const { sliced, result, quality, vocabulary, experts = null, peakGpuBytes } = await run.finish();
   const writingFrom = performance.now();
   const { heldout: heldoutLoss, ...evaluation } = quality, measured = { heldoutLoss, evaluation, vocabulary };
   const warnings = warningsOf(measured);
@@ -93,7 +96,7 @@ export async function exportRun(dir: string, asked: SessionExportOptions, run: R
     files,
     signal,
     provenance: model.source.provenance,
-    card: runCard({ options, origin, command, sliced, result, quality, vocabulary, warnings }),
+    card: runCard({ options, origin, command, sliced, result, quality, vocabulary, experts, warnings }),
   };
   const { layout, dtype = "f16", tokenizer, replace = false } = how, { masks, lora } = result;
   const recordsPath = `${dir}/records.jsonl`;
@@ -106,6 +109,8 @@ export async function exportRun(dir: string, asked: SessionExportOptions, run: R
   await adapter?.commit();
   if (run.kept) await writeFile(files, `${dir}/${VOCABULARY_FILE}`, `${JSON.stringify({ kept: [...run.kept] })}\n`);
   else await files.remove(`${dir}/${VOCABULARY_FILE}`);
+  if (run.scores) await writeFile(files, `${dir}/${SCORES_FILE}`, `${JSON.stringify(run.scores())}\n`);
+  else await files.remove(`${dir}/${SCORES_FILE}`);
   if (records !== null) await writeFile(files, recordsPath, records);
   const { loadableBy, skipped, parameters, fellBack, ggufDtype: writtenDtype } = staged?.result ??
     { loadableBy: [], skipped: [], parameters: sliced.parameters.after, fellBack: [], ggufDtype: null };
@@ -123,6 +128,7 @@ export async function exportRun(dir: string, asked: SessionExportOptions, run: R
     hidden: sliced.spec.hidden,
     maskedVsSliced: { maxAbs, range },
     ...measured,
+    experts,
     seconds: result.seconds,
     parts: { seconds: run.timer.seconds, predicted: forecast },
     wallSeconds: (performance.now() - startedAt) / 1000,

@@ -7,6 +7,7 @@ import { comparedTokens, verifyShape, verifySliced } from "../slice/verify.ts";
 import { parameterCount } from "../spec/decoder.ts";
 import type { WeightSource } from "../spec/source.ts";
 import { withCompensation } from "./methods/one_shot_scores.ts";
+import type { ExpertsSummary } from "./experts/summary.ts";
 import type { ResolvedOptions } from "./options/options.ts";
 import { compareQuality, measureQuality, type QualityChange, type QualityData } from "./quality.ts";
 import type { PartTimer } from "./parts_of_time.ts";
@@ -22,6 +23,8 @@ export interface FinishedRun {
   readonly quality: QualityChange;
   /** What became of the vocabulary; null if it was not cut. */
   readonly vocabulary: VocabularySummary | null;
+  /** What became of the experts; absent if they were not cut. */
+  readonly experts?: ExpertsSummary;
   /** Peak of training and comparison, bytes. */
   readonly peakGpuBytes: number;
 }

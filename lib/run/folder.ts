@@ -15,6 +15,9 @@ export const SUMMARY_FILE = "run.json";
 /** Name of the list of the tokens that a cut vocabulary keeps, by their ids before. */
 export const VOCABULARY_FILE = "vocabulary.json";
 
+/** Name of the measures of experts, by which another share of them is cut. */
+export const SCORES_FILE = "scores.json";
+
 /** Name of the texts that the model wrote for calibration. */
 export const CALIBRATION_FILE = "calibration.jsonl";
 
@@ -23,7 +26,16 @@ export const CALIBRATION_FILE = "calibration.jsonl";
  * them.
  */
 export const RUN_FILES = [
-  ...[SUMMARY_FILE, "model", "model.gguf", UNMERGED_FOLDER, ADAPTER_FOLDER, VOCABULARY_FILE, CHECKPOINT_FILE] as const,
+  ...[
+    SUMMARY_FILE,
+    "model",
+    "model.gguf",
+    UNMERGED_FOLDER,
+    ADAPTER_FOLDER,
+    VOCABULARY_FILE,
+    SCORES_FILE,
+    CHECKPOINT_FILE,
+  ] as const,
 ];
 
 /** The folders of {@link RUN_FILES}. A crash while one is replaced may leave it under a temporary name. */

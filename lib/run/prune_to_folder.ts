@@ -3,7 +3,7 @@ import type { Model } from "../model/model.ts";
 import type { SessionExportOptions } from "../slice/export_options.ts";
 import { checkOptions, FOLDER_PATHS, PRUNE_PATHS } from "./options/check.ts";
 import type { CheckpointOptions, RunOptions, Target } from "./options/options.ts";
-import { checkIdle, cutsVocabularyAlone } from "./options/resolve.ts";
+import { checkIdle, trainsNothing } from "./options/resolve.ts";
 import type { RunSummary } from "./result.ts";
 import { runInto, type RunIntoOptions } from "./run_into.ts";
 import type { RunOfMany } from "./shared_work.ts";
@@ -94,7 +94,7 @@ export async function runIntoFolder(
 ): Promise<RunSummary | null> {
   checkOptions(options, FOLDER_PATHS, { whose: "pruneToFolder" });
   const ofFolder = FOLDER_PATHS.filter((path) => !PRUNE_PATHS.includes(path));
-  if (cutsVocabularyAlone(options)) checkIdle(options, { isAlone: true, paths: ofFolder });
+  if (trainsNothing(options)) checkIdle(options, { isAlone: true, paths: ofFolder });
   const { out: _out, checkpointEvery: _every, resume: _resume, mayDiffer: _may, onReady: _ready, ...run } = options;
   const isFirst = (options.ranks?.rank ?? 0) === 0;
   using sink = isFirst ? await folderSink(model, options) : await followerSink(options);

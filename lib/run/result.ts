@@ -16,6 +16,7 @@ import type { FileBytes, MaskSummary, ModelBefore } from "./mask_summary.ts";
 import type { PartSeconds } from "./parts_of_time.ts";
 import type { LossChange, QualityChange } from "./quality.ts";
 import { type UndecidedUnits, undecidedUnits } from "./undecided.ts";
+import type { ExpertsSummary } from "./experts/summary.ts";
 import type { VocabularySummary } from "./vocabulary.ts";
 import type { SizeResult } from "./size_goal.ts";
 import type { VerifyResult } from "../slice/verify.ts";
@@ -121,6 +122,8 @@ export interface RunSummary {
   readonly evaluation: Pick<QualityChange, "text" | "tasks">;
   /** What became of the vocabulary; null if it was not cut. */
   readonly vocabulary: VocabularySummary | null;
+  /** What became of the experts; null if they were not cut. */
+  readonly experts: ExpertsSummary | null;
   /** Seconds by stage. */
   readonly seconds: PruneResult["seconds"];
   /** Seconds of each part of the run, and what was predicted before its first step; null in files of older versions. */

@@ -7,15 +7,16 @@ import { stagesOf } from "./methods/stages.ts";
 import { fidelityText } from "./fidelity_text.ts";
 import { metricsOf, type TaskScore } from "../eval/metrics.ts";
 import type { ResolvedOptions } from "./options/options.ts";
+import type { ExpertsSummary } from "./experts/summary.ts";
 import type { VocabularySummary } from "./vocabulary.ts";
 import type { PruneResult, RunSummary, SlicedModel } from "./result.ts";
 import { keepsLayers } from "../units/kinds/all.ts";
-import { cutsVocabularyAlone } from "./options/resolve.ts";
+import { trainsNothing } from "./options/resolve.ts";
 import { sparsityBase } from "./size_goal.ts";
 
 /** The card's facts, from the options and the outcome of a run. */
 export function runCard(
-  { options, origin, command, sliced, result, quality, vocabulary, warnings }: {
+  { options, origin, command, sliced, result, quality, vocabulary, experts, warnings }: {
     readonly options: ResolvedOptions;
     readonly origin: readonly OriginFile[];
     readonly command: string | null;
@@ -23,6 +24,7 @@ export function runCard(
     readonly result: Pick<PruneResult, "sparsity">;
     readonly quality: QualityChange;
     readonly vocabulary: VocabularySummary | null;
+    readonly experts: ExpertsSummary | null;
     readonly warnings: RunSummary["warnings"];
   },
 ): RunCard {
@@ -31,19 +33,26 @@ export function runCard(
   const base = sparsityBase(units) === "model" ? "the whole model" : "the layers' linear weights";
   const stages = stagesOf(options).filter(({ steps }) => steps > 0).map(({ stage, steps }) => `${stage} ${steps}`);
   const isWhole = keepsLayers(units), tokens = vocabulary ? ["tokens of the vocabulary"] : [];
+  const whole = experts ? ["whole experts"] : [];
   const data = nameOf("data"), calibration = nameOf("calibration");
   return {
     base: nameOf("model"),
     command,
-    removed: [...isWhole ? [] : ["parts of the layers"], ...tokens].join(" and "),
+    removed: [...isWhole ? [] : ["parts of the layers"], ...tokens, ...whole].join(" and "),
     facts: [
       ["parameters", `${shown(after)}, before pruning ${shown(before)}`],
       ...vocabulary ? vocabularyFacts(vocabulary) : [],
+      ...experts
+        ? [
+          ["experts", `${shown(experts.after)} in all layers, before pruning ${shown(experts.before)}`] as const,
+          ["method", `${nameOfMethod(method)}: units ${units.join(", ")}; seed ${seed}`] as const,
+        ]
+        : [],
       ...(isWhole ? [] : [
         ["sparsity", `${(100 * result.sparsity.hard).toFixed(1)} % of ${base}`] as const,
         ["method", `${nameOfMethod(method)}: units ${units.join(", ")}; layout ${layout}`] as const,
       ]),
-      ...(cutsVocabularyAlone(options) ? [] : [
+      ...(trainsNothing(options) ? [] : [
         [
           "training",
           `LoRA of rank ${lora.rank}; steps: ${stages.join(", ")}; batch ${batch}, ${seq} tokens, seed ${seed}`,

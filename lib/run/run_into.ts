@@ -8,9 +8,10 @@ import { sourceDigest } from "../spec/source_digest.ts";
 import { calibrationDefault, calibrationTexts, writeCalibration } from "./calibration.ts";
 import type { StepRecord } from "./contract.ts";
 import { cutAlone } from "./cut_alone.ts";
+import { cutExpertsAlone } from "./experts/cut.ts";
 import { refuseReading } from "./data.ts";
 import type { CheckpointOptions, PruneOptions, ResolvedOptions, RunOptions, Target } from "./options/options.ts";
-import { checkRowsOr, cutsVocabularyAlone, resolveOptions } from "./options/resolve.ts";
+import { checkRowsOr, resolveOptions, trainsNothing } from "./options/resolve.ts";
 import type { TaskLoader } from "./quality.ts";
 import { PruneSession } from "./session.ts";
 import type { RunOfMany } from "./shared_work.ts";
@@ -75,11 +76,18 @@ export async function runInto<Result>(
     ? { ...given, rows: run.rows } // the caller may have resolved them before it read the rows
     : resolvedFor(dense.source, { ...run, calibration: asked, export: files });
   const { resolved, rows, isWritten } = await calibrationOf(known, { sink, asked, run });
-  const isAlone = cutsVocabularyAlone(resolved), weights = isAlone || await weightsOf(dense, identity);
+  const isAlone = trainsNothing(resolved), weights = isAlone || await weightsOf(dense, identity);
   using vocabulary = await vocabularyOf(dense, resolved, { ...run, onPhase, loadTasks: sink.platform.loadTasks });
   if (isAlone && vocabulary) {
     if (sink.checkpoint?.resume) throw nothingToResume();
     const done = cutAlone(vocabulary, { original: run, resolved, platform: sink.platform });
+    await sink.begin({ doneBefore: null, texts: [] });
+    return await sink.end(done);
+  }
+  if (isAlone) {
+    if (sink.checkpoint?.resume) throw nothingToResume();
+    const onMeasured = (share: number): void => onPhase?.("measure", share);
+    const done = await cutExpertsAlone(dense, { original: run, resolved, platform: sink.platform, onMeasured });
     await sink.begin({ doneBefore: null, texts: [] });
     return await sink.end(done);
   }
@@ -165,7 +173,7 @@ async function calibrationOf(
   readonly isWritten: boolean;
 }> {
   const how = { resume: sink.checkpoint?.resume ?? false, areThere: sink.hasTexts };
-  const choice = asked ?? (cutsVocabularyAlone(resolved) ? "none" : calibrationDefault(resolved, how));
+  const choice = asked ?? (trainsNothing(resolved) ? "none" : calibrationDefault(resolved, how));
   if (typeof choice === "string") refuseReading(run);
   const own = choice === "own" ? await sink.texts() : null;
   return {

@@ -6,6 +6,7 @@ import type { ChoiceScore } from "../eval/metrics.ts";
 import { textIfThere } from "../files/text_file.ts";
 import { GGUF_WRITE_TYPES } from "../formats/gguf/mixes.ts";
 import type { StepRecord } from "./contract.ts";
+import { EXPERT_USE } from "./experts/scores_file.ts";
 import { SUMMARY_FILE } from "./folder.ts";
 import { type Alarm, ALARM_ACTIONS, MONITOR_NAMES } from "./monitors/alarm.ts";
 import type { RunSummary } from "./result.ts";
@@ -55,6 +56,7 @@ const layer = z.object({
   ffn: count,
   window: z.int().positive().exactOptional(),
   rope: z.enum(["local", "none"]).exactOptional(),
+  experts: z.object({ count, ffn: count }).exactOptional(),
 });
 const change = z.object({ before: number, after: number });
 const partSeconds = z.object({
@@ -122,6 +124,12 @@ const FIELDS = {
     ...{ before: count, after: count, counted: count, coverage: number, growth: number },
     ...{ heldout: bitsPerByte.nullable(), text: bitsPerByte.nullable() },
   }).nullable(),
+  experts: z.object({
+    ...{ before: count, after: count },
+    kept: z.array(z.array(count).nullable()),
+    scores: z.array(z.array(number).nullable()),
+    use: EXPERT_USE.nullable(),
+  }).nullable().default(null),
   seconds: z.object({ finetune: number, prune: number, postfinetune: number }),
   parts: z.object({ seconds: partSeconds, predicted: partSeconds.nullable() }).nullable().default(null),
   wallSeconds: number,

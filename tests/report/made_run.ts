@@ -66,6 +66,7 @@ export const MADE_SUMMARY: RunSummary = {
   heldoutLoss: MADE_LOSS,
   evaluation: { text: { ...MADE_LOSS, after: 2.5, sequences: 12 }, tasks: { arc_easy: MADE_TASK } },
   vocabulary: null,
+  experts: null,
   seconds: { finetune: 1, prune: 20, postfinetune: 3 },
   parts: null,
   wallSeconds: 95,

@@ -6,8 +6,9 @@ import { dataPath, readRows } from "../../../lib/local/rows.ts";
 import { scheduleName } from "../../../lib/experiment/identity.ts";
 import { isOfPath } from "../../../lib/files/bytes.ts";
 import { fileDigest, modelDigest } from "../../../lib/files/fingerprint.ts";
+import { parseScores } from "../../../lib/run/experts/scores_file.ts";
 import type { PruneOptions } from "../../../lib/run/options/options.ts";
-import { cutsVocabularyAlone } from "../../../lib/run/options/resolve.ts";
+import { trainsNothing } from "../../../lib/run/options/resolve.ts";
 import type { TableFlags } from "../../options/table_flags.ts";
 import { readText } from "../../terminal/read_text.ts";
 import { calibrationName } from "./calibration.ts";
@@ -26,6 +27,11 @@ export type Inputs =
   & Readonly<Record<"model" | "baseDtype" | "data" | "calibration" | "schedule" | "files", string>>
   & { readonly vocabulary?: string };
 
+/** Scores of --scores; undefined without. */
+export async function savedScores({ scores }: RunFlags): Promise<PruneOptions["scores"]> {
+  return scores === undefined ? undefined : parseScores(await readText(scores), { path: scores });
+}
+
 /** Rows of --vocab-data; undefined without. */
 export async function vocabularyRows(
   { vocabData, textField, skipBroken }: RunFlags,
@@ -34,14 +40,15 @@ export async function vocabularyRows(
   return (await readRows(vocabData, { textField, skipBroken })).rows;
 }
 
-/** The data of a run: the demo has its own. */
+/** The data of a run: the demo has its own; null where experts are cut by scores that are given. */
 export function dataPathOf(
   path: string,
-  { data, units, steps, vocabData }: Pick<TableFlags, "data" | "units" | "steps" | "vocabData">,
-): string {
+  { data, units, steps, vocabData, scores }: Pick<TableFlags, "data" | "units" | "steps" | "vocabData" | "scores">,
+): string | null {
   if (data !== undefined) return data;
   if (path === DEMO) return demoData("train");
-  if (vocabData !== undefined && cutsVocabularyAlone({ units, steps })) return vocabData;
+  if (scores !== undefined) return null;
+  if (vocabData !== undefined && trainsNothing({ units, steps })) return vocabData;
   refuse("usage", "cannot prune without data", {
     rule: "--data names instruction rows or texts; only demo has its own",
     value: "no --data",
@@ -58,7 +65,9 @@ export async function inputsOf(path: string, flags: RunFlags): Promise<Inputs> {
     return {
       model: await modelDigest(await modelPath(path)),
       baseDtype: baseDtype ?? "f16",
-      data: `${await fileDigest(await dataPath(data))} ${JSON.stringify({ textField, limitRows, skipBroken })}`,
+      data: data === null
+        ? "none"
+        : `${await fileDigest(await dataPath(data))} ${JSON.stringify({ textField, limitRows, skipBroken })}`,
       calibration: await calibrationName(calibration),
       schedule: await scheduleName(schedule, { trust }),
       files: JSON.stringify({ dtype, ggufDtype, saveAdapter }),

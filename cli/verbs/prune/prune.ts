@@ -3,7 +3,7 @@ import type { CommandUnknownOpts } from "../../packages.ts";
 import { MODEL_TEXT, verb } from "../../command.ts";
 import { addTableFlags, type TableFlags } from "../../options/table_flags.ts";
 import { required } from "../../options/flags.ts";
-import { cutsVocabularyAlone } from "../../../lib/run/options/resolve.ts";
+import { trainsNothing } from "../../../lib/run/options/resolve.ts";
 import { runPrune } from "./run.ts";
 
 /** Default steps of the pruning stage. */
@@ -23,7 +23,7 @@ export function pruneVerb(): CommandUnknownOpts {
   return addTableFlags(command).action(async (model: string, flags: TableFlags) =>
     await runPrune(model, {
       ...flags,
-      steps: flags.steps ?? (cutsVocabularyAlone(flags) ? 0 : STEPS),
+      steps: flags.steps ?? (trainsNothing(flags) ? 0 : STEPS),
       out: required(flags.out, "--out"),
     })
   );

@@ -4,7 +4,7 @@ import { modelPath, openModelFiles } from "../../../lib/local/open_model.ts";
 import { checkResumable } from "../../../lib/run/folder.ts";
 import { atPaths, checkTogether } from "../../../lib/run/options/check.ts";
 import type { PruneOptions, ResolvedOptions } from "../../../lib/run/options/options.ts";
-import { cutsVocabularyAlone, resolveOptions } from "../../../lib/run/options/resolve.ts";
+import { resolveOptions, trainsNothing } from "../../../lib/run/options/resolve.ts";
 import { FLAG_PATHS, pruneOptionsOf, valueOfFlag } from "../../options/table_flags.ts";
 import { runIntoFolder } from "../../../lib/run/prune_to_folder.ts";
 import { checkTrust } from "../../../lib/schedule/open.ts";
@@ -39,12 +39,12 @@ async function pruneOn(ranks: MpiRanks | null, path: string, typed: TypedFlags):
     ...targetOf(whole, { name: nameOf(path) }),
     rows: [],
     steps: whole.steps,
-    prompt: await promptText(whole.prompt ?? !cutsVocabularyAlone(whole)),
+    prompt: await promptText(whole.prompt ?? !trainsNothing(whole)),
     ...await evaluationOf(whole),
   };
   const calibrated = calibration === undefined || calibration === NONE ? options : { ...options, calibration: [] };
   // Only a check, so that nothing is fetched for a mistake; `startRun` resolves the options with the model's shape.
-  const checked = resolveOptions(calibrated), isAlone = cutsVocabularyAlone(checked);
+  const checked = resolveOptions(calibrated), isAlone = trainsNothing(checked);
   if (isHubName(path)) dataPathOf(path, whole);
   await fetchInputs({ model: [path], data: [whole.data, calibration, whole.vocabData] }, { resumes: resume });
   await checkRunFolder(out, { resume, overwrite: whole.overwrite ?? false, model: await modelPath(path) });

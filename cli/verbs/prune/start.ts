@@ -14,7 +14,7 @@ import { stagesOf } from "../../../lib/run/methods/stages.ts";
 import { recordsIn } from "../../../lib/run/record_file.ts";
 import { RECORDS_FILE } from "../../../lib/run/folder.ts";
 import type { PruneOptions, ResolvedOptions } from "../../../lib/run/options/options.ts";
-import { cutsVocabularyAlone, memoryOptionsOf } from "../../../lib/run/options/resolve.ts";
+import { memoryOptionsOf, trainsNothing } from "../../../lib/run/options/resolve.ts";
 import { type PruneToFolderOptions } from "../../../lib/run/prune_to_folder.ts";
 import { resolvedFor as resolvedRun } from "../../../lib/run/run_into.ts";
 import type { Model } from "../../../lib/model/model.ts";
@@ -30,7 +30,7 @@ import { type Dashboard } from "./dashboard/dashboard.ts";
 import { stderrProgress } from "../../terminal/progress.ts";
 import { formatCount } from "../../terminal/output.ts";
 import type { MpiRanks } from "../../../lib/ranks/mpi.ts";
-import { dataPathOf, type Inputs, inputsOf, vocabularyRows } from "./inputs.ts";
+import { dataPathOf, type Inputs, inputsOf, savedScores, vocabularyRows } from "./inputs.ts";
 import { checkSchedule } from "./schedule.ts";
 import { clearRunFolder, isResumable } from "./run_folder.ts";
 import { showRun } from "./screen.ts";
@@ -39,6 +39,9 @@ import { type Loaded, withModel } from "../../with_model.ts";
 import type { RunFlags } from "./flags.ts";
 /** The flag by which the folder decides whether its run is resumed. */
 const AUTO = "--resume=auto";
+
+/** Experts are cut by given scores without rows. */
+const NO_DATA: { readonly rows: readonly Row[]; readonly report: undefined } = { rows: [], report: undefined };
 
 /** Settings of a run, before its model and rows are read. */
 export interface Driven<T> {
@@ -82,8 +85,9 @@ export async function startRun<T>(path: string, driven: Driven<T>): Promise<T | 
   const how = { textField, limit: limitRows, skipBroken };
   using progress = stderrProgress();
   progress.phase("reading the data");
-  const { rows, report: reading } = await readRows(data, how);
+  const { rows, report: reading } = data === null ? NO_DATA : await readRows(data, how);
   const calibrated = await calibrationOf(flags), needed = await vocabularyRows(flags);
+  const scores = await savedScores(flags);
   progress[Symbol.dispose]();
   const { calibration } = calibrated, all = typeof calibration === "string" ? rows : [...rows, ...calibration ?? []];
   if (typeof flags.prompt === "string" && !flags.resume && all.every(({ kind }) => kind === "text")) {
@@ -101,7 +105,7 @@ export async function startRun<T>(path: string, driven: Driven<T>): Promise<T | 
       onInterrupt: "stopping after a checkpoint; press Ctrl-C again to end at once",
       listensLater: true,
       onShape: async (spec, device) => {
-        if (cutsVocabularyAlone(resolved)) return;
+        if (trainsNothing(resolved)) return;
         const asked = memoryOptionsOf(resolved, { adapter: adapterOf(device), baseDtype });
         await checkMemory(spec, asked, { memoryLimit });
         const { batch, seq } = resolved, speed = await measureSpeed(device, spec, { batch, seq, baseDtype });
@@ -127,6 +131,7 @@ export async function startRun<T>(path: string, driven: Driven<T>): Promise<T | 
         reading,
         calibrated,
         needed,
+        scores,
         origin,
         inputs: await inputsOf(path, flags),
         forecast,
@@ -143,14 +148,15 @@ export async function startRun<T>(path: string, driven: Driven<T>): Promise<T | 
 async function drive<T>(
   path: string,
   loaded: Loaded,
-  { resolved, rows, reading, calibrated, needed, inputs, origin, forecast, ...driven }: Driven<T> & {
+  { resolved, rows, reading, calibrated, needed, scores, inputs, origin, forecast, ...driven }: Driven<T> & {
     readonly resolved: ResolvedOptions;
     readonly rows: readonly Row[];
-    readonly reading: DataReport;
+    readonly reading: DataReport | undefined;
     readonly calibrated: Awaited<ReturnType<typeof calibrationOf>>;
     readonly inputs: Inputs;
     /** Rows that tell which tokens are needed. */
     readonly needed: readonly Row[] | undefined;
+    readonly scores: PruneOptions["scores"];
     readonly origin: readonly OriginFile[];
     /** Seconds of the run's parts; undefined where the vocabulary alone is cut. */
     readonly forecast: PartSeconds | undefined;
@@ -162,7 +168,7 @@ async function drive<T>(
   if (ranks) signal.addEventListener("abort", () => ranks.stopAll(signal.reason));
   const tokens = resolved.batch * resolved.seq;
   const steps = stagesOf(resolved).reduce((sum, stage) => sum + stage.steps, 0);
-  if (!cutsVocabularyAlone(resolved)) {
+  if (!trainsNothing(resolved)) {
     await tune({ rows: tokens, rank: resolved.lora.rank, tokens: tokens * resolved.accumulate * steps });
   }
   progress.phase(`encoding ${formatCount(rows.length)} rows`);
@@ -173,6 +179,7 @@ async function drive<T>(
     rows,
     reading,
     vocab: needed ? { ...asked.vocab, rows: needed } : asked.vocab,
+    scores,
     ...calibrated,
     mayDiffer: flags.mayDiffer,
     checkpointEvery: flags.checkpointEvery,

@@ -2,7 +2,7 @@
 import { lastPart } from "../../../lib/files/path.ts";
 import { grownFiles, modelInput } from "../../../lib/report/sizes.ts";
 import { keepsLayers } from "../../../lib/units/kinds/all.ts";
-import { cutsVocabularyAlone } from "../../../lib/run/options/resolve.ts";
+import { trainsNothing } from "../../../lib/run/options/resolve.ts";
 import type { RunSummary } from "../../../lib/run/result.ts";
 import { fidelityText } from "../../../lib/run/fidelity_text.ts";
 import type { VocabularySummary } from "../../../lib/run/vocabulary.ts";
@@ -29,7 +29,7 @@ export function showSummary(
 ): void {
   const { sparsity, parameters, writtenParameters, fellBack, size, layers, hidden, maskedVsSliced, seconds, skipped } =
     summary;
-  const isAlone = cutsVocabularyAlone(summary.options), { vocabulary } = summary;
+  const isAlone = trainsNothing(summary.options), { vocabulary, experts } = summary;
   const total = Object.values(seconds).reduce((sum, value) => sum + value, 0);
   const range = (key: "heads" | "kvHeads" | "ffn"): string => {
     const values = layers.map((layer) => layer[key]), least = Math.min(...values), most = Math.max(...values);
@@ -52,6 +52,14 @@ export function showSummary(
         : ""
     }`,
   );
+  if (experts) {
+    const [count] = new Set(experts.kept.flatMap((own) => own?.length ?? []));
+    print(
+      `experts     ${formatCount(experts.before)} → ${formatCount(experts.after)} in all layers, ${count} in each; ${
+        formatShare(sparsity.hard)
+      } are cut by ${summary.options.method} (target ${formatShare(sparsity.target)})`,
+    );
+  }
   if (vocabulary) { for (const line of vocabularyLines(vocabulary)) print(line); }
   if (size) print(`size        ${sizeLine(size)}`);
   print(
@@ -61,7 +69,11 @@ export function showSummary(
   );
   print(
     `check       ${
-      isAlone ? "logits of kept tokens and those of the whole model" : "sliced and masked logits"
+      vocabulary && isAlone
+        ? "logits of kept tokens and those of the whole model"
+        : experts
+        ? "logits with experts cut and with them left out"
+        : "sliced and masked logits"
     } differ by at most ${maskedVsSliced.maxAbs.toExponential(1)} (range ${maskedVsSliced.range.toFixed(1)})`,
   );
   for (const line of qualityLines(summary)) print(line);

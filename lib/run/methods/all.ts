@@ -2,6 +2,7 @@
 import { isObject } from "../../core/guards.ts";
 import { UNIT_MEASURES } from "../../masks/unit_saliency.ts";
 import { compresso } from "./compresso.ts";
+import { frequency, reap, reapSum } from "./experts.ts";
 import { fisher } from "./fisher.ts";
 import { flap } from "./flap.ts";
 import { gradual } from "./gradual.ts";
@@ -12,7 +13,19 @@ import { taylor } from "./taylor.ts";
 import { wandaSp } from "./wanda_sp.ts";
 
 /** All methods by name, in the order of help and reference. */
-export const METHODS = { compresso, gradual, magnitude, random, taylor, fisher, "wanda-sp": wandaSp, flap } as const;
+export const METHODS = {
+  compresso,
+  gradual,
+  magnitude,
+  random,
+  taylor,
+  fisher,
+  "wanda-sp": wandaSp,
+  flap,
+  reap,
+  "reap-sum": reapSum,
+  frequency,
+} as const;
 
 /** Name of a method. */
 export type MethodName = keyof typeof METHODS;

@@ -3,7 +3,7 @@ import type { Ranking } from "../../masks/baselines.ts";
 import type { UnitMeasure, UnitSaliency } from "../../masks/unit_saliency.ts";
 
 /** A method. */
-export type Method = LearnedMethod | GradualMethod | OneShotMethod;
+export type Method = LearnedMethod | GradualMethod | OneShotMethod | ExpertMethod;
 
 /** Masks are learned at every step of the pruning stage. */
 export interface LearnedMethod {
@@ -15,6 +15,12 @@ export interface LearnedMethod {
 export interface GradualMethod {
   readonly name: string;
   readonly kind: "gradual";
+}
+
+/** Scores whole experts, which are cut without training; see `EXPERT_SCORES`. */
+export interface ExpertMethod {
+  readonly name: string;
+  readonly kind: "experts";
 }
 
 /** Units are scored and cut once, before any training: all steps train LoRA after the cut. */

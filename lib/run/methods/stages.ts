@@ -22,8 +22,13 @@ export function lastStageSteps(steps: number): number {
   return Math.round(steps * 0.3);
 }
 
-/** Kind of step of the pruning stage, by kind of method; null for a one-shot method, which has no such steps. */
-export const CUTTING_STEPS = { learned: "masks", gradual: "gradual", "one-shot": null } as const satisfies Record<
+/** Kind of step of the pruning stage, by kind of method; null for a one-shot method and one of experts, which have no such steps. */
+export const CUTTING_STEPS = {
+  learned: "masks",
+  gradual: "gradual",
+  "one-shot": null,
+  experts: null,
+} as const satisfies Record<
   Method["kind"],
   StepKind | null
 >;
@@ -33,7 +38,7 @@ export function stagesOf(
   { method, prefinetune, steps, postfinetune }: StageSteps,
 ): readonly StagePlan[] {
   const { kind } = methodOf(method);
-  if (kind === "one-shot") {
+  if (kind === "one-shot" || kind === "experts") {
     return [
       { stage: "prune", kind: "lora", steps: 0 },
       { stage: "postfinetune", kind: "lora", steps: prefinetune + steps + postfinetune },

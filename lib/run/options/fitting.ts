@@ -4,7 +4,7 @@ import type { DecoderSpec } from "../../spec/decoder.ts";
 import type { WeightSource } from "../../spec/source.ts";
 import type { ExportFormat } from "../../slice/export_options.ts";
 import { expectedPrograms } from "../../slice/programs.ts";
-import type { UnitKind } from "../../units/kinds/all.ts";
+import { cutsExperts, type UnitKind } from "../../units/kinds/all.ts";
 import { fittingKinds, whyWhole } from "../../units/fitting_kinds.ts";
 import type { Layout } from "../../units/layout.ts";
 import { OPTION_TABLE } from "./table.ts";
@@ -38,6 +38,8 @@ export function fittingShape(
   { layout: asked, units: given }: AskedShape,
   { source, formats }: Files,
 ): Shape {
+  // No file holds layers with different numbers of experts.
+  if (given && cutsExperts(given)) return { layout: asked ?? "uniform", units: given };
   const usual = OPTION_TABLE.units.default;
   const shaped = (layout: Layout): Shape => {
     const fitting = fittingKinds(usual, spec, layout);

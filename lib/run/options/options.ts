@@ -14,6 +14,7 @@ import type { MatrixDtype } from "../../nn/products/matrix.ts";
 import type { UnitKind } from "../../units/kinds/all.ts";
 import type { UnitRules } from "../../units/rules.ts";
 import type { DataReport, Row } from "../../data/rows.ts";
+import type { SavedScores } from "../experts/scores_file.ts";
 import type { RunHooks } from "../hooks.ts";
 import type { MaskSummary } from "../mask_summary.ts";
 import type { Evaluation } from "../evaluation.ts";
@@ -42,7 +43,7 @@ export interface VocabularyOptions {
 /** How small the model is to become: a sparsity, or a size; neither where the vocabulary alone is cut. */
 export type Target =
   | {
-    /** Share of the layers' linear weights to cut, in (0, 1). */
+    /** Share of the layers' linear weights to cut, in (0, 1); of the experts with the unit "experts". */
     readonly sparsity: number;
     /** Exclusive with a sparsity. */
     readonly size?: undefined;
@@ -104,6 +105,11 @@ export interface RunOptions {
   readonly units?: readonly UnitKind[] | undefined;
   /** What is kept of the vocabulary; only if `units` has "vocab". */
   readonly vocab?: VocabularyOptions | undefined;
+  /**
+   * What an earlier run with the unit "experts" has measured, as its scores.json holds it: the experts are not scored
+   * again, and rows may be absent.
+   */
+  readonly scores?: SavedScores | undefined;
   /** Default rank 8, alpha 16 on all seven projections, no dropout. A schedule may override the dropout at each step. */
   readonly lora?: Partial<LoraConfig> | undefined;
   /**

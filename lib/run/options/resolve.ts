@@ -10,15 +10,17 @@ import type { DecoderSpec } from "../../spec/decoder.ts";
 import { checkKept } from "../../masks/harden.ts";
 import type { Layout } from "../../units/layout.ts";
 import { leastLimit, shownLimit } from "../../masks/saliency.ts";
-import { checkKinds, keepsLayers, type UnitKind } from "../../units/kinds/all.ts";
+import { checkKinds, cutsExperts, keepsLayers, recordOf, type UnitKind } from "../../units/kinds/all.ts";
 import { checkTakenRules } from "../../units/kinds/checks.ts";
+import { cannotCut } from "../../units/kinds/kind.ts";
 import type { WeightSource } from "../../spec/source.ts";
 import type { GgufWriteType } from "../../formats/gguf/mixes.ts";
 import { checkContext } from "../../data/encode_rows.ts";
 import { checkResuming } from "../identity.ts";
 import { checkFocus } from "../focus.ts";
 import { checkObjective, resolveObjective } from "./objective.ts";
-import { kindOfMethod, type MethodChoice, methodOf } from "../methods/all.ts";
+import { kindOfMethod, type MethodChoice, methodOf, nameOfMethod } from "../methods/all.ts";
+import { EXPERT_METHODS, scoresExperts } from "../methods/experts.ts";
 import { keep } from "../methods/keep.ts";
 import { learnsBesideCalibration } from "../methods/stages.ts";
 import { resolveMonitors } from "../monitors/alarm.ts";
@@ -62,11 +64,15 @@ export function resolveOptions(
 ): ResolvedOptions {
   checkOptions(options, PRUNE_PATHS, { whose: "prune" });
   checkRowsOr(options.calibration, ["none"]);
-  const isAlone = cutsVocabularyAlone(options), keeps = keepsLayers(options.units);
-  if (keeps) checkIdle(options, { isAlone });
-  else checkGoal(options);
+  const ofExperts = cutsExperts(options.units);
+  if (ofExperts) checkExpertRun(options, spec);
+  const isAlone = trainsNothing(options), keeps = keepsLayers(options.units);
+  if (keeps) checkIdle(options, { isAlone, takes: ofExperts ? EXPERT_PATHS : [] });
+  if (!keeps || ofExperts) checkGoal(options);
   if (options.size !== undefined) checkSize(options.size);
-  const { method = keeps ? keep : OPTION_TABLE.method.default, steps } = options;
+  const usual = ofExperts ? "reap" : keeps ? keep : OPTION_TABLE.method.default;
+  const { method = usual, steps } = options;
+  if (!ofExperts) checkMethod(method);
   if (!isAlone) checkSteps(steps, method);
   checkTogether(options, { paths: PRUNE_PATHS });
   const preset = options.preset === undefined ? {} : presetOptions(options.preset, steps);
@@ -235,11 +241,47 @@ function checkSteps(steps: number, method: MethodChoice): void {
   });
 }
 
-/** Whether nothing but the vocabulary is cut, and nothing is trained. */
-export function cutsVocabularyAlone(
+/** Whether nothing but the vocabulary or experts is cut, and nothing is trained. */
+export function trainsNothing(
   { units, steps = 0 }: { readonly units?: readonly UnitKind[] | undefined; readonly steps?: number | undefined },
 ): boolean {
   return keepsLayers(units) && steps === 0;
+}
+
+/** Options of choosing that a run has which cuts experts. */
+const EXPERT_PATHS: readonly OptionPath[] = ["sparsity", "method", "seed"];
+
+/** Refuses what a run that cuts experts cannot have. Throws `CompressoError("usage")`. */
+function checkExpertRun({ units = [], steps, method, size, layout }: PruneOptions, spec: KnownShape): void {
+  const fail = (path: OptionPath, rule: string, value: string, fix: string): never =>
+    refuse("usage", "cannot cut experts", { rule, value, fix, option: path });
+  const alone = `give ${option("units", "experts")} with ${option("steps", 0)}`;
+  checkKinds(units);
+  if (units.length > 1) {
+    fail("units", "experts are cut alone", units.join(","), `${alone}, and cut others before or after`);
+  }
+  if (steps !== 0) fail("steps", "nothing is trained: experts have no gradients here", String(steps), alone);
+  const { misfit } = recordOf("experts");
+  if (misfit && "layers" in spec && misfit.isFor(spec)) throw cannotCut(misfit, "cannot cut experts");
+  if (size !== undefined) fail("sparsity", "the share of the experts is given", "a size", `give ${option("sparsity")}`);
+  if (layout !== undefined && layout !== "uniform") {
+    fail("layout", "all layers keep as many experts", layout, `leave ${option("layout")} out`);
+  }
+  if (method !== undefined && !scoresExperts(nameOfMethod(method))) {
+    fail("method", `experts are chosen by ${EXPERT_METHODS.join(", ")}`, nameOfMethod(method), "take one of them");
+  }
+}
+
+/** Refuses a method of experts for other units. Throws `CompressoError("usage")`. */
+function checkMethod(choice: MethodChoice): void {
+  const { kind, name } = methodOf(choice);
+  if (kind !== "experts") return;
+  refuse("usage", `cannot choose these units by ${name}`, {
+    rule: "the method scores experts",
+    value: name,
+    fix: `give ${option("units", "experts")} with ${option("steps", 0)}, or another method`,
+    option: "method",
+  });
 }
 
 /**
@@ -248,18 +290,25 @@ export function cutsVocabularyAlone(
  */
 export function checkIdle(
   options: object,
-  { isAlone, paths = PRUNE_PATHS }: { readonly isAlone: boolean; readonly paths?: readonly OptionPath[] },
+  { isAlone, paths = PRUNE_PATHS, takes = [] }: {
+    readonly isAlone: boolean;
+    readonly paths?: readonly OptionPath[];
+    /** Options that have an effect nevertheless, as where experts are cut. */
+    readonly takes?: readonly OptionPath[];
+  },
 ): void {
   const idle = paths.find((path) => {
     const { work, default: own } = entryOf(path), value = valueAt(options, path);
     const isIdle = isAlone ? work !== undefined : work === "choosing";
-    return isIdle && value !== undefined && value !== own && !(path === "steps" && value === 0);
+    return isIdle && !takes.includes(path) && value !== undefined && value !== own &&
+      !(path === "steps" && value === 0);
   });
   if (idle === undefined) return;
-  refuse("usage", `cannot use ${option(idle)} where the vocabulary alone is cut`, {
+  const [cut, unit] = takes.length > 0 ? ["experts are", "experts"] : ["the vocabulary alone is", "vocab"];
+  refuse("usage", `cannot use ${option(idle)} where ${cut} cut`, {
     rule: isAlone ? "nothing is trained, and no layer is cut" : "no layer is cut",
-    value: option("units", "vocab"),
-    fix: "leave it out, or add units of the layers, such as kv,ffn",
+    value: option("units", unit),
+    fix: takes.length > 0 ? "leave it out" : "leave it out, or add units of the layers, such as kv,ffn",
   });
 }
 

@@ -2,6 +2,7 @@
 import { refuse } from "../../core/errors.ts";
 import { shown } from "../../core/check_options.ts";
 import { attention } from "./attention.ts";
+import { experts } from "./experts.ts";
 import { ffn } from "./ffn.ts";
 import { heads } from "./heads.ts";
 import { hidden } from "./hidden.ts";
@@ -11,7 +12,7 @@ import { layers } from "./layers.ts";
 import { vocab } from "./vocab.ts";
 
 /** All kinds by name, in the order of help. Of two kinds at one place, the first has the smaller units. */
-export const KINDS = { heads, kv, attention, ffn, hidden, layers, vocab } as const;
+export const KINDS = { heads, kv, attention, ffn, hidden, layers, vocab, experts } as const;
 
 /** Kinds of units. If several kinds in attention are given, the kind with the smallest units counts. */
 export type UnitKind = keyof typeof KINDS;
@@ -35,6 +36,11 @@ const MASKLESS: readonly string[] = UNIT_KINDS.filter((kind) => placeOfKind(kind
 /** Whether units of these kinds alone are cut before a run, which keeps all layers whole. */
 export function keepsLayers(kinds: readonly string[] = []): boolean {
   return kinds.length > 0 && kinds.every((kind) => MASKLESS.includes(kind));
+}
+
+/** Whether experts are cut. */
+export function cutsExperts(kinds: readonly string[] = []): boolean {
+  return kinds.includes(KINDS.experts.name);
 }
 
 /** Whether some of the kinds lie at a place. */

@@ -120,4 +120,14 @@ export const DATA_OPTIONS = {
     scope: [],
     help: "texts by which the unit vocab decides which tokens to keep",
   },
+  scoresFile: {
+    type: "text",
+    of: "command",
+    name: "scores",
+    placeholder: "file",
+    defaultText: "none: experts are scored on the data",
+    when: { units: ["experts"] },
+    scope: [],
+    help: "scores.json of an earlier run: experts are cut by it without scoring again, and data are optional",
+  },
 } as const satisfies OptionTable;

@@ -3,6 +3,7 @@ import { option } from "../../../core/errors.ts";
 import { RANKINGS } from "../../../masks/baselines.ts";
 import { KINDS, UNIT_KINDS } from "../../../units/kinds/all.ts";
 import { isOwnMethod, METHOD_NAMES, methodsThat } from "../../methods/all.ts";
+import { EXPERT_METHODS } from "../../methods/experts.ts";
 import { type Method, takesRounds } from "../../methods/method.ts";
 import { IN_MEMORY, type OptionTable, PLANNED } from "./entry.ts";
 
@@ -17,7 +18,11 @@ export const METHOD_OPTIONS = {
     default: "compresso",
     work: "choosing",
     scope: PLANNED,
-    help: "how the units to cut are chosen; one-shot methods cut at the start and train in all steps",
+    defaultText: "compresso; reap for the unit experts",
+    help:
+      `how the units to cut are chosen; one-shot methods cut at the start and train in all steps; experts are chosen by ${
+        EXPERT_METHODS.join(", ")
+      }`,
   },
   units: {
     type: "words",
@@ -43,6 +48,13 @@ export const METHOD_OPTIONS = {
     type: "list",
     when: { units: ["vocab"] },
     help: "rows that show which tokens are needed",
+  },
+  scores: {
+    name: null,
+    type: "value",
+    mayChange: true,
+    when: { units: ["experts"] },
+    help: "measures of the experts that an earlier run has written",
   },
   schedule: {
     type: "value",

@@ -14,7 +14,7 @@ export const TARGET_OPTIONS = {
     excludes: TARGETS,
     work: "choosing",
     scope: ["experiment"],
-    help: "share of the layers' linear weights to cut, such as 0.3",
+    help: "share of the layers' linear weights to cut, such as 0.3; with the unit experts, share of the experts",
   },
   "size.parameters": {
     type: "parameters",

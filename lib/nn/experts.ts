@@ -1,6 +1,6 @@
 // The experts of a layer: router, choice, products of the chosen pairs alone, and their sum.
 import { expertCombine, expertOrder, expertProduct, routerChoice } from "../../kernels/mod.ts";
-import { refuse } from "../core/errors.ts";
+import { option, refuse } from "../core/errors.ts";
 import { existing } from "../core/guards.ts";
 import type { Device } from "../gpu/device.ts";
 import type { DeviceBuffer } from "../gpu/types.ts";
@@ -26,8 +26,9 @@ export function refuseExperts({ router, layers }: Pick<DecoderSpec, "router" | "
   const count = Math.max(0, ...layers.map(({ experts }) => experts?.count ?? 0));
   if (!router) return;
   refuse("usage", what, {
-    rule: "its layers are dense: models with experts are read, evaluated, exported and run",
+    rule: "its layers are dense: experts have no gradients here",
     value: `${count} experts in a layer, ${router.topK} for each token`,
+    fix: `cut whole experts: ${option("units", "experts")} with ${option("steps", 0)}`,
   });
 }
 

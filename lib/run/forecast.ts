@@ -9,6 +9,7 @@ import { CALIBRATION_SEQUENCES, calibrationTexts } from "./calibration.ts";
 import { MOST_WINDOWS, WINDOW } from "./evaluation.ts";
 import { zeros } from "./memory/plan.ts";
 import { methodOf } from "./methods/all.ts";
+import { scoresOnRows } from "./methods/method.ts";
 import { stagesOf } from "./methods/stages.ts";
 import type { ResolvedOptions } from "./options/options.ts";
 import type { PartSeconds } from "./parts_of_time.ts";
@@ -112,7 +113,7 @@ export function forecastRun(
     return sum + steps * Math.ceil(accumulate / ranks) * passes;
   }, 0);
   const batches = Math.ceil(CALIBRATION_SEQUENCES / batch);
-  const scored = how.kind === "gradual" ? 0 : how.kind === "learned" ? 2 * batches : rounds * batches;
+  const scored = !scoresOnRows(how) ? 0 : how.kind === "learned" ? 2 * batches : rounds * batches;
   const texts = hasText ? MOST_WINDOWS * WINDOW / seq : 0;
   return {
     reading: load,

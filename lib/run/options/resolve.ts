@@ -16,6 +16,7 @@ import { cannotCut } from "../../units/kinds/kind.ts";
 import type { WeightSource } from "../../spec/source.ts";
 import type { GgufWriteType } from "../../formats/gguf/mixes.ts";
 import { checkContext } from "../../data/encode_rows.ts";
+import { refuseExperts } from "../../nn/experts.ts";
 import { checkResuming } from "../identity.ts";
 import { checkFocus } from "../focus.ts";
 import { checkObjective, resolveObjective } from "./objective.ts";
@@ -66,6 +67,7 @@ export function resolveOptions(
   checkRowsOr(options.calibration, ["none"]);
   const ofExperts = cutsExperts(options.units);
   if (ofExperts) checkExpertRun(options, spec);
+  else if ("layers" in spec) refuseExperts(spec, "cannot prune this model");
   const isAlone = trainsNothing(options), keeps = keepsLayers(options.units);
   if (keeps) checkIdle(options, { isAlone, takes: ofExperts ? EXPERT_PATHS : [] });
   if (!keeps || ofExperts) checkGoal(options);

@@ -53,6 +53,8 @@ export type { SliceOptions } from "../run/session.ts";
 export type { RunPhase, SinkOptions } from "../run/run_into.ts";
 export type { ExpectedCut } from "../run/expected_cut.ts";
 export type { UniformCounts } from "../units/uniform.ts";
+export type { SavedScores } from "../run/experts/scores_file.ts";
+export type { ExpertsSummary } from "../run/experts/summary.ts";
 export type { Ranked } from "../run/prune_to_folder.ts";
 export type { Ranks } from "../ranks/ranks.ts";
 

@@ -54,6 +54,7 @@ export type { RunPhase, SinkOptions } from "../run/run_into.ts";
 export type { ExpectedCut } from "../run/expected_cut.ts";
 export type { UniformCounts } from "../units/uniform.ts";
 export type { SavedScores } from "../run/experts/scores_file.ts";
+export type { ExpertScores } from "../run/methods/experts.ts";
 export type { ExpertsSummary } from "../run/experts/summary.ts";
 export type { Ranked } from "../run/prune_to_folder.ts";
 export type { Ranks } from "../ranks/ranks.ts";

@@ -5,8 +5,9 @@ import type { ExpertScores } from "../methods/experts.ts";
 
 /** What became of the experts, as run.json holds it. */
 export interface ExpertsSummary {
-  /** Experts of all layers before and after. */
+  /** Experts of all layers before the cut. */
   readonly before: number;
+  /** Experts of all layers after the cut. */
   readonly after: number;
   /** Numbers of the experts that each layer keeps; null for a dense layer. */
   readonly kept: KeptExperts;

@@ -107,7 +107,7 @@ function writtenPath(source: SelfWrittenData, { folder, weights, model }: Writer
   return `${folder}/self-written-${key.slice(0, 8)}.jsonl`;
 }
 
-/** A digest of a model, a file or a folder. Throws `CompressoError("input")` if there is none. */
+/** A digest of a model, a file or a folder. Throws `CompressoError("input")` if the path does not exist. */
 export async function weightsDigest(path: string): Promise<string> {
   return await found(path, modelDigest(path));
 }

@@ -229,7 +229,7 @@ async function countReplaced(path: string, { replace = false }: FolderOptions): 
   return count;
 }
 
-/** Number of entries of a folder, −1 if there is none. Throws if the path is a file. */
+/** Number of entries of a folder; −1 if the folder does not exist. Throws if the path is a file. */
 async function contentCount(path: string): Promise<number> {
   try {
     let count = 0;

@@ -77,7 +77,7 @@ export async function hubFetch(url: string, settings: HubSettings, request: HubR
   }
 }
 
-/** The JSON of an answer. Throws `CompressoError("input")` if it is none, or too long. */
+/** The JSON of an answer. Throws `CompressoError("input")` if the answer is not JSON, or too long. */
 export async function jsonOf(response: Response): Promise<unknown> {
   const origin = new URL(response.url).origin, text = await textOf(response);
   try {

@@ -24,7 +24,7 @@ export const HUB_VARIABLES = [
 /** Address of the Hub where HF_ENDPOINT names no other. */
 const HUB_ADDRESS = "https://huggingface.co";
 
-/** Reads the settings. Throws `CompressoError("usage")` for an address that is none, and if no variable says which folder is the user's. */
+/** Reads the settings. Throws `CompressoError("usage")` for a malformed address, and if no variable names the user's folder. */
 export async function hubSettings(): Promise<HubSettings> {
   const home = homeFolder(), cache = variable("HF_HUB_CACHE");
   return {

@@ -279,7 +279,7 @@ export class Model implements Disposable {
     });
   }
 
-  /** The loss of each target [tokens], 0 if there is none. */
+  /** The loss of each token's target [tokens]; 0 for a token without a target. */
   async #losses(
     prepared: CachedPass,
     targets: Int32Array,

@@ -26,7 +26,7 @@ export interface TokenLosses {
  * training can recover them. Rho-1 chooses tokens in the same way with a reference model (Lin et al., "Rho-1: Not All
  * Tokens Are What You Need", arXiv 2404.07965).
  *
- * @param targets - Next-token targets [rows], −1 if there is none.
+ * @param targets - Next-token targets [rows]; a row without a target has −1.
  * @param share - Share of the targets that stay, rounded up.
  * @returns The targets, −1 if one does not stay.
  */

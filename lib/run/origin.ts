@@ -8,7 +8,7 @@ import { hubText } from "../hub/name.ts";
 import type { OriginFile } from "../slice/export_options.ts";
 import { fileBytes } from "./mask_summary.ts";
 
-/** The files as they are called and how large they are, by their paths; null if there is none. */
+/** The name and size of each file, by its path; null without files. */
 export async function originOf(
   paths: Readonly<Partial<Record<OriginFile["role"], string | null>>>,
 ): Promise<OriginFile[]> {

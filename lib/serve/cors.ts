@@ -17,7 +17,7 @@ export function checkOrigin(cors: string | null): void {
   });
 }
 
-/** The answer to a preflight; null if a request is none. */
+/** The answer to a preflight request; null for another request. */
 export function preflight({ method, headers }: HttpRequest): Response | null {
   if (method !== "OPTIONS" || !headers.has("origin") || !headers.has("access-control-request-method")) return null;
   const isPrivate = headers.get("access-control-request-private-network") === "true";

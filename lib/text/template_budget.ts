@@ -13,7 +13,7 @@ const MOST_CHARS = 2 ** 26;
 /** Milliseconds of one text. That of a long conversation takes some ten. */
 const MOST_TIME = 10_000;
 
-/** Parses a template. Throws an `Error` if it is none. */
+/** Parses a template. Throws an `Error` for a malformed one. */
 export function parseTemplate(source: string): ParsedTemplate {
   return new Template(source).parsed;
 }

@@ -9,7 +9,7 @@ export interface Choice {
 /** States kept from one part to the next: below it the result is exact. */
 const MOST_STATES = 1 << 14;
 
-/** What the parts so far may be: those of which no other has fewer bytes and no more error, by rising bytes. */
+/** The useful choices for the parts so far, by rising bytes. A choice is dropped if another has no more bytes and no more error. */
 interface Frontier {
   readonly bytes: Float64Array;
   readonly errors: Float64Array;

@@ -87,7 +87,7 @@ export function parseHfConfig(whole: unknown, files: HfConfigFiles): DecoderSpec
   }, biases);
 }
 
-/** transformers writes a window of 0 if a switch says that there is none. */
+/** transformers writes a window of 0 for a model whose switch turns windows off. */
 function withoutIdleWindow(given: Json): Json {
   return given["use_sliding_window"] === false && given["sliding_window"] === 0
     ? { ...given, sliding_window: null }

@@ -23,7 +23,7 @@ export interface HfSource extends WeightSource {
   readonly folder: string;
   /** config.json as parsed, for writers that pass other keys on. */
   readonly config: Readonly<Record<string, unknown>>;
-  /** generation_config.json as parsed; empty if there is none. */
+  /** generation_config.json as parsed; empty if the file does not exist. */
   readonly generation: Json;
 }
 

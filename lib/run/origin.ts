@@ -8,7 +8,7 @@ import { hubText } from "../hub/name.ts";
 import type { OriginFile } from "../slice/export_options.ts";
 import { fileBytes } from "./mask_summary.ts";
 
-/** The name and size of each file, by its path; null without files. */
+/** The names and sizes of a run's input files. A path of null means that the run has no such file. */
 export async function originOf(
   paths: Readonly<Partial<Record<OriginFile["role"], string | null>>>,
 ): Promise<OriginFile[]> {

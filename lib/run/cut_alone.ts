@@ -3,13 +3,13 @@ import { refuse } from "../core/errors.ts";
 import type { VerifyResult } from "../slice/verify.ts";
 import { sequencesToMeasure } from "./calibration.ts";
 import { encodeRun } from "./data.ts";
-import { exportRun } from "./export_run.ts";
 import { type FinishedRun, sizesOf } from "./finish.ts";
 import type { PruneOptions, ResolvedOptions } from "./options/options.ts";
-import { PartTimer } from "./parts_of_time.ts";
+import type { PartTimer } from "./parts_of_time.ts";
 import { compareQuality, measureQuality, qualityData } from "./quality.ts";
 import type { RunPlatform } from "./session.ts";
 import type { DoneRun } from "./sink/sink.ts";
+import { untrainedOutcome, untrainedRun } from "./untrained.ts";
 import type { CutForRun } from "./vocabulary.ts";
 
 /** Tokens of the held-out sequence on which logits are compared. */
@@ -24,11 +24,10 @@ export function cutAlone(
     readonly platform: RunPlatform;
   },
 ): DoneRun {
-  const { model, dense, kept } = cut, startedAt = performance.now(), timer = new PartTimer();
+  const { model, dense, kept } = cut;
   const data = encodeRun(model, resolved, original);
-  const { hooks = {}, evaluate, signal = new AbortController().signal } = original;
-  let finished: FinishedRun | null = null;
-  const finish = async (): Promise<FinishedRun> => {
+  const { hooks, evaluate, signal = new AbortController().signal } = original;
+  const finish = async (timer: PartTimer): Promise<FinishedRun> => {
     const maskedVsSliced = await timer.during("check", () => compareKept(cut, data.heldout[0] ?? [], signal));
     const { source } = model;
     const measures = await qualityData(model, { heldout: [], heldoutLabels: [] }, {
@@ -40,45 +39,22 @@ export function cutAlone(
     const measured = await timer.during("quality", () => measureQuality(model, measures, { adapters: {}, signal }));
     const { peakBytes } = model.device;
     return {
-      result: {
-        source,
-        masks: {},
-        lora: { ...resolved.lora, weights: new Map() },
-        sparsity: { target: 0, expected: 0, hard: 0 },
-        undecided: null,
+      result: untrainedOutcome(source, {
+        lora: resolved.lora,
         data: data.report,
-        seconds: { finetune: 0, prune: 0, postfinetune: 0 },
-        tokensPerSecond: 0,
-        peakGpuBytes: peakBytes,
-        plannedGpuBytes: peakBytes,
-        alarms: [],
-        changes: [],
-      },
+        sparsity: { target: 0, expected: 0, hard: 0 },
+        peakBytes,
+      }),
       sliced: { source, ...sizesOf(source, { model, options: resolved, dense }), maskedVsSliced },
       quality: compareQuality(measures, { ...measured, tasks: cut.tasks }, measured),
       vocabulary: await cut.summary({}, { compares: true, signal }),
       peakGpuBytes: model.device.peakBytes,
     };
   };
-  return {
-    slice: async () => finished ??= await finish(),
-    export: async (dir, options = {}) =>
-      await exportRun(dir, options, {
-        model,
-        dense,
-        kept,
-        files,
-        options: resolved,
-        hooks,
-        records: [],
-        before: { step: 0, recent: [] },
-        startedAt,
-        timer,
-        sequences: () => sequencesToMeasure(data, resolved),
-        finish: async () => finished ??= await finish(),
-        signal,
-      }),
-  };
+  return untrainedRun({
+    ...{ model, dense, kept, files, options: resolved, hooks, finish, signal },
+    sequences: () => sequencesToMeasure(data, resolved),
+  });
 }
 
 /** Compares the logits of kept tokens. Throws `CompressoError("mismatch")` if they differ at all. */

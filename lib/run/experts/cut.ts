@@ -8,12 +8,11 @@ import { verifyShape, verifySliced } from "../../slice/verify.ts";
 import { sourceDigest } from "../../spec/source_digest.ts";
 import { sequencesToMeasure } from "../calibration.ts";
 import { encodeRun } from "../data.ts";
-import { exportRun } from "../export_run.ts";
 import { type FinishedRun, sizesOf } from "../finish.ts";
 import { nameOfMethod } from "../methods/all.ts";
 import { EXPERT_SCORES, type ExpertScores, scoresExperts } from "../methods/experts.ts";
 import type { PruneOptions, ResolvedOptions } from "../options/options.ts";
-import { PartTimer } from "../parts_of_time.ts";
+import type { PartTimer } from "../parts_of_time.ts";
 import {
   compareQuality,
   type Measured,
@@ -24,6 +23,7 @@ import {
 } from "../quality.ts";
 import type { RunPlatform } from "../session.ts";
 import type { DoneRun } from "../sink/sink.ts";
+import { untrainedOutcome, untrainedRun } from "../untrained.ts";
 import { chooseExperts, expertMagnitudes, keptCounts } from "./choose.ts";
 import { checkScores, type SavedScores } from "./scores_file.ts";
 import type { ExpertsSummary } from "./summary.ts";
@@ -59,11 +59,8 @@ export async function cutExpertsAlone(
     readonly onMeasured?: ((share: number) => void) | undefined;
   },
 ): Promise<DoneRun> {
-  const { source, spec, device } = model,
-    { sparsity, seed } = resolved,
-    startedAt = performance.now(),
-    timer = new PartTimer();
-  const { hooks = {}, evaluate, scores: given, signal = new AbortController().signal } = original;
+  const { source, spec, device } = model, { sparsity, seed } = resolved;
+  const { hooks, evaluate, scores: given, signal = new AbortController().signal } = original;
   keptCounts(spec, resolved);
   const digest = await sourceDigest(source);
   if (given) checkScores(given, spec, { digest });
@@ -76,8 +73,7 @@ export async function cutExpertsAlone(
     const counts = spec.layers.map(({ experts }) => experts?.count ?? 0);
     return await EXPERT_SCORES[name]({ counts, seed, use: measures.use, magnitude: measures.magnitude });
   };
-  let finished: FinishedRun | null = null;
-  const finish = async (): Promise<FinishedRun> => {
+  const finish = async (timer: PartTimer): Promise<FinishedRun> => {
     const { heldout, heldoutLabels } = data ?? { heldout: [], heldoutLabels: [] };
     const measured = await qualityData(model, { heldout, heldoutLabels }, {
       seq: resolved.seq,
@@ -116,20 +112,12 @@ export async function cutExpertsAlone(
     };
     const hard = (experts.before - experts.after) / experts.before, { peakBytes } = device;
     return {
-      result: {
-        source,
-        masks: {},
-        lora: { ...resolved.lora, weights: new Map() },
-        sparsity: { target: sparsity, expected: hard, hard },
-        undecided: null,
+      result: untrainedOutcome(source, {
+        lora: resolved.lora,
         data: data?.report ?? NO_ROWS,
-        seconds: { finetune: 0, prune: 0, postfinetune: 0 },
-        tokensPerSecond: 0,
-        peakGpuBytes: peakBytes,
-        plannedGpuBytes: peakBytes,
-        alarms: [],
-        changes: [],
-      },
+        sparsity: { target: sparsity, expected: hard, hard },
+        peakBytes,
+      }),
       sliced: { source: cut, ...sizesOf(cut, { model, options: resolved, dense: model }), maskedVsSliced },
       quality: compareQuality(measured, before, after),
       vocabulary: null,
@@ -137,26 +125,10 @@ export async function cutExpertsAlone(
       peakGpuBytes: peakBytes,
     };
   };
-  return {
-    slice: async () => finished ??= await finish(),
-    export: async (dir, options = {}) =>
-      await exportRun(dir, options, {
-        model,
-        dense: model,
-        kept: null,
-        scores: measures.saved,
-        files,
-        options: resolved,
-        hooks,
-        records: [],
-        before: { step: 0, recent: [] },
-        startedAt,
-        timer,
-        sequences,
-        finish: async () => finished ??= await finish(),
-        signal,
-      }),
-  };
+  return untrainedRun({
+    ...{ model, dense: model, kept: null, files, options: resolved, hooks, sequences, finish, signal },
+    scores: measures.saved,
+  });
 }
 
 /** Measures that are given, or taken once when they are asked for. */

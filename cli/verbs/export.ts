@@ -23,7 +23,7 @@ import { refuseFile } from "./prune/run_folder.ts";
 import { ADAPTER_FLAG, addFlags, type FlagTable, type FlagValues, JSON_FLAG, required } from "../options/flags.ts";
 import { readAdapters } from "../with_model.ts";
 
-const { layout, "export.dtype": dtype, "export.ggufDtype": ggufDtype } = OPTION_TABLE;
+const { layout, "export.dtype": dtype, "export.ggufDtype": ggufDtype, "export.ggufSize": ggufSize } = OPTION_TABLE;
 
 const FLAGS = {
   out: { type: "text", placeholder: "dir", help: "folder to write to (required)" },
@@ -36,11 +36,7 @@ const FLAGS = {
   },
   dtype,
   ggufDtype,
-  ggufSize: {
-    type: "bytes",
-    help:
-      "largest size of the GGUF in bytes, such as 700M (powers of 1024): each matrix has the type with which the errors of all are least",
-  },
+  ggufSize,
   ggufImatrix: {
     type: "value",
     placeholder: "file",

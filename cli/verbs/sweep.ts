@@ -124,7 +124,7 @@ async function runSweep(path: string, typed: SweepFlags): Promise<void> {
 
 /** Refuses options of files that are not written. */
 function checkExported({ export: isWritten, ...files }: SweepFlags): void {
-  const idle = (["dtype", "formats", "saveAdapter"] as const).find((name) => files[name] !== undefined);
+  const idle = (["dtype", "formats", "ggufImatrix", "saveAdapter"] as const).find((name) => files[name] !== undefined);
   if (isWritten || idle === undefined) return;
   refuse("usage", `cannot use ${flagNamed(idle)}`, {
     rule: "it applies only to the models that --export writes",

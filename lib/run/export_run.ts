@@ -89,7 +89,7 @@ export async function exportRun(dir: string, asked: SessionExportOptions, run: R
     tokenizer: model.tokenizer,
     ...sized,
     ...written,
-    ...(formats.includes("gguf") ? { ggufDtype } : {}),
+    ...(formats.includes("gguf") && written.ggufSize === undefined ? { ggufDtype } : {}),
     formats,
     ...(ggufImatrix ? { ggufImportance } : {}),
     ...(formats.includes("hf") ? { generation } : {}),

@@ -146,14 +146,14 @@ async function vocabularyOf(
  */
 export function resolvedFor(
   source: WeightSource,
-  { calibration: asked, export: { ggufDtype, dtype, formats } = {}, ...run }:
+  { calibration: asked, export: { ggufDtype, ggufSize, dtype, formats } = {}, ...run }:
     & Omit<PruneOptions, "calibration">
     & Target
     & Pick<SinkOptions, "calibration" | "export">,
 ): ResolvedOptions {
   checkRowsOr(asked, ["own", "none"]);
   const named = asked === undefined || asked === "none" ? {} : { calibration: asked === "own" ? [] : asked };
-  return resolveOptions({ ...run, ...named }, source.spec, { source, ggufDtype, dtype, formats });
+  return resolveOptions({ ...run, ...named }, source.spec, { source, ggufDtype, ggufSize, dtype, formats });
 }
 
 /**

@@ -192,11 +192,11 @@ export function sizeGoal(
   return { ...goal, sparsity: hardSparsity(table, kept), counts: countsOf(table, kept) };
 }
 
-/** Refuses an export that would not have the size: a dtype, or a name in the GGUF, other than the size was computed for. */
+/** Refuses an export that would not have the size: a dtype, types, or a name in the GGUF, other than the size was computed for. */
 export function checkExportSize(
   wanted: WantedSize | null | undefined,
-  { dtype, ggufDtype, layout, name, formats }: Partial<
-    Pick<ExportOptions, "dtype" | "ggufDtype" | "layout" | "name" | "formats">
+  { dtype, ggufDtype, ggufSize, layout, name, formats }: Partial<
+    Pick<ExportOptions, "dtype" | "ggufDtype" | "ggufSize" | "layout" | "name" | "formats">
   >,
 ): void {
   if (!wanted) return;
@@ -216,6 +216,9 @@ export function checkExportSize(
   const given = file.format === "hf" ? dtype : ggufDtype;
   if (given !== undefined && given !== "auto" && given !== file.dtype) {
     fail(`the size is that of the ${file.format} file as ${file.dtype}`, given);
+  }
+  if (file.format === "gguf" && ggufSize !== undefined) {
+    fail(`the size is that of the GGUF as ${file.dtype}`, `types for ${ggufSize} bytes`);
   }
   if (file.format === "gguf" && name !== undefined && name !== counted) {
     fail(`the size is that of the GGUF with the name '${counted}'`, name);

@@ -73,7 +73,10 @@ export interface OriginFile {
 /** Options of {@link PruneSession.export}. The default layout is that of the run. */
 export type SessionExportOptions =
   & Partial<
-    Pick<ExportOptions, "dtype" | "ggufDtype" | "name" | "generation" | "formats" | "replace" | "signal" | "onProgress">
+    Pick<
+      ExportOptions,
+      "dtype" | "ggufDtype" | "ggufSize" | "name" | "generation" | "formats" | "replace" | "signal" | "onProgress"
+    >
   >
   & {
     readonly layout?: Layout | undefined;
@@ -136,14 +139,15 @@ const BOTH = {
   layout: true,
   dtype: true,
   ggufDtype: true,
+  ggufSize: BYTES,
   name: "text",
   generation: true,
   formats: true,
   replace: "switch",
   signal: true,
   onProgress: true,
-} satisfies Omit<NamesOf<ExportOptions>, "tokenizer" | "ggufSize" | "ggufImportance">;
-const EXPORT_NAMES: NamesOf<ExportOptions> = { ...BOTH, tokenizer: true, ggufSize: BYTES, ggufImportance: true };
+} satisfies Omit<NamesOf<ExportOptions>, "tokenizer" | "ggufImportance">;
+const EXPORT_NAMES: NamesOf<ExportOptions> = { ...BOTH, tokenizer: true, ggufImportance: true };
 
 /** Names of the options of `PruneSession.export`. */
 const SESSION_EXPORT_NAMES: NamesOf<SessionExportOptions> = {

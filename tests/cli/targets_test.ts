@@ -255,3 +255,20 @@ Deno.test("what a layout saves and where its files load is said before the first
     assert.equal(expectedPrograms(olmo2, { layout, units: ["ffn"] }).gguf !== null, isWritten, layout);
   }
 });
+
+Deno.test("a run that cuts layers writes a GGUF with types for its size", async () => {
+  using folder = new TemporaryFolder();
+  const most = 700_000, out = folder.at("cut"), cut = ["--method", "flap", "--sparsity", "0.2", ...SHORT];
+  const files = ["--gguf-size", String(most), "--formats", "gguf", "--out", out];
+  const summary: RunSummary = await json(["prune", "demo", ...cut, ...files]);
+  const { spec } = (await openModelFiles(`${out}/model.gguf`)).source, { size } = Deno.statSync(`${out}/model.gguf`);
+  assert.ok(size <= most && size > 0.95 * most, `${size} bytes`);
+  assert.equal(parameterCount(spec), summary.parameters.after);
+  const run = ["prune", "demo", "--out", folder.at("none"), "--gguf-size", "700K"], option = "--gguf-size";
+  const type = ["--sparsity", "0.2", "--gguf-dtype", "q8_0"];
+  await refused([...run, ...type], "usage", { option, names: "--gguf-dtype" });
+  const bytes = ["--target-bytes", "600K", "--target-file", "gguf"];
+  await refused([...run, ...bytes], "usage", { option, names: "--target-bytes" });
+  await refused([...run, "--sparsity", "0.2", "--formats", "hf"], "usage", { names: "hf" });
+  assert.ok(!folder.has("none"));
+});

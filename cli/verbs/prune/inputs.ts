@@ -59,7 +59,7 @@ export function dataPathOf(
 /** What determines a run and its files besides its options. */
 export async function inputsOf(path: string, flags: RunFlags): Promise<Inputs> {
   const { baseDtype, calibration, schedule, trust, textField, limitRows, skipBroken } = flags;
-  const { dtype, ggufDtype, saveAdapter } = flags;
+  const { dtype, ggufDtype, ggufSize, ggufImatrix, saveAdapter } = flags;
   const data = dataPathOf(path, flags);
   try {
     return {
@@ -70,7 +70,7 @@ export async function inputsOf(path: string, flags: RunFlags): Promise<Inputs> {
         : `${await fileDigest(await dataPath(data))} ${JSON.stringify({ textField, limitRows, skipBroken })}`,
       calibration: await calibrationName(calibration),
       schedule: await scheduleName(schedule, { trust }),
-      files: JSON.stringify({ dtype, ggufDtype, saveAdapter }),
+      files: JSON.stringify({ dtype, ggufDtype, ggufSize, ggufImatrix, saveAdapter }),
       ...(flags.vocabData === undefined ? {} : { vocabulary: await fileDigest(await dataPath(flags.vocabData)) }),
     };
   } catch (error) {

@@ -70,9 +70,9 @@ export async function resolvedFor(
   path: string,
   { options, flags }: Pick<Driven<unknown>, "options" | "flags">,
 ): Promise<ResolvedOptions> {
-  const source = await openWeights(disk, await modelPath(path)), { ggufDtype, dtype, formats } = flags;
+  const source = await openWeights(disk, await modelPath(path)), { ggufDtype, ggufSize, dtype, formats } = flags;
   const calibration = flags.calibration === NONE ? NONE : "own"; // rows or own texts: the defaults are the same
-  return resolvedRun(source, { ...options, calibration, export: { ggufDtype, dtype, formats } });
+  return resolvedRun(source, { ...options, calibration, export: { ggufDtype, ggufSize, dtype, formats } });
 }
 
 /** Reads data and model, and runs with progress on stderr; null on a rank that is not the first. */
@@ -190,6 +190,8 @@ async function drive<T>(
     export: {
       dtype,
       ggufDtype,
+      ggufSize: flags.ggufSize,
+      ggufImatrix: flags.ggufImatrix,
       formats,
       name: nameOf(path),
       // Files of a run that was killed while moving them into place are its own.

@@ -51,8 +51,9 @@ export async function withScheduleTarget<Flags extends TableFlags & { readonly s
 
 /** Adds the type of the GGUF whose bytes are the target; default: that of the model. */
 export async function withFileType<Flags extends TableFlags>(model: string, flags: Flags): Promise<Flags> {
-  const { targetBytes, targetFile, ggufDtype = "auto" } = flags;
-  if (targetBytes === undefined || targetFile !== "gguf" || ggufDtype !== "auto") return flags;
+  const { targetBytes, targetFile, ggufDtype = "auto", ggufSize } = flags;
+  const isKnown = ggufDtype !== "auto" || ggufSize !== undefined;
+  if (targetBytes === undefined || targetFile !== "gguf" || isKnown) return flags;
   const { files, path } = await lookAt(model);
   return { ...flags, ggufDtype: ggufDtypeFor(await openWeights(files, path), { ggufDtype }) };
 }

@@ -47,7 +47,7 @@ import type {
 export type KnownShape = DecoderSpec | Pick<DecoderSpec, "maxPosition">;
 
 /** The weights of a model, and how it is to be written. */
-export interface Written extends Pick<ExportOptions, "ggufDtype" | "dtype" | "formats"> {
+export interface Written extends Pick<ExportOptions, "ggufDtype" | "ggufSize" | "dtype" | "formats"> {
   /** Without it a GGUF of the type `auto` counts as f16, and the model does not count as one. */
   readonly source?: WeightSource | undefined;
 }
@@ -150,10 +150,12 @@ export function withFittingWidths(
 /** The type of the GGUF that a run writes; null for none. */
 function writtenType(
   size: WantedSize<GgufWriteType> | null,
-  { source, formats = FORMATS, ...types }: Written,
+  { source, formats = FORMATS, ggufSize, ...types }: Written,
 ): GgufWriteType | null {
   if (size && "file" in size && size.file.format === "gguf") return size.file.dtype;
   if (!formats.includes("gguf")) return null;
+  // Types are chosen after the cut; most have blocks of 32 values, as this one.
+  if (ggufSize !== undefined) return "q8_0";
   if (source) return ggufDtypeFor(source, types);
   const { ggufDtype = "auto" } = types;
   return ggufDtype === "auto" ? "f16" : ggufDtype;

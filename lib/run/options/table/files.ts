@@ -50,6 +50,15 @@ export const FILES_OPTIONS = {
     help:
       "type of the GGUF's matrices, mixed as llama.cpp does; auto: the type of the input if that is a quantised GGUF, else f16",
   },
+  "export.ggufSize": {
+    type: "bytes",
+    of: "pruneToFolder",
+    name: "ggufSize",
+    excludes: ["export.ggufDtype", "size.bytes"],
+    scope: [],
+    help:
+      "largest size of the GGUF in bytes, such as 700M (powers of 1024): each matrix has the type with which the errors of all are least",
+  },
   "export.ggufImatrix": {
     type: "switch",
     default: false,

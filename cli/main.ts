@@ -19,7 +19,7 @@ import { evaluate } from "./verbs/eval/eval.ts";
 import { experimentVerb } from "./verbs/experiment/experiment.ts";
 import { exportVerb } from "./verbs/export.ts";
 import { generateVerb } from "./verbs/generate.ts";
-import { inspect } from "./verbs/inspect.ts";
+import { inspect } from "./verbs/inspect/inspect.ts";
 import { leaveToFirst } from "./ranks.ts";
 import { reportError } from "./terminal/error.ts";
 import { setVerbosity, type Verbosity } from "./terminal/output.ts";

@@ -22,9 +22,12 @@ function blocks(kept: readonly number[], room: number): string {
   const count = Math.min(kept.length, room);
   return Array.from({ length: count }, (_, at) => {
     const some = kept.slice(Math.floor(at * kept.length / count), Math.floor((at + 1) * kept.length / count));
-    const share = Math.min(1, Math.max(0, some.reduce((sum, one) => sum + one, 0) / some.length));
-    // A share above 0 is never blank, and only a share of 1 is a full block.
-    const eighths = share >= 1 ? 8 : share <= 0 ? 0 : Math.min(7, Math.max(1, Math.round(8 * share)));
-    return BLOCKS[eighths] ?? "?";
+    return blockOf(some.reduce((sum, one) => sum + one, 0) / some.length);
   }).join("");
+}
+
+/** The character of a share. Above 0 it is never a dot, and only 1 is a full block. */
+export function blockOf(share: number): string {
+  const eighths = share >= 1 ? 8 : share <= 0 ? 0 : Math.min(7, Math.max(1, Math.round(8 * share)));
+  return BLOCKS[eighths] ?? "?";
 }

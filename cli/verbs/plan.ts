@@ -24,7 +24,7 @@ import { verb } from "../command.ts";
 import { verifies } from "../hub.ts";
 import { chosenWebgpu, openDeviceHere } from "../webgpu.ts";
 import { forecastLine } from "./prune/time_lines.ts";
-import { windowLine } from "./inspect.ts";
+import { windowLine } from "./inspect/inspect.ts";
 import { formatBytes, formatCount, print, printJson } from "../terminal/output.ts";
 import { addTableFlags, pruneOptionsOf, type TableFlags } from "../options/table_flags.ts";
 

@@ -1,6 +1,7 @@
 // The figures of a report: titles, captions, what is drawn, and the same values as tables.
 import type { Axis } from "./axes.ts";
 import { keptRecords, layerSparsity, mean, smoothed, sparsityOf, stageStarts } from "./derived.ts";
+import { expertsFigure } from "./experts.ts";
 import { heatMap } from "./heat_map.ts";
 import { drawChart } from "./chart.ts";
 import type { PanelMark, Point, Series, SeriesStyle } from "./panel.ts";
@@ -68,6 +69,11 @@ export function figuresOf(runs: readonly ReportRun[]): Figure[] {
   const figures: (Figure | null)[] = [
     ...steps(lossFigure(curves)),
     ...steps(sparsityFigure(curves)),
+    ...curves.map(({ name, index, run: { summary } }) =>
+      summary?.experts
+        ? expertsFigure(summary.experts, { id: `experts-${index}`, title: titled("Experts", name, runs) })
+        : null
+    ),
     ...curves.flatMap((one) => keepsLayers(one.run) ? [] : [maskFigure(one, runs), layersFigure(one, runs)]),
     layerSparsityFigure(runs),
     ...trainingFigures(curves).flatMap(steps),

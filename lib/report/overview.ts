@@ -166,7 +166,8 @@ interface SizeChange {
 /** What became smaller in a finished run, by name. */
 function sizeChanges({ summary, origin }: ReportRun): ReadonlyMap<string, SizeChange> {
   if (!summary) return new Map();
-  const { parameters, vocabulary, before, layers, hidden, fileBytes } = summary, input = modelInput({ origin, before });
+  const { parameters, vocabulary, experts, before, layers, hidden, fileBytes } = summary,
+    input = modelInput({ origin, before });
   const sum = (list: readonly LayerSpec[], key: "heads" | "kvHeads" | "ffn"): number =>
     list.reduce((total, layer) => total + layer[key], 0);
   const change = (from: number, to: number, show: (value: number) => string): SizeChange => ({
@@ -177,6 +178,7 @@ function sizeChanges({ summary, origin }: ReportRun): ReadonlyMap<string, SizeCh
   return new Map([
     ["parameters", change(parameters.before, parameters.after, grouped)],
     ...(vocabulary ? [["vocabulary", change(vocabulary.before, vocabulary.after, grouped)] as const] : []),
+    ...(experts ? [["experts", change(experts.before, experts.after, grouped)] as const] : []),
     ["heads", change(sum(before.layers, "heads"), sum(layers, "heads"), grouped)],
     ["KV heads", change(sum(before.layers, "kvHeads"), sum(layers, "kvHeads"), grouped)],
     ["FFN columns", change(sum(before.layers, "ffn"), sum(layers, "ffn"), grouped)],

@@ -2,6 +2,7 @@
 import type { RunSummary } from "../run/result.ts";
 import { namesOneShot } from "../run/methods/all.ts";
 import { lastPruned, lossEnds, ofModel, secondsLeft, stepSeconds } from "./derived.ts";
+import { expertsTile } from "./experts.ts";
 import { ABSENT, duration, grouped, percent } from "./numbers.ts";
 import type { ReportRun } from "./read_run.ts";
 import { short } from "./svg.ts";
@@ -22,6 +23,7 @@ export function tilesOf(run: ReportRun, { isLive }: { readonly isLive: boolean }
     ...(keepsLayers(run) ? [] : [sparsityTile(run)]),
     ...(summary ? [parameterTile(summary.parameters)] : []),
     ...(summary?.vocabulary ? [vocabularyTile(summary.vocabulary)] : []),
+    ...(summary?.experts ? [expertsTile(summary.experts)] : []),
     ...(heldout
       ? [{
         label: "Loss, held-out rows",

@@ -41,7 +41,7 @@ export interface RunData {
  */
 export function encodeRun(
   { tokenizer, spec: { vocab } }: { readonly spec: Pick<DecoderSpec, "vocab"> } & Pick<Model, "tokenizer">,
-  { rows, prompt, packing, batch, seq }: ResolvedOptions,
+  { rows, prompt, packing, batch, seq }: Pick<ResolvedOptions, "rows" | "prompt" | "packing" | "batch" | "seq">,
   given: Pick<
     PruneOptions,
     "reading" | "calibrationReading" | "skipBroken" | "calibration" | "prompt" | "checkpoint" | "ranks"

@@ -1,7 +1,10 @@
 // Experts cut from the command line: scored on data, cut again by the scores of the first run, and what is refused.
 import assert from "node:assert/strict";
 import { ROWS, writeExperts } from "../run/helpers/experts.ts";
-import { json, refused, TemporaryFolder } from "./helpers/cli.ts";
+import { stringWidth } from "../../cli/packages.ts";
+import { expertLines } from "../../cli/verbs/inspect/experts.ts";
+import type { ExpertUse } from "../../lib/slice/expert_use.ts";
+import { cli, json, refused, TemporaryFolder } from "./helpers/cli.ts";
 
 Deno.test("prune cuts experts by its data, and another share by the scores that it left", async () => {
   using folder = new TemporaryFolder();
@@ -12,6 +15,7 @@ Deno.test("prune cuts experts by its data, and another share by the scores that 
   const data = ["--data", ROWS, "--limit-rows", "40", "--seq", "48"];
   const one = await json(["prune", gguf, ...how, "--sparsity", "0.3", ...data, "--out", first]);
   assert.deepEqual([one.experts.before, one.experts.after, one.options.method], [12, 8, "reap"]);
+  await assertInspected(gguf, ["--limit-rows", "40", "--seq", "48"], one.experts.use);
   const scores = `${first}/scores.json`;
   const two = await json(["prune", gguf, ...how, "--sparsity", "0.6", "--scores", scores, "--out", second]);
   assert.deepEqual([two.experts.after, two.data.rows], [4, 0]);
@@ -29,4 +33,42 @@ Deno.test("prune cuts experts by its data, and another share by the scores that 
   // Units of the layers are refused before their other options are looked at.
   const usual = ["prune", gguf, "--sparsity", "0.3", "--data", ROWS, "--seq", "100000", "--out", out];
   await refused(usual, "usage", { names: ["--units experts", "--steps 0"] });
+});
+
+/** `inspect` shows the use that the run has measured on the same rows. */
+async function assertInspected(model: string, how: readonly string[], use: ExpertUse): Promise<void> {
+  const args = ["inspect", model, "--experts", ROWS, ...how], { experts } = await json(args);
+  assert.deepEqual([experts.data, experts.tokens, experts.topK], [ROWS, use.tokens, 2]);
+  for (const [layer, own] of use.layers.entries()) {
+    const { tokens, share, weight, reap } = experts.layers[layer];
+    assert.deepEqual({ tokens, weight, output: reap }, own);
+    // A token has two experts.
+    assert.ok(Math.abs(share.reduce((sum: number, one: number) => sum + one, 0) - 2) <= 1e-12);
+  }
+  const { code, stdout } = await cli(args), lines = stdout.split("\n");
+  assert.equal(code, 0);
+  const table = lines.slice(lines.findIndex((line) => line.startsWith("layer  measure")) + 1).join("\n");
+  const [first] = use.layers, most = Math.max(...first?.tokens ?? []);
+  assert.ok(table.includes(`${(100 * most / use.tokens).toFixed(2)} % (${first?.tokens.indexOf(most)})`), table);
+}
+
+Deno.test("the table of experts fits 80 columns, with a dense layer and many experts", () => {
+  const count = 130, tokens = Array.from({ length: count }, (_, expert) => expert % 7 === 0 ? 0 : expert);
+  const own = { tokens, share: tokens.map((one) => one / 500), weight: tokens, reap: tokens.map((one) => one * 1e-7) };
+  const lines = expertLines({ data: "rows.jsonl", tokens: 500, topK: 8, layers: [null, own] });
+  assert.deepEqual(lines.filter((line) => stringWidth(line) > 80), []);
+  // 130 experts in lines of 32, for each of three measures.
+  const [, ...blocks] = lines.filter((line) => /[█·]/.test(line));
+  assert.equal(blocks.length, 3 * 5);
+  assert.equal([...blocks.join("").matchAll(/[·▁▂▃▄▅▆▇█]/g)].length, 3 * count);
+  assert.equal([...blocks.join("").matchAll(/·/g)].length, 3 * 19);
+  assert.ok(lines.some((line) => line.trim() === "0  dense"));
+});
+
+Deno.test("inspect refuses to measure experts of a dense model, and flags of the measure without it", async () => {
+  await refused(["inspect", "demo", "--experts", ROWS], "usage", { value: "dense" });
+  await refused(["inspect", "demo", "--limit-rows", "3"], "usage", { option: "--limit-rows", value: "--experts" });
+  await refused(["inspect", "fixtures/golden_experts/qwen3_moe/model", "--experts", ROWS], "input", {
+    value: "no tokenizer",
+  });
 });

@@ -2,11 +2,13 @@
 import assert from "node:assert/strict";
 import config from "../../deno.json" with { type: "json" };
 import { join } from "./helpers/paths.ts";
+import { writeExperts } from "../run/helpers/experts.ts";
 import { cli, copyDemo, ROOT, TemporaryFolder } from "./helpers/cli.ts";
 
 /** What keeps a command short, by its beginning. */
 const SHORT: readonly (readonly [beginning: string, more: readonly string[]])[] = [
   ["schedule", ["--steps", "4"]],
+  ["inspect MOE", ["--seq", "16", "--limit-rows", "10"]],
   ["generate", ["--max-tokens", "3", "--no-tuning"]],
   ["chat", ["--style", "plain", "--max-tokens", "3", "--no-tuning"]],
   ["bench", ["--prompt-tokens", "4", "--tokens", "2", "--batch", "2", "--repeats", "1", "--no-tuning"]],
@@ -79,6 +81,7 @@ async function places(folder: TemporaryFolder): Promise<Readonly<Record<string, 
   const paths = {
     PORT: `${listener.addr.port}`,
     MODEL: model,
+    MOE: (await writeExperts(folder.path)).gguf,
     DATA: data,
     FILE: folder.at("experiment.json"),
     SCRIPT: folder.at("schedule.ts"),

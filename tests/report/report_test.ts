@@ -6,7 +6,7 @@ import type { ReportRun } from "../../lib/report/read_run.ts";
 import { renderReport, reportContent } from "../../lib/report/report.ts";
 import { everyNth } from "../../lib/report/table.ts";
 import { refuses } from "../refuses.ts";
-import { madeRecord, madeRun } from "./made_run.ts";
+import { MADE_SUMMARY, madeRecord, madeRun } from "./made_run.ts";
 import { assertDrawn } from "./svg.ts";
 
 /** Text of all cells. */
@@ -361,4 +361,28 @@ Deno.test("a live report has the time left and the masks on their way", () => {
   assert.match(html, /step 11\./);
   assert.ok(cells(html).includes("12.5 %") && cells(html).includes("75 %"));
   assert.ok(!reportContent([run]).includes("Time left"), "a run that was interrupted has none");
+});
+
+Deno.test("a report of cut experts has their map, with use or with scores alone, and what the cut took of the choices", () => {
+  const layer = { tokens: [30, 0, 50], weight: [0.5, 0, 0.25], output: [2, 0, 1.5] };
+  const use = { tokens: 40, layers: [layer, null, { ...layer, output: [0, 1, 3] }] };
+  const experts = { before: 6, after: 4, kept: [[0, 2], null, [1, 2]], scores: [[2, 0, 1.5], null, [0, 1, 3]], use };
+  const options = { units: ["experts"], method: "reap" }, summary = { ...MADE_SUMMARY, experts };
+  const html = renderReport([madeRun("mine", { records: [], summary, options })]);
+  assert.deepEqual(headings(html).filter((title) => title !== "Evaluation"), ["Result", "Size", "Experts", "Options"]);
+  const figures = html.match(/<svg [^]*?<\/svg>/g) ?? [];
+  assert.equal(figures.length, 2);
+  for (const figure of figures) assertDrawn(figure);
+  // Layer 2 has cut expert 0, with 30 of 80 choices.
+  const found = cells(html), at = found.indexOf("their part of all choices");
+  assert.ok(at > 0);
+  for (const cell of ["0.00 %", "37.50 %", "dense", "0 to 0", "1 to 3", "1.5 to 2"]) {
+    assert.ok(found.slice(at).includes(cell), cell);
+  }
+  assert.match(html, /<dt>Experts<\/dt><dd class="big">4<\/dd>/);
+  const alone = renderReport([
+    madeRun("mine", { records: [], summary: { ...summary, experts: { ...experts, use: null } }, options }),
+  ]);
+  const blocks = (page: string): number => (page.match(/<svg [^]*?<\/svg>/)?.[0].match(/<title>layer 0/g) ?? []).length;
+  assert.deepEqual([blocks(html), blocks(alone)], [4, 2], "three measures and the kept; the score and the kept");
 });

@@ -2,7 +2,7 @@
 import { refuse } from "../../core/errors.ts";
 import type { EncodeReport } from "../../data/encode_report.ts";
 import { loadModelFrom, type Model } from "../../model/model.ts";
-import { type ExpertUse, measureExperts } from "../../slice/expert_use.ts";
+import type { ExpertUse } from "../../slice/expert_use.ts";
 import { keepExperts } from "../../slice/experts.ts";
 import { verifyShape, verifySliced } from "../../slice/verify.ts";
 import { sourceDigest } from "../../spec/source_digest.ts";
@@ -25,13 +25,12 @@ import type { RunPlatform } from "../session.ts";
 import type { DoneRun } from "../sink/sink.ts";
 import { untrainedOutcome, untrainedRun } from "../untrained.ts";
 import { chooseExperts, expertMagnitudes, keptCounts } from "./choose.ts";
+import { measureOnSequences } from "./measure.ts";
 import { checkScores, type SavedScores } from "./scores_file.ts";
 import type { ExpertsSummary } from "./summary.ts";
 
 /** Sequences on which the whole and the cut model are compared, at most. */
 const COMPARED = 8;
-/** Tokens of a pass that measures the use of experts. */
-const PASS_ROWS = 512;
 /** Tokens of a made sequence, where there are no rows. */
 const MADE = 32;
 
@@ -150,15 +149,8 @@ function measuresOf(
       if (use) return use;
       const tokens = sequences(), { seq } = resolved;
       if (tokens.length === 0) throw noUse();
-      return use = await measureExperts(source, {
-        device,
-        tokens,
-        window: seq,
-        rows: Math.max(seq, PASS_ROWS),
-        baseDtype: model.weights.baseDtype,
-        signal,
-        onProgress: onMeasured,
-      });
+      const { baseDtype } = model.weights;
+      return use = await measureOnSequences(source, tokens, { device, seq, baseDtype, signal, onProgress: onMeasured });
     },
     magnitude: async () => magnitude ??= await expertMagnitudes(source, { signal }),
     saved: () => ({ model: digest, use, magnitude }),

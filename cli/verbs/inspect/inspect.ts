@@ -1,15 +1,15 @@
 // `compresso inspect MODEL`: what a model is, from its files alone.
-import type { CommandUnknownOpts } from "../packages.ts";
+import type { CommandUnknownOpts } from "../../packages.ts";
 import { join } from "node:path";
-import { CompressoError } from "../../lib/core/errors.ts";
-import { firstBytes } from "../../lib/files/system.ts";
-import { modelInfo, openModel, openWeights, readSpec } from "../../lib/formats/open.ts";
-import { SNIFFED_BYTES } from "../../lib/formats/sniff.ts";
-import { lookAt, type ModelView } from "../../lib/local/open_model.ts";
-import { promptStyle } from "../../lib/data/prompts/encode.ts";
-import { isObject } from "../../lib/core/guards.ts";
-import { type Tokenizer, UNCUT_KEY } from "../../lib/text/tokenizer.ts";
-import type { WeightSource } from "../../lib/spec/source.ts";
+import { CompressoError } from "../../../lib/core/errors.ts";
+import { firstBytes } from "../../../lib/files/system.ts";
+import { modelInfo, openModel, openWeights, readSpec } from "../../../lib/formats/open.ts";
+import { SNIFFED_BYTES } from "../../../lib/formats/sniff.ts";
+import { lookAt, type ModelView } from "../../../lib/local/open_model.ts";
+import { promptStyle } from "../../../lib/data/prompts/encode.ts";
+import { isObject } from "../../../lib/core/guards.ts";
+import { type Tokenizer, UNCUT_KEY } from "../../../lib/text/tokenizer.ts";
+import type { WeightSource } from "../../../lib/spec/source.ts";
 import {
   type DecoderSpec,
   embeddingWidth,
@@ -18,25 +18,31 @@ import {
   parameterCount,
   tensorShapes,
   windowsOf,
-} from "../../lib/spec/decoder.ts";
-import { expectedPrograms } from "../../lib/slice/programs.ts";
-import { verifies } from "../hub.ts";
-import { programAsRun, shellWord, verb } from "../command.ts";
-import { formatBytes, formatCount, formatShare, print, printJson } from "../terminal/output.ts";
+} from "../../../lib/spec/decoder.ts";
+import { expectedPrograms } from "../../../lib/slice/programs.ts";
+import { verifies } from "../../hub.ts";
+import { programAsRun, shellWord, verb } from "../../command.ts";
+import { addFlags, type FlagTable, JSON_FLAG } from "../../options/flags.ts";
+import { formatBytes, formatCount, formatShare, print, printJson } from "../../terminal/output.ts";
+import { EXPERT_FLAGS, type ExpertFacts, expertFacts, expertLines } from "./experts.ts";
+
+const FLAGS = { ...EXPERT_FLAGS, json: JSON_FLAG } as const satisfies FlagTable;
 
 /** Declares the verb. */
 export function inspect(): CommandUnknownOpts {
-  return verb("inspect", {
-    description: "Show a model's layers, parameters, stored types and tokenizer. Needs no GPU.",
-    examples: ["inspect demo", "inspect path/to/model.gguf --json"],
-  })
-    .argument("<model>", "a Hugging Face folder, or its config.json alone; a .gguf file; hf:owner/name[:file]; or demo")
-    .option("--json", "print one JSON object")
-    .action(async (model, { json }) => {
-      const found = await describe(model), facts: Facts = { ...found, next: nextSteps(found) };
-      if (json) printJson(facts);
-      else show(facts);
-    });
+  const command = verb("inspect", {
+    description: "Show a model's layers, parameters, stored types and tokenizer. Only --experts needs a GPU.",
+    examples: ["inspect demo", "inspect path/to/model.gguf --json", "inspect path/to/moe.gguf --experts rows.jsonl"],
+  }).argument(
+    "<model>",
+    "a Hugging Face folder, or its config.json alone; a .gguf file; hf:owner/name[:file]; or demo",
+  );
+  return addFlags(command, FLAGS).action(async (model, { json, ...flags }) => {
+    const experts = await expertFacts(model, flags), found = await describe(model);
+    const facts: Facts = { ...found, experts, next: nextSteps(found) };
+    if (json) printJson(facts);
+    else show(facts);
+  });
 }
 
 const FORMAT_NAMES = { hf: "Hugging Face folder", gguf: "GGUF", config: "config.json alone" } as const;
@@ -53,6 +59,8 @@ interface Facts {
   /** Parameters by stored dtype. */
   readonly dtypes: Readonly<Record<string, number>>;
   readonly tokenizer: TokenizerFacts | Unread | null;
+  /** How data use the experts; null where no data are given. */
+  readonly experts: ExpertFacts | null;
   /** Commands to try next; the largest saving comes first. */
   readonly next: readonly NextStep[];
 }
@@ -92,7 +100,7 @@ async function filesOf(
   }
 }
 
-async function describe(model: string): Promise<Omit<Facts, "next">> {
+async function describe(model: string): Promise<Omit<Facts, "next" | "experts">> {
   const view = await lookAt(model, { verify: verifies() }),
     { files, path } = view,
     { isFolder } = await modelInfo(files, path);
@@ -160,7 +168,7 @@ async function sizeOf(path: string): Promise<number> {
 const LAYERS_CUT = 0.2, VOCABULARY_CUT = 0.5;
 
 /** Prunes that this model can take, with what they save. All need weights and a tokenizer. */
-function nextSteps({ model, format, spec, prunable, tokenizer }: Omit<Facts, "next">): NextStep[] {
+function nextSteps({ model, format, spec, prunable, tokenizer }: Omit<Facts, "next" | "experts">): NextStep[] {
   if (!tokenizer || "unread" in tokenizer || spec.router) return [];
   const steps: NextStep[] = [];
   if (tokenizer.uncutVocab === null) {
@@ -188,7 +196,9 @@ function vocabularyCount(spec: DecoderSpec): number {
   return spec.vocab * embeddingWidth(spec) * (spec.tied ? 1 : 2);
 }
 
-function show({ model, format, bytes, parameters, prunable, spec, dtypes, tokenizer, next }: Facts): void {
+function show(
+  { model, format, bytes, parameters, prunable, spec, dtypes, tokenizer, experts: use, next }: Facts,
+): void {
   const { layers } = spec;
   const types = Object.entries(dtypes).sort(([, a], [, b]) => b - a).map(([dtype, count]) => {
     const percent = Math.round(100 * count / parameters);
@@ -216,6 +226,10 @@ function show({ model, format, bytes, parameters, prunable, spec, dtypes, tokeni
   if (format !== "config") print(`tokenizer   ${tokenizerLine(tokenizer)}`);
   print();
   for (const line of layerBars(layers)) print(line);
+  if (use) {
+    print();
+    for (const line of expertLines(use)) print(line);
+  }
   if (next.length === 0) return;
   print();
   print("next");

@@ -30,6 +30,7 @@ import { reportVerb } from "./verbs/report.ts";
 import { scheduleVerb } from "./verbs/schedule/schedule.ts";
 import { serveVerb } from "./verbs/serve.ts";
 import { sweepVerb } from "./verbs/sweep.ts";
+import { tuneVerb } from "./verbs/tune.ts";
 import { setWebgpu, WEBGPU_OPTION } from "./webgpu.ts";
 
 /**
@@ -68,6 +69,7 @@ export async function main(args: readonly string[]): Promise<number> {
       inspect,
       planVerb,
       pruneVerb,
+      tuneVerb,
       sweepVerb,
       scheduleVerb,
       data,

@@ -29,6 +29,7 @@ export const PERMISSIONS = {
   inspect: READS,
   plan: READS,
   prune: { ...WRITES, ...SCRIPTS, net: ["127.0.0.1"] },
+  tune: { ...WRITES, net: ["127.0.0.1"] },
   sweep: WRITES,
   schedule: { ...READS, ...SCRIPTS },
   data: READS,

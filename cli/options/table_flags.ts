@@ -39,7 +39,9 @@ export function addTableFlags<C extends CommandUnknownOpts>(
     const place = inOneGroup
       ? {}
       : { group: group[0]?.toUpperCase() + group.slice(1), isEveryday: entry.everyday ?? false };
-    const row = { ...entry, help: help[path] ?? entry.help };
+    // Without the preset its values say nothing.
+    const { paper, ...plain } = entry, preset = paper === undefined || !paths.includes("preset") ? {} : { paper };
+    const row = { ...plain, ...preset, help: help[path] ?? entry.help };
     for (const flag of optionsOf(nameOf(path) ?? path, row, { path, ...place })) command.addOption(flag);
   }
   return command;

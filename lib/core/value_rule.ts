@@ -75,7 +75,8 @@ export function accepts(rule: AnyRule, value: unknown): boolean {
     case "word":
       return isWord(value) || (rule.also?.(value) ?? false);
     case "words":
-      return Array.isArray(value) && value.length > 0 && value.every(isWord) && new Set(value).size === value.length;
+      return (rule.also?.(value) ?? false) ||
+        (Array.isArray(value) && value.length > 0 && value.every(isWord) && new Set(value).size === value.length);
     case "layers":
       return Array.isArray(value) && value.every(Number.isInteger);
     case "list":

@@ -21,7 +21,7 @@ export function vocabularyTile({ before, after, coverage, heldout, text }: Vocab
   };
 }
 
-/** Whether a run cuts the vocabulary alone. */
+/** Whether a run cuts the vocabulary alone, or nothing. */
 export function keepsLayers(
   { options }: { readonly options: Readonly<Record<string, unknown>> | null },
 ): boolean {

@@ -24,10 +24,12 @@ import { runCard } from "./run_card.ts";
 import { warningsOf } from "./warnings.ts";
 import type { RunHooks } from "./hooks.ts";
 import { fileBytes, maskSummary, modelBefore, withSmallerTypes } from "./mask_summary.ts";
+import { isGguf } from "./options/fitting.ts";
 import type { ResolvedOptions } from "./options/options.ts";
 import type { PartTimer } from "./parts_of_time.ts";
 import { recordsFor } from "./record_lines.ts";
 import type { RunSummary } from "./result.ts";
+import { cutsNothing } from "../units/kinds/all.ts";
 import { checkExportSize, exportDefaults, GGUF_NAME } from "./size_goal.ts";
 
 /** A run that is to be written. */
@@ -99,11 +101,14 @@ export async function exportRun(dir: string, asked: SessionExportOptions, run: R
     card: runCard({ options, origin, command, sliced, result, quality, vocabulary, experts, warnings }),
   };
   const { layout, dtype = "f16", tokenizer, replace = false } = how, { masks, lora } = result;
+  // PEFT loads a model that was not cut as it is, unless it is a GGUF.
+  const isWhole = cutsNothing(options.units) && !isGguf(dense.source);
+  const given = isWhole ? { name: origin.find(({ role }) => role === "model")?.name ?? null } : undefined;
   const recordsPath = `${dir}/records.jsonl`;
   const records = await recordsFor(recordsPath, run.records, { replace, before: run.before.recent, files });
   // All files are written before any is moved: the folder may contain the model that is being read.
   using staged = (run.writesModel ?? true) ? await stageModel(sliced.source, dir, how) : null;
-  const ofAdapter = { masks, lora, layout, dtype, tokenizer, generation, replace, files, signal };
+  const ofAdapter = { masks, lora, layout, given, dtype, tokenizer, generation, replace, files, signal };
   using adapter = saveAdapter ? await stageAdapter(result.source, dir, ofAdapter) : null;
   await staged?.commit();
   await adapter?.commit();

@@ -10,7 +10,7 @@ import type { ResolvedOptions } from "./options/options.ts";
 import type { ExpertsSummary } from "./experts/summary.ts";
 import type { VocabularySummary } from "./vocabulary.ts";
 import type { PruneResult, RunSummary, SlicedModel } from "./result.ts";
-import { keepsLayers } from "../units/kinds/all.ts";
+import { cutsNothing, keepsLayers } from "../units/kinds/all.ts";
 import { trainsNothing } from "./options/resolve.ts";
 import { sparsityBase } from "./size_goal.ts";
 
@@ -32,15 +32,17 @@ export function runCard(
   const { units, method, layout, batch, seq, seed, lora } = options, { before, after } = sliced.parameters;
   const base = sparsityBase(units) === "model" ? "the whole model" : "the layers' linear weights";
   const stages = stagesOf(options).filter(({ steps }) => steps > 0).map(({ stage, steps }) => `${stage} ${steps}`);
-  const isWhole = keepsLayers(units), tokens = vocabulary ? ["tokens of the vocabulary"] : [];
+  const isWhole = keepsLayers(units),
+    isTuned = cutsNothing(units),
+    tokens = vocabulary ? ["tokens of the vocabulary"] : [];
   const whole = experts ? ["whole experts"] : [];
-  const data = nameOf("data"), calibration = nameOf("calibration");
+  const data = nameOf("data"), calibration = nameOf("calibration"), then = isTuned ? "before tuning" : "before pruning";
   return {
     base: nameOf("model"),
     command,
-    removed: [...isWhole ? [] : ["parts of the layers"], ...tokens, ...whole].join(" and "),
+    removed: isTuned ? null : [...isWhole ? [] : ["parts of the layers"], ...tokens, ...whole].join(" and "),
     facts: [
-      ["parameters", `${shown(after)}, before pruning ${shown(before)}`],
+      ["parameters", isTuned ? shown(after) : `${shown(after)}, before pruning ${shown(before)}`],
       ...vocabulary ? vocabularyFacts(vocabulary) : [],
       ...experts
         ? [
@@ -60,10 +62,10 @@ export function runCard(
       ]),
       ...(data === null ? [] : [["data", data] as const]),
       ...(calibration === null ? [] : [["calibration", calibration] as const]),
-      ...lossFacts("held-out rows", quality.heldout),
-      ...lossFacts("the text given for evaluation", quality.text),
+      ...lossFacts("held-out rows", quality.heldout, then),
+      ...lossFacts("the text given for evaluation", quality.text, then),
       ...Object.entries(quality.tasks).map(([name, { before, after }]) =>
-        [name, `${scoreOf(after)}, before pruning ${percent(before)} (${shown(after.n)} questions)`] as const
+        [name, `${scoreOf(after)}, ${then} ${percent(before)} (${shown(after.n)} questions)`] as const
       ),
       ...warnings.map(({ message }) => ["warning", message] as const),
     ],
@@ -71,18 +73,18 @@ export function runCard(
 }
 
 /** Fidelity, loss, perplexity and bits per byte in words; nothing if none was measured. */
-function lossFacts(of: string, loss: LossChange | null): (readonly [string, string])[] {
+function lossFacts(of: string, loss: LossChange | null, before: string): (readonly [string, string])[] {
   if (!loss) return [];
-  const { before, after, perplexity, bitsPerByte: bits, labels, agreement } = loss;
+  const { before: first, after, perplexity, bitsPerByte: bits, labels, agreement } = loss;
   const facts = [
-    [`loss on ${of}`, after, before, ` (${shown(labels)} tokens)`, 3],
+    [`loss on ${of}`, after, first, ` (${shown(labels)} tokens)`, 3],
     [`perplexity on ${of}`, perplexity.after, perplexity.before, "", 2],
     ...(bits ? [[`bits per byte of ${of}`, bits.after, bits.before, "", 3] as const] : []),
   ] as const;
   return [
     ...(agreement ? [[`fidelity on ${of}`, fidelityText(agreement)] as const] : []),
     ...facts.map(([name, now, then, of, digits]) =>
-      [name, `${now.toFixed(digits)}, before pruning ${then.toFixed(digits)}${of}`] as const
+      [name, `${now.toFixed(digits)}, ${before} ${then.toFixed(digits)}${of}`] as const
     ),
   ];
 }

@@ -1,4 +1,4 @@
-// Exports the LoRA of a run for PEFT, and the sliced model without LoRA.
+// Exports the LoRA of a run for PEFT and, if something was cut, the sliced model without LoRA.
 import type { FileSystem, Staged } from "../files/system.ts";
 import { type HfDtype, stageHf, writtenSpec } from "../formats/hf/export.ts";
 import { stagePeftAdapter } from "../formats/peft/adapter.ts";
@@ -18,6 +18,8 @@ export interface AdapterExport {
   readonly masks: MaskValues;
   readonly lora: LoraConfig & { readonly weights: LoraWeights };
   readonly layout: Layout;
+  /** The model that the adapter fits as it is, by name or null for an unknown one. Default: none, and `unmerged/` is written. */
+  readonly given?: { readonly name: string | null } | undefined;
   /** Dtype of the weights; the adapter is f32. */
   readonly dtype: HfDtype;
   readonly tokenizer: Tokenizer | null;
@@ -34,12 +36,12 @@ export const UNMERGED_FOLDER = "unmerged", ADAPTER_FOLDER = "adapter";
 
 /**
  * Writes `outDir/unmerged/`, the sliced model without LoRA, and `outDir/adapter/`, its LoRA sliced in the same way, in
- * PEFT's format. Both are first completed under temporary names. Throws like `stageHf` and `stagePeftAdapter`.
+ * PEFT's format. With `given` the adapter alone is written. Both are first completed under temporary names. Throws like `stageHf` and `stagePeftAdapter`.
  */
 export async function stageAdapter(
   base: WeightSource,
   outDir: string,
-  { masks, lora, layout, dtype, tokenizer, generation, replace, files, signal }: AdapterExport,
+  { masks, lora, layout, given, dtype, tokenizer, generation, replace, files, signal }: AdapterExport,
 ): Promise<Staged & Pick<ExportResult, "loadableBy">> {
   const sliced = sliceModel(base, { masks }), compact = shallow(sliced);
   const own = shallowLora(sliced.spec, sliceLora(base.spec, { masks, lora }));
@@ -47,33 +49,52 @@ export async function stageAdapter(
   const config = layout === "padded" ? padLora(compact.spec, own) : own;
   const unmerged = `${outDir}/${UNMERGED_FOLDER}`, adapter = `${outDir}/${ADAPTER_FOLDER}`;
   using pending = new DisposableStack();
-  const model = pending.use(
-    await stageHf(source, unmerged, { dtype, tokenizer, generation, replace, files, signal }),
-  );
+  const model = given
+    ? null
+    : pending.use(await stageHf(source, unmerged, { dtype, tokenizer, generation, replace, files, signal }));
   const { weights, ...settings } = config;
   const peft = pending.use(
     await stagePeftAdapter(files, adapter, {
       spec: writtenSpec(source.spec),
       config: settings,
       weights,
-      baseModel: unmerged,
+      baseModel: given ? given.name : unmerged,
       replace,
-      readme: readmeOf({ layout, needsCode: model.family.remoteCode === true }),
+      readme: model ? readmeOf({ layout, needsCode: model.family.remoteCode === true }) : tunedReadme(given?.name),
     }),
   );
-  const program = "PEFT: PeftModel.from_pretrained(model of unmerged/, folder)";
+  const owner = model ? "unmerged/" : "the model that was tuned";
   const kept = pending.move();
   return {
     loadableBy: [
-      { file: unmerged, programs: ["as model/, which has the LoRA of adapter/ merged"] },
-      { file: adapter, programs: [program, "compresso, as the adapter of unmerged/"] },
+      ...model ? [{ file: unmerged, programs: ["as model/, which has the LoRA of adapter/ merged"] }] : [],
+      {
+        file: adapter,
+        programs: [`PEFT: PeftModel.from_pretrained(${owner}, folder)`, `compresso, as the adapter of ${owner}`],
+      },
     ],
     async commit(): Promise<void> {
-      await model.commit();
+      await model?.commit();
       await peft.commit();
     },
     [Symbol.dispose]: () => kept.dispose(),
   };
+}
+
+/** The README of an adapter of the model that a run was given. */
+function tunedReadme(name: string | null = null): string {
+  return `LoRA of a model that Compresso tuned, in PEFT's format.
+
+It belongs to the model before tuning${name === null ? "" : `, ${name}`}; \`model/\` has it merged already:
+
+\`\`\`python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+base = AutoModelForCausalLM.from_pretrained("the model before tuning")
+model = PeftModel.from_pretrained(base, "adapter")
+\`\`\`
+`;
 }
 
 function readmeOf({ layout, needsCode }: { readonly layout: Layout; readonly needsCode: boolean }): string {

@@ -10,8 +10,8 @@ import type { Provenance } from "../spec/provenance.ts";
 export interface RunCard {
   /** Name of the model before pruning; null if unknown. */
   readonly base: string | null;
-  /** What was cut, such as "parts of the layers". */
-  readonly removed: string;
+  /** What was cut, such as "parts of the layers"; null if the model was tuned and nothing was cut. */
+  readonly removed: string | null;
   /** Names and values in order, such as "sparsity" and "20.0 %". */
   readonly facts: readonly (readonly [name: string, value: string])[];
   /** The command line of the run; null if a program made the model. */
@@ -42,9 +42,11 @@ export function modelCard(
   return [
     cardMetadata({ ...provenance, ...(baseModels ? { baseModels } : {}) }),
     "",
-    run ? `# ${base ?? "A model"}, pruned` : `# ${base ?? "A model"}`,
+    run ? `# ${base ?? "A model"}, ${run.removed === null ? "tuned" : "pruned"}` : `# ${base ?? "A model"}`,
     "",
-    run
+    run?.removed === null
+      ? `Fine-tuned with Compresso ${config.version}: LoRA was trained and is merged into the weights.`
+      : run
       ? `Made smaller by structural pruning with Compresso ${config.version}: ${run.removed} are removed, not set to zero.`
       : `Written by Compresso ${config.version}.`,
     "",

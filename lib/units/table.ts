@@ -116,8 +116,8 @@ interface Row {
 /**
  * Builds the unit table.
  *
- * @throws CompressoError("usage") for unknown kinds or none at all, for rules that this model cannot satisfy, and if
- * they leave nothing of a kind to cut.
+ * @throws CompressoError("usage") for unknown kinds, for rules that this model cannot satisfy, and if they leave
+ * nothing of a kind to cut.
  */
 export function unitTable(spec: DecoderSpec, kinds: readonly UnitKind[], rules: UnitRules = {}): UnitTable {
   refuseExperts(spec, "cannot prune this model");

@@ -89,6 +89,7 @@ Deno.test("each other verb runs with its set: those with the same set share a pr
     ["chat", "demo", "--no-tuning"],
     ["bench", "demo", "--prompt-tokens", "8", "--tokens", "2", "--batch", "2", "--repeats", "1", "--no-tuning"],
     ["schedule", "preview", "cubic", "--steps", "5"],
+    ["tune", "demo", ...["--steps", "1", ...short.slice(4)], "--no-tuning", "--out", folder.at("tuned")],
     ["sweep", "demo", "--sparsities", "10%,20%", ...short, "--no-tuning", "--out", folder.at("sweep")],
     ["report", run, "--out", folder.at("report.html")],
     ["export", "demo", "--out", folder.at("exported")],

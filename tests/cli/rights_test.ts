@@ -35,6 +35,7 @@ const SHORT: readonly (readonly [beginning: string, more: readonly string[]])[] 
       ...["--no-prompt", "--limit-rows", "40", "--no-tuning"],
     ],
   ],
+  ["tune", ["--steps", "1", "--batch", "1", "--seq", "16", "--limit-rows", "40", "--no-tuning"]],
   ["experiment", ["--no-tuning"]],
   ["serve", ["--no-tuning", "--json"]],
 ];

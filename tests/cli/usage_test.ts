@@ -51,7 +51,7 @@ Deno.test("a value out of range is refused with option, bound and value, and not
   using folder = new TemporaryFolder();
   const out = folder.at("run");
   const cases: readonly (readonly [option: string, value: string, bounds: Refusal["names"]])[] = [
-    ["--sparsity", "0", [0, 1]],
+    ["--sparsity", "-0.1", [0, 1]],
     ["--sparsity", "1.5", [0, 1]],
     ["--sparsity", "30%", [0, 1]],
     ["--steps", "0", 1],
@@ -72,7 +72,7 @@ Deno.test("a value out of range is refused with option, bound and value, and not
     const { expected } = await refused(args, "usage", { option, value: value === "" ? [] : value });
     assertNames(expected ?? "", names);
   }
-  const { stderr } = await cli(["prune", "demo", "--sparsity", "0", "--out", out]);
+  const { stderr } = await cli(["prune", "demo", "--sparsity", "1.5", "--out", out]);
   assert.doesNotMatch(stderr, /\n\s+at /, "no stack");
   assert.ok(!folder.has("run"));
 });

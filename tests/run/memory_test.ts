@@ -14,6 +14,7 @@ import { checkMemory } from "../../lib/run/memory/advice.ts";
 import { MEMORY_PARTS, partOfLabel } from "../../lib/gpu/memory_parts.ts";
 import { bytesByPart } from "../../lib/run/memory/parts.ts";
 import type { MemoryOptions } from "../../lib/run/options/options.ts";
+import type { UnitKind } from "../../lib/units/kinds/all.ts";
 import { sliceModel } from "../../lib/slice/slice.ts";
 import { verifyShape, verifySliced } from "../../lib/slice/verify.ts";
 import { shortDemo } from "../demo.ts";
@@ -393,7 +394,7 @@ Deno.test("planMemory() refuses options that no run may have", async () => {
     ["seq", { seq: 1.5 }],
     ["seq", { seq: 4096 }],
     ["lora.rank", { lora: { rank: 0 } }],
-    ["units", { units: [] }],
+    ["units", { units: ["wings" as UnitKind] }],
   ];
   for (const [option, options] of cases) await rejects(planMemory(spec, options), "usage", { option });
 });

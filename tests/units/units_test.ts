@@ -97,11 +97,12 @@ Deno.test("a unit costs what its rows and columns of the projections hold", () =
   assert.equal(unitTable(MULTI_HEAD, ["heads"]).cost[0], 24);
 });
 
-Deno.test("unitTable() refuses no kind and an unknown kind; heads with KV groups are heads", () => {
+Deno.test("unitTable() refuses an unknown kind, has FFN columns for no kind, and heads for heads with KV groups", () => {
   const fails = (kinds: readonly string[], rule: Refusal): void =>
     refuses(() => unitTable(GROUPED, kinds as never), "usage", rule);
-  fails([], { names: "kv" });
   fails(["neurons"], { value: "neurons" });
+  // Where nothing is cut, their masks stay open.
+  assert.deepEqual(unitTable(GROUPED, []), unitTable(GROUPED, ["ffn"]));
   const all = unitTable(GROUPED, ["kv", "layers", "ffn", "heads", "hidden"]);
   assert.deepEqual([...all.kinds], ["heads", "ffn", "hidden", "layers"]);
   assert.deepEqual(all, unitTable(GROUPED, ["heads", "ffn", "hidden", "layers"]));

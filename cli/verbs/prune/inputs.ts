@@ -49,7 +49,7 @@ export function dataPathOf(
   if (path === DEMO) return demoData("train");
   if (scores !== undefined) return null;
   if (vocabData !== undefined && trainsNothing({ units, steps })) return vocabData;
-  refuse("usage", "cannot prune without data", {
+  refuse("usage", "cannot start without data", {
     rule: "--data names instruction rows or texts; only demo has its own",
     value: "no --data",
     fix: "add --data FILE",

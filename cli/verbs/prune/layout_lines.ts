@@ -2,16 +2,18 @@
 import type { ExpectedCut } from "../../../lib/run/expected_cut.ts";
 import { sparsityBase } from "../../../lib/run/size_goal.ts";
 import type { ResolvedOptions } from "../../../lib/run/options/options.ts";
+import { cutsNothing } from "../../../lib/units/kinds/all.ts";
 import { expectedPrograms } from "../../../lib/slice/programs.ts";
 import { type DecoderSpec, linearCount, parameterCount } from "../../../lib/spec/decoder.ts";
 import { formatCount, formatShare } from "../../terminal/output.ts";
 
-/** Lines on the layout: size, programs, and the other choice. */
+/** Lines on the layout: size, programs, and the other choice; none if nothing is cut. */
 export function layoutLines(
   spec: DecoderSpec,
   options: Pick<ResolvedOptions, "layout" | "units" | "size" | "sparsity">,
   cut: ExpectedCut | null = null,
 ): string[] {
+  if (cutsNothing(options.units)) return [];
   const { layout } = options, { folder, gguf, differ } = expectedPrograms(spec, options);
   const loads = `model/ will load in ${listed(folder)}; ${
     gguf ? `model.gguf in ${listed(gguf)}` : "this layout has no GGUF here"

@@ -36,10 +36,10 @@ async function pruneOn(ranks: MpiRanks | null, path: string, typed: TypedFlags):
   const options: PruneOptions = {
     ...pruneOptionsOf(whole),
     ...(ranks ? { ranks } : {}),
-    ...targetOf(whole, { name: nameOf(path) }),
+    ...targetOf(whole, { name: nameOf(path, whole) }),
     rows: [],
     steps: whole.steps,
-    prompt: await promptText(whole.prompt ?? !trainsNothing(whole)),
+    prompt: whole.prompt === undefined ? undefined : await promptText(whole.prompt),
     ...await evaluationOf(whole),
   };
   const calibrated = calibration === undefined || calibration === NONE ? options : { ...options, calibration: [] };

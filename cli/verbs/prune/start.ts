@@ -60,9 +60,9 @@ export interface Driven<T> {
   readonly ranks: MpiRanks | null;
 }
 
-/** Name of the pruned model within a GGUF. */
-export function nameOf(path: string): string {
-  return `${modelName(path)} pruned by Compresso`;
+/** Name of the pruned or tuned model within a GGUF. */
+export function nameOf(path: string, { sparsity }: Pick<RunFlags, "sparsity">): string {
+  return `${modelName(path)} ${sparsity === 0 ? "tuned" : "pruned"} by Compresso`;
 }
 
 /** The options of a run with the defaults that its model gives them. */
@@ -193,7 +193,7 @@ async function drive<T>(
       ggufSize: flags.ggufSize,
       ggufImatrix: flags.ggufImatrix,
       formats,
-      name: nameOf(path),
+      name: nameOf(path, flags),
       // Files of a run that was killed while moving them into place are its own.
       replace: resume || (flags.overwrite ?? false),
       saveAdapter: flags.saveAdapter ?? false,

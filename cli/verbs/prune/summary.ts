@@ -1,7 +1,7 @@
 // Prints the summary of a finished run.
 import { lastPart } from "../../../lib/files/path.ts";
 import { grownFiles, modelInput } from "../../../lib/report/sizes.ts";
-import { keepsLayers } from "../../../lib/units/kinds/all.ts";
+import { cutsNothing, keepsLayers } from "../../../lib/units/kinds/all.ts";
 import { trainsNothing } from "../../../lib/run/options/resolve.ts";
 import type { RunSummary } from "../../../lib/run/result.ts";
 import { fidelityText } from "../../../lib/run/fidelity_text.ts";
@@ -29,7 +29,9 @@ export function showSummary(
 ): void {
   const { sparsity, parameters, writtenParameters, fellBack, size, layers, hidden, maskedVsSliced, seconds, skipped } =
     summary;
-  const isAlone = trainsNothing(summary.options), { vocabulary, experts } = summary;
+  const isAlone = trainsNothing(summary.options),
+    isTuned = cutsNothing(summary.options.units),
+    { vocabulary, experts } = summary;
   const total = Object.values(seconds).reduce((sum, value) => sum + value, 0);
   const range = (key: "heads" | "kvHeads" | "ffn"): string => {
     const values = layers.map((layer) => layer[key]), least = Math.min(...values), most = Math.max(...values);
@@ -73,6 +75,8 @@ export function showSummary(
         ? "logits of kept tokens and those of the whole model"
         : experts
         ? "logits with experts cut and with them left out"
+        : isTuned
+        ? "logits of the merged model and of the model with LoRA"
         : "sliced and masked logits"
     } differ by at most ${maskedVsSliced.maxAbs.toExponential(1)} (range ${maskedVsSliced.range.toFixed(1)})`,
   );

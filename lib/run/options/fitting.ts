@@ -4,7 +4,7 @@ import type { DecoderSpec } from "../../spec/decoder.ts";
 import type { WeightSource } from "../../spec/source.ts";
 import type { ExportFormat } from "../../slice/export_options.ts";
 import { expectedPrograms } from "../../slice/programs.ts";
-import { cutsExperts, type UnitKind } from "../../units/kinds/all.ts";
+import { cutsExperts, cutsNothing, type UnitKind } from "../../units/kinds/all.ts";
 import { fittingKinds, whyWhole } from "../../units/fitting_kinds.ts";
 import type { Layout } from "../../units/layout.ts";
 import { OPTION_TABLE } from "./table.ts";
@@ -67,13 +67,13 @@ export function ggufFix(spec: DecoderSpec, { units }: Shape): string {
 }
 
 /** Whether weights come from a GGUF. */
-function isGguf(source: WeightSource): boolean {
+export function isGguf(source: WeightSource): boolean {
   return "format" in source && source.format === "gguf";
 }
 
 /** In a line each: what a run took in place of the usual layout and units, and why. Nothing for what was asked for. */
 export function choiceLines(spec: DecoderSpec, asked: AskedShape, { layout, units }: Shape): readonly string[] {
-  const whole = OPTION_TABLE.units.default.filter((kind) => !units.includes(kind));
+  const whole = cutsNothing(units) ? [] : OPTION_TABLE.units.default.filter((kind) => !units.includes(kind));
   return [
     ...(asked.layout === undefined && layout !== OPTION_TABLE.layout.default
       ? [`layout ${layout}, since a GGUF of this family holds layers that are alike`]

@@ -43,7 +43,10 @@ export interface VocabularyOptions {
 /** How small the model is to become: a sparsity, or a size; neither where the vocabulary alone is cut. */
 export type Target =
   | {
-    /** Share of the layers' linear weights to cut, in (0, 1); of the experts with the unit "experts". */
+    /**
+     * Share of the layers' linear weights to cut, below 1; of the experts with the unit "experts". With 0, and no units,
+     * nothing is cut: all steps train LoRA.
+     */
     readonly sparsity: number;
     /** Exclusive with a sparsity. */
     readonly size?: undefined;

@@ -10,7 +10,7 @@ import type { DecoderSpec } from "../../spec/decoder.ts";
 import { checkKept } from "../../masks/harden.ts";
 import type { Layout } from "../../units/layout.ts";
 import { leastLimit, shownLimit } from "../../masks/saliency.ts";
-import { checkKinds, cutsExperts, keepsLayers, recordOf, type UnitKind } from "../../units/kinds/all.ts";
+import { checkKinds, cutsExperts, cutsNothing, keepsLayers, recordOf, type UnitKind } from "../../units/kinds/all.ts";
 import { checkTakenRules } from "../../units/kinds/checks.ts";
 import { cannotCut } from "../../units/kinds/kind.ts";
 import type { WeightSource } from "../../spec/source.ts";
@@ -59,16 +59,18 @@ export interface Written extends Pick<ExportOptions, "ggufDtype" | "ggufSize" | 
  * @throws CompressoError("usage") for options that do not exist, values out of range and options that do not go together.
  */
 export function resolveOptions(
-  options: PruneOptions,
+  given: PruneOptions,
   spec: KnownShape = { maxPosition: Infinity },
   written: Written = {},
 ): ResolvedOptions {
-  checkOptions(options, PRUNE_PATHS, { whose: "prune" });
+  checkOptions(given, PRUNE_PATHS, { whose: "prune" });
+  const options = withUnits(given);
   checkRowsOr(options.calibration, ["none"]);
   const ofExperts = cutsExperts(options.units);
   if (ofExperts) checkExpertRun(options, spec);
   else if ("layers" in spec) refuseExperts(spec, "cannot prune this model");
   const isAlone = trainsNothing(options), keeps = keepsLayers(options.units);
+  if (cutsNothing(options.units)) checkTuning(options);
   if (keeps) checkIdle(options, { isAlone, takes: ofExperts ? EXPERT_PATHS : [] });
   if (!keeps || ofExperts) checkGoal(options);
   if (options.size !== undefined) checkSize(options.size);
@@ -76,7 +78,7 @@ export function resolveOptions(
   const { method = usual, steps } = options;
   if (!ofExperts) checkMethod(method);
   if (!isAlone) checkSteps(steps, method);
-  checkTogether(options, { paths: PRUNE_PATHS });
+  checkTogether(keeps ? { ...options, method } : options, { paths: PRUNE_PATHS });
   const preset = options.preset === undefined ? {} : presetOptions(options.preset, steps);
   const asked = { ...options, method };
   const shape = resolveMemory(asked, spec, written),
@@ -95,8 +97,12 @@ export function resolveOptions(
     prefinetune: stage("prefinetune"),
     postfinetune,
     ...shape,
-    // If nothing is trained, rows are measured as they are read later, without a prompt.
-    prompt: options.prompt === undefined ? isAlone ? null : COLLABORATIVE_PROMPT : promptGiven(options),
+    // A tuned model learns what it is later asked. If nothing is trained, rows are measured as they are read later.
+    prompt: options.prompt !== undefined
+      ? promptGiven(options)
+      : isAlone || cutsNothing(options.units)
+      ? null
+      : COLLABORATIVE_PROMPT,
     ranking: options.ranking ?? rankingOf(method, shape),
     rules: withFittingWidths(shape, spec, writtenType(size, written)),
     // Without a last stage no step learns from a part of the labels.
@@ -119,6 +125,45 @@ export function resolveOptions(
   checkRanks(options.ranks, resolved);
   checkContext(resolved.seq, spec);
   return resolved;
+}
+
+/** The options with no units at a sparsity of 0, at which nothing is cut. Throws `CompressoError("usage")` for an empty list at another one. */
+function withUnits(options: PruneOptions): PruneOptions {
+  const { sparsity, units } = options, isEmpty = Array.isArray(units) && units.length === 0;
+  if (isEmpty && sparsity !== 0) {
+    refuse("usage", "cannot prune these units", {
+      rule: "at least one kind of unit",
+      value: "none",
+      fix: `try kv,ffn, or ${option("sparsity", 0)}, which cuts nothing`,
+      option: "units",
+    });
+  }
+  if (sparsity !== 0) return options;
+  if (units === undefined || isEmpty) return { ...options, units: [] };
+  refuse("usage", `cannot use ${option("units")} where nothing is cut`, {
+    rule: "no unit is cut",
+    value: option("sparsity", 0),
+    option: "units",
+  });
+}
+
+/** Refuses a run that would cut nothing and train nothing, and a target besides its sparsity of 0. Throws `CompressoError("usage")`. */
+function checkTuning({ steps = 0, size, preset }: PruneOptions): void {
+  if (steps < 1) {
+    refuse("usage", `cannot use ${option("steps")}`, {
+      rule: "a run that cuts nothing has at least one step",
+      value: steps,
+      option: "steps",
+    });
+  }
+  const other = size !== undefined ? "size.parameters" : preset !== undefined ? "preset" : null;
+  if (other !== null) {
+    refuse("usage", `cannot use ${option(other)} where nothing is cut`, {
+      rule: "the model keeps its size",
+      value: option("sparsity", 0),
+      option: other,
+    });
+  }
 }
 
 /** The calibration rows that were given, if any. */
@@ -293,7 +338,7 @@ function checkMethod(choice: MethodChoice): void {
  * such work. Throws `CompressoError("usage")`.
  */
 export function checkIdle(
-  options: object,
+  options: Pick<RunOptions, "units">,
   { isAlone, paths = PRUNE_PATHS, takes = [] }: {
     readonly isAlone: boolean;
     readonly paths?: readonly OptionPath[];
@@ -301,18 +346,24 @@ export function checkIdle(
     readonly takes?: readonly OptionPath[];
   },
 ): void {
+  const { units } = options, isTuning = cutsNothing(units);
   const idle = paths.find((path) => {
     const { work, default: own } = entryOf(path), value = valueAt(options, path);
     const isIdle = isAlone ? work !== undefined : work === "choosing";
     return isIdle && !takes.includes(path) && value !== undefined && value !== own &&
-      !(path === "steps" && value === 0);
+      !(path === "steps" && value === 0) && !(path === "sparsity" && value === 0 && cutsNothing(units));
   });
   if (idle === undefined) return;
-  const [cut, unit] = takes.length > 0 ? ["experts are", "experts"] : ["the vocabulary alone is", "vocab"];
+  const [cut, unit] = isTuning
+    ? ["nothing is", ""]
+    : takes.length > 0
+    ? ["experts are", "experts"]
+    : ["the vocabulary alone is", "vocab"];
   refuse("usage", `cannot use ${option(idle)} where ${cut} cut`, {
     rule: isAlone ? "nothing is trained, and no layer is cut" : "no layer is cut",
-    value: option("units", unit),
-    fix: takes.length > 0 ? "leave it out" : "leave it out, or add units of the layers, such as kv,ffn",
+    value: isTuning ? option("sparsity", 0) : option("units", unit),
+    option: idle,
+    fix: takes.length > 0 || isTuning ? "leave it out" : "leave it out, or add units of the layers, such as kv,ffn",
   });
 }
 

@@ -33,9 +33,14 @@ export function placeOfKind(kind: UnitKind): Place | null {
 /** Kinds without masks: their units are cut before a run. */
 const MASKLESS: readonly string[] = UNIT_KINDS.filter((kind) => placeOfKind(kind) === null);
 
-/** Whether units of these kinds alone are cut before a run, which keeps all layers whole. */
-export function keepsLayers(kinds: readonly string[] = []): boolean {
-  return kinds.length > 0 && kinds.every((kind) => MASKLESS.includes(kind));
+/** Whether a run keeps all layers whole: its kinds are cut before it, or it cuts none. Without kinds the usual ones are cut. */
+export function keepsLayers(kinds?: readonly string[]): boolean {
+  return kinds?.every((kind) => MASKLESS.includes(kind)) ?? false;
+}
+
+/** Whether a run cuts nothing, and only trains. */
+export function cutsNothing(kinds?: readonly string[]): boolean {
+  return kinds?.length === 0;
 }
 
 /** Whether experts are cut. */
@@ -50,9 +55,9 @@ export function cutsAt(place: Place, kinds: Iterable<UnitKind>): boolean {
 
 /**
  * Checks the kinds and sorts them in the order of the list. Of several at one place, the one with the smallest units is
- * left: K and V of a group are removed with the last of its heads.
+ * left: K and V of a group are removed with the last of its heads. Without kinds nothing is cut.
  *
- * @throws CompressoError("usage") for unknown kinds, or none at all.
+ * @throws CompressoError("usage") for unknown kinds.
  */
 export function checkKinds(kinds: readonly UnitKind[]): ReadonlySet<UnitKind> {
   const fail = (rule: string): never =>
@@ -65,7 +70,6 @@ export function checkKinds(kinds: readonly UnitKind[]): ReadonlySet<UnitKind> {
   // A string would be treated as a list of its characters.
   if (!Array.isArray(kinds)) fail(`units are a list of some of ${UNIT_KINDS.join(", ")}`);
   for (const kind of kinds) if (!UNIT_KINDS.includes(kind)) fail(`units are some of ${UNIT_KINDS.join(", ")}`);
-  if (kinds.length === 0) fail("at least one kind of unit");
   const given = UNIT_KINDS.filter((kind) => kinds.includes(kind));
   return new Set(given.filter((kind, index) => {
     const { place } = KINDS[kind];

@@ -52,7 +52,7 @@ export const DATA_OPTIONS = {
   prompt: {
     type: "prompt",
     placeholder: "file",
-    defaultText: "the collaborative prompt; none for a run without steps that cuts only the vocabulary",
+    defaultText: "the collaborative prompt; none where nothing is cut, or the vocabulary alone without steps",
     off: "leave the collaborative prompt out",
     help: "file with a text to put before every instruction in training",
   },

@@ -9,6 +9,11 @@ import { IN_MEMORY, type OptionTable, PLANNED } from "./entry.ts";
 
 const ranksByLayer = (method: Method): boolean => method.kind === "one-shot" && method.ranking === "layer";
 
+/** Whether a list of units is empty: nothing is cut, at a sparsity of 0. */
+function isEmpty(value: unknown): boolean {
+  return Array.isArray(value) && value.length === 0;
+}
+
 /** Their rows. */
 export const METHOD_OPTIONS = {
   method: {
@@ -27,6 +32,7 @@ export const METHOD_OPTIONS = {
   units: {
     type: "words",
     words: UNIT_KINDS,
+    also: isEmpty,
     everyday: true,
     default: ["kv", "ffn"],
     defaultText: "kv,ffn, or the one of them that the model and the layout can lose",

@@ -8,13 +8,14 @@ import { GIVEN, type OptionTable, TARGETS } from "./entry.ts";
 export const TARGET_OPTIONS = {
   sparsity: {
     type: "number",
-    above: 0,
+    least: 0,
     ...SPARSITY_BOUNDS,
     everyday: true,
     excludes: TARGETS,
     work: "choosing",
     scope: ["experiment"],
-    help: "share of the layers' linear weights to cut, such as 0.3; with the unit experts, share of the experts",
+    help:
+      "share of the layers' linear weights to cut, such as 0.3; with the unit experts, share of the experts; 0: nothing is cut, LoRA alone is trained, as by the verb tune",
   },
   "size.parameters": {
     type: "parameters",

@@ -1,0 +1,45 @@
+// `compresso tune`: the same run as `prune --sparsity 0 --save-adapter`, and what it says and refuses.
+import assert from "node:assert/strict";
+import { cli, json, refused, TemporaryFolder } from "./helpers/cli.ts";
+import { writeShortDemo } from "../demo.ts";
+
+Deno.test("tune trains an adapter and a merged model: the bytes of prune at sparsity 0", async () => {
+  using folder = new TemporaryFolder();
+  const model = await writeShortDemo(folder.path), data = "fixtures/demo_data/heldout.jsonl";
+  const short = ["--data", data, "--limit-rows", "40", "--steps", "2", "--batch", "1", "--seq", "48", "--no-tuning"];
+  const tuned = await cli(["tune", model, ...short, "--out", folder.at("tuned")]);
+  assert.equal(tuned.code, 0, tuned.stderr);
+  // Nothing is said of a cut.
+  assert.doesNotMatch(tuned.stdout + tuned.stderr, /sparsity|pruning|layout/);
+  const summary = await json([
+    "prune",
+    model,
+    "--sparsity",
+    "0",
+    "--save-adapter",
+    ...short,
+    "--json",
+    "--out",
+    folder.at("pruned"),
+  ]);
+  assert.deepEqual([summary.options.units, summary.options.steps], [[], 2]);
+  for (const name of ["adapter/adapter_model.safetensors", "model/model.safetensors", "model/config.json"]) {
+    assert.deepEqual(
+      await Deno.readFile(folder.at("tuned", name)),
+      await Deno.readFile(folder.at("pruned", name)),
+      name,
+    );
+  }
+  const { base_model_name_or_path: base } = JSON.parse(
+    await Deno.readTextFile(folder.at("tuned", "adapter/adapter_config.json")),
+  );
+  assert.equal(base, "model");
+  const { stdout } = await cli(["report", folder.at("tuned"), "--out", folder.at("report.html")]);
+  assert.match(stdout, /report\.html/);
+});
+
+Deno.test("tune has no options of a cut, and refuses to start without a folder or steps", async () => {
+  await refused(["tune", "demo", "--out", "unused", "--sparsity", "0.2"], "usage", { names: "--sparsity" });
+  await refused(["tune", "demo"], "usage", { option: "--out" });
+  await refused(["tune", "demo", "--out", "unused", "--steps", "0"], "usage", { option: "--steps" });
+});

@@ -1,6 +1,6 @@
 // Runs that cut nothing: LoRA alone is trained, and written merged and as an adapter of the model that was given.
 import assert from "node:assert/strict";
-import { exportModel, loadModel, loadModelFrom, prune, type PruneOptions, pruneToFolder } from "../../mod.ts";
+import { exportModel, loadModel, loadModelFrom, type PruneOptions, pruneToFolder } from "../../mod.ts";
 import { readPeftAdapter } from "../../lib/model/mod.ts";
 import { planMemory } from "../../lib/run/mod.ts";
 import { memoryOptionsOf, resolveOptions } from "../../lib/run/options/resolve.ts";

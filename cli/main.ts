@@ -15,6 +15,7 @@ import { completionVerb } from "./verbs/completion/completion.ts";
 import { chatVerb } from "./verbs/chat/chat.ts";
 import { data } from "./verbs/data/data.ts";
 import { doctor } from "./verbs/doctor.ts";
+import { fitVerb } from "./verbs/fit/fit.ts";
 import { evaluate } from "./verbs/eval/eval.ts";
 import { experimentVerb } from "./verbs/experiment/experiment.ts";
 import { exportVerb } from "./verbs/export.ts";
@@ -70,6 +71,7 @@ export async function main(args: readonly string[]): Promise<number> {
       planVerb,
       pruneVerb,
       tuneVerb,
+      fitVerb,
       sweepVerb,
       scheduleVerb,
       data,

@@ -30,6 +30,7 @@ export const PERMISSIONS = {
   plan: READS,
   prune: { ...WRITES, ...SCRIPTS, net: ["127.0.0.1"] },
   tune: { ...WRITES, net: ["127.0.0.1"] },
+  fit: WRITES,
   sweep: WRITES,
   schedule: { ...READS, ...SCRIPTS },
   data: READS,

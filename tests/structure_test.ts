@@ -31,6 +31,7 @@ const ORDER = [
   "lib/eval",
   "lib/schedule",
   "lib/run",
+  "lib/fit",
   "lib/browser",
   "lib/report",
   "lib/experiment",

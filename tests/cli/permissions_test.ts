@@ -91,6 +91,7 @@ Deno.test("each other verb runs with its set: those with the same set share a pr
     ["schedule", "preview", "cubic", "--steps", "5"],
     ["tune", "demo", ...["--steps", "1", ...short.slice(4)], "--no-tuning", "--out", folder.at("tuned")],
     ["sweep", "demo", "--sparsities", "10%,20%", ...short, "--no-tuning", "--out", folder.at("sweep")],
+    ["fit", "demo", "--file-size", "1800K", "--levers", "vocabulary", "--dry"],
     ["report", run, "--out", folder.at("report.html")],
     ["export", "demo", "--out", folder.at("exported")],
     ["experiment", definition, "--out", folder.at("all"), "--no-tuning"],

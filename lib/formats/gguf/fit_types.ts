@@ -1,5 +1,5 @@
 // A type for each matrix of a GGUF, so that the file stays within a number of bytes and its errors are least.
-import { refuse } from "../../core/errors.ts";
+import { CompressoError } from "../../core/errors.ts";
 import { inOrder, onThread } from "../../core/threads.ts";
 import type { GgufArch } from "../../families/gguf_arch.ts";
 import { type DecoderSpec, EMBEDDING, HEAD, type Projection, PROJECTIONS, tensorShapes } from "../../spec/decoder.ts";
@@ -38,6 +38,24 @@ export interface FittedTypes {
   readonly like: GgufWriteType;
 }
 
+/** Refuses a budget that is below the smallest file. */
+export class TooSmallError extends CompressoError {
+  /** Bytes of the file in the smallest types. */
+  readonly smallest: number;
+
+  /** Refuses `most` bytes. */
+  constructor(smallest: number, most: number) {
+    super("input", {
+      what: "cannot write a GGUF of this size",
+      rule: `the smallest types of its matrices make ${smallest} bytes`,
+      value: String(most),
+      fix: "allow more, or cut more of the model",
+      option: "ggufSize",
+    });
+    this.smallest = smallest;
+  }
+}
+
 /**
  * Chooses the types of matrices whose file has at most `most` bytes, so that the sum over matrices of
  *
@@ -48,7 +66,7 @@ export interface FittedTypes {
  * it, weighted by the importance of columns where it is known. A type that the source's file has is copied, so it makes
  * no error. Vectors, routers and learned positions stay f32.
  *
- * @throws CompressoError("input") for a budget below the smallest file; the message names its bytes.
+ * @throws TooSmallError, which is a `CompressoError("input")`, for a budget below the smallest file.
  * @throws CompressoError("usage") for an arch that cannot hold the model.
  */
 export async function fitTypes(source: WeightSource, options: FitOptions): Promise<FittedTypes> {
@@ -62,12 +80,7 @@ export async function fitTypes(source: WeightSource, options: FitOptions): Promi
   const plain = new Map(matrices.map(({ parts: [first = ""] }) => [first, "f16" as const]));
   const rest = bytesWith(plain) - matrices.reduce((sum, { shape }) => sum + bytesAs("f16", shape), 0);
   if (rest + smallest > most) {
-    refuse("input", "cannot write a GGUF of this size", {
-      rule: `the smallest types of its matrices make ${rest + smallest} bytes`,
-      value: most,
-      fix: "allow more, or cut more of the model",
-      option: "ggufSize",
-    });
+    throw new TooSmallError(rest + smallest, most);
   }
   const choices: { readonly type: GgufTensorType; readonly choice: Choice }[][] = [];
   await inOrder(

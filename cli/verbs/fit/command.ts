@@ -1,0 +1,54 @@
+// The command that makes a choice of `fit` by an export or a prune run.
+import { runOf } from "../../../lib/fit/choice.ts";
+import type { FitRow } from "../../../lib/fit/make.ts";
+import type { FitPlan } from "../../../lib/fit/plan.ts";
+import { FOLDER_PATHS, valueAt } from "../../../lib/run/options/check.ts";
+import { nameOf } from "../../../lib/run/options/table.ts";
+import { shellWord } from "../../command.ts";
+import { flagNamed, flagOf } from "../../options/spelling.ts";
+
+/** What a command names besides the choice. */
+export interface Named {
+  readonly model: string;
+  readonly data: string | null;
+  readonly textField: string | undefined;
+  readonly baseDtype: string | undefined;
+  readonly out: string;
+}
+
+/** The command line of a choice. */
+export function commandOf(
+  { choice }: Pick<FitRow, "choice">,
+  { cutRows, workshop: { shape } }: Pick<FitPlan, "cutRows" | "workshop">,
+  { model, data, textField, baseDtype, out }: Named,
+): string {
+  if (choice.width === null && choice.vocabulary === null) {
+    return lineOf("export", model, [["ggufSize", shape.bytes], ["formats", "gguf"], ["out", out]]);
+  }
+  const run = runOf(choice, shape, []);
+  const flags = FOLDER_PATHS.flatMap((path): [string, string][] => {
+    const value = valueAt(run, path);
+    if (value === undefined || path === "rows" || path === "prompt" || nameOf(path) === null) return [];
+    return [[flagOf(path), String(value)]];
+  });
+  return lineOf("prune", model, [
+    ...model === "demo" && data !== null ? [] : [["data", data] as const],
+    ...[["textField", textField], ["limitRows", cutRows], ["baseDtype", baseDtype]] as const,
+    ...flags,
+    ...choice.width === null ? [] : [["--no-prompt", ""] as const],
+    ["out", out],
+  ]);
+}
+
+/** A command line of flags, without those that have no value; a flag with an empty value is a switch. */
+function lineOf(
+  verb: string,
+  model: string,
+  flags: readonly (readonly [name: string, value: string | number | null | undefined])[],
+): string {
+  const words = flags.flatMap(([name, value]) => {
+    if (value === null || value === undefined) return [];
+    return [name.startsWith("--") ? name : flagNamed(name), ...value === "" ? [] : [String(value)]];
+  });
+  return ["compresso", verb, model, ...words].map(shellWord).join(" ");
+}

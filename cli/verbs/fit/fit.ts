@@ -1,0 +1,86 @@
+// `compresso fit MODEL`: the choice of levers that loses least at a size of the file, written and measured.
+import type { CommandUnknownOpts } from "../../packages.ts";
+import { LEVERS } from "../../../lib/fit/choice.ts";
+import { planFit } from "../../../lib/fit/plan.ts";
+import { writeFit } from "../../../lib/fit/write.ts";
+import { modelPath } from "../../../lib/local/open_model.ts";
+import { readRows } from "../../../lib/local/rows.ts";
+import { originOf } from "../../../lib/run/origin.ts";
+import { OPTION_TABLE } from "../../../lib/run/options/table.ts";
+import { MODEL_TEXT, verb } from "../../command.ts";
+import { fetchInputs, modelName } from "../../hub.ts";
+import { addFlags, type FlagTable, type FlagValues, JSON_FLAG, required } from "../../options/flags.ts";
+import { printJson } from "../../terminal/output.ts";
+import { withModel } from "../../with_model.ts";
+import { dataPathOf } from "../prune/inputs.ts";
+import { checkRunFolder } from "../prune/run_folder.ts";
+import { nameOf } from "../prune/start.ts";
+import { commandOf } from "./command.ts";
+import { planValues, showPlan, showWritten, writtenValues } from "./report.ts";
+
+const { data, textField, "export.replace": overwrite, baseDtype, memoryLimit } = OPTION_TABLE;
+
+const FLAGS = {
+  fileSize: {
+    type: "bytes",
+    help: "largest size of the GGUF, such as 80M (powers of 1024) (required)",
+  },
+  levers: { type: "words", words: LEVERS, initially: LEVERS, help: "what may be done: types, vocabulary, width" },
+  data,
+  textField,
+  out: { type: "text", placeholder: "dir", help: "folder for model.gguf and, where something is cut, the run's files" },
+  dry: { type: "switch", help: "stop at the plan" },
+  overwrite: { type: "switch", help: overwrite.help },
+  baseDtype,
+  memoryLimit,
+  json: JSON_FLAG,
+} as const satisfies FlagTable;
+
+type Flags = FlagValues<typeof FLAGS>;
+
+/** Declares the verb. */
+export function fitVerb(): CommandUnknownOpts {
+  const command = verb("fit", {
+    description:
+      "Find the most faithful model for a size of its file: tries types of matrices, a smaller vocabulary, narrower layers and these together, measures each, and writes the best.",
+    examples: [
+      "fit demo --file-size 700K --out runs/fit",
+      "fit path/to/model --file-size 700M --data texts.jsonl --dry",
+    ],
+    notes:
+      "Cuts are made by most rows of --data and measured on the last ones, which they do not see. Nothing is trained: the command that is shown can be given steps of recovery, such as --postfinetune 100.",
+  }).argument("<model>", MODEL_TEXT);
+  return addFlags(command, FLAGS).action(fit);
+}
+
+async function fit(path: string, flags: Flags): Promise<void> {
+  const { levers, textField, dry = false, overwrite = false, json = false, baseDtype, memoryLimit } = flags;
+  const fileSize = required(flags.fileSize, "--file-size"),
+    out = dry ? flags.out ?? null : required(flags.out, "--out");
+  const data = dataPathOf(path, { data: flags.data });
+  await fetchInputs({ model: [path], data: [flags.data] });
+  if (!dry && out !== null) await checkRunFolder(out, { resume: false, overwrite, model: await modelPath(path) });
+  const { rows } = await readRows(data ?? "", { textField });
+  await withModel(path, { baseDtype, memoryLimit }, async ({ model, signal, progress }) => {
+    const names = { exported: modelName(path).replace(/\.gguf$/, ""), pruned: nameOf(path, {}) };
+    const plan = await planFit(model, {
+      ...{ fileSize, rows, names, levers, signal },
+      onChoice: (text, { length }) => progress.phase(`measuring ${text} (${length} done)`),
+    });
+    const [best] = plan.rows;
+    if (!best) return;
+    const words = commandOf(best, plan, { model: path, data, textField, baseDtype, out: out ?? "DIR" });
+    if (!json) showPlan(plan, { command: words });
+    if (dry || out === null) {
+      if (json) printJson(planValues(plan, { command: words }));
+      return;
+    }
+    progress.phase(`writing ${out}/model.gguf`);
+    const written = await writeFit(best, plan.workshop, {
+      ...{ out, replace: overwrite, command: words },
+      origin: await originOf({ model: path, data }),
+    });
+    if (json) printJson({ ...planValues(plan, { command: words }), written: writtenValues(written) });
+    else showWritten(best, written);
+  });
+}

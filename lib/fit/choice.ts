@@ -1,0 +1,71 @@
+// A choice of levers: what of a model is cut, and which types the matrices of its file get; and the run that does so.
+import type { GgufWriteType } from "../formats/gguf/mixes.ts";
+import type { Row } from "../data/rows.ts";
+import type { RunIntoOptions } from "../run/run_into.ts";
+import type { UnitKind } from "../units/kinds/all.ts";
+
+/** What can be done to a model. */
+export const LEVERS = ["types", "vocabulary", "width"] as const;
+/** One of them. */
+export type Lever = typeof LEVERS[number];
+
+/** What is done to a model. Without a cut, only types are chosen. */
+export interface FitChoice {
+  /** Share of the layers' linear weights that is cut, as much as the file's size requires, or null for no cut. */
+  readonly width: number | "to size" | null;
+  /** Tokens that are kept, as many as the texts need, as many as the file's size allows, or null for all. */
+  readonly vocabulary: number | "needed" | "to size" | null;
+  /** Whether the type of each matrix is chosen for the size. Otherwise all have the model's own. */
+  readonly types: boolean;
+}
+
+/** What all choices for a model share. */
+export interface ChoiceShape {
+  /** Bytes of the GGUF at most. */
+  readonly bytes: number;
+  /** Names of the model within the GGUF: as it is exported, and as it is pruned. */
+  readonly names: { readonly exported: string; readonly pruned: string };
+  /** The model's own type as a GGUF. */
+  readonly dtype: GgufWriteType;
+  /** Units of the layers that a GGUF of the model can lose. */
+  readonly units: readonly UnitKind[];
+  /** Tokens of a sequence on which units are scored. */
+  readonly seq: number;
+}
+
+/** The options of a run without its rows, which a command line can give too. */
+export type ChoiceRun = RunIntoOptions & { readonly rows: readonly Row[] };
+
+/** The prune run of a choice that cuts something. Nothing is trained. */
+export function runOf({ width, vocabulary, types }: FitChoice, shape: ChoiceShape, rows: readonly Row[]): ChoiceRun {
+  const { bytes, names: { pruned: name }, dtype, units, seq } = shape,
+    isToSize = width === "to size" || vocabulary === "to size";
+  const size = { bytes, file: { format: "gguf", dtype }, name } as const;
+  const files = {
+    formats: ["gguf"],
+    name,
+    ...types ? { ggufSize: bytes } : isToSize ? { ggufDtype: dtype } : {},
+  } as const;
+  const words = typeof vocabulary === "number" ? { vocab: { size: vocabulary } } : {};
+  if (width === null) {
+    return { rows, steps: 0, units: ["vocab"], ...words, ...isToSize ? { size } : {}, export: files };
+  }
+  const whole: ChoiceRun | Omit<ChoiceRun, "size" | "sparsity"> = {
+    ...{ rows, steps: 0, method: "flap", seq, prompt: "none" },
+    units: vocabulary === null ? units : [...units, "vocab"],
+    ...words,
+    export: files,
+  };
+  return width === "to size" ? { ...whole, size } : { ...whole, sparsity: width };
+}
+
+/** The levers of a choice in words, such as "width 10 %, types". */
+export function choiceText({ width, vocabulary, types }: FitChoice): string {
+  return [
+    ...width === null ? [] : [width === "to size" ? "width" : `width ${Number((100 * width).toFixed(1))} %`],
+    ...vocabulary === null
+      ? []
+      : [typeof vocabulary === "number" ? `vocabulary ${vocabulary.toLocaleString("en")}` : "vocabulary"],
+    ...types ? ["types"] : [],
+  ].join(", ");
+}

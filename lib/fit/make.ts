@@ -1,0 +1,125 @@
+// Makes the file of a choice in memory, and measures how faithful it is to the dense model.
+import { fidelity, type FidelityReference, type FidelityResult, readReference } from "../eval/fidelity.ts";
+import { memoryFiles } from "../files/memory.ts";
+import { type ModelFiles, openModel } from "../formats/open.ts";
+import { loadModelFrom, type Model } from "../model/model.ts";
+import { perplexity } from "../eval/perplexity.ts";
+import { VOCABULARY_FILE } from "../run/folder.ts";
+import type { RunSummary } from "../run/result.ts";
+import { runInto } from "../run/run_into.ts";
+import type { SharedWork } from "../run/shared_work.ts";
+import { memorySink } from "../run/sink/memory.ts";
+import { stageModel } from "../slice/export.ts";
+import { cutModel } from "../slice/vocabulary/cut_model.ts";
+import { parameterCount } from "../spec/decoder.ts";
+import { type ChoiceShape, type FitChoice, runOf } from "./choice.ts";
+import type { FitTexts } from "./texts.ts";
+
+/** A choice with what it comes to. */
+export interface FitRow {
+  /** The choice. Numbers stand for what was left open, but for a cut to size. */
+  readonly choice: FitChoice;
+  /** Bytes of the GGUF. */
+  readonly bytes: number;
+  /** Parameters of the model. */
+  readonly parameters: number;
+  /** How it agrees with the dense model on the text. Tokens of a cut vocabulary alone are compared. */
+  readonly fidelity: FidelityResult;
+  /**
+   * Bits per byte of text that the choice costs: the mean KL over the bytes of a token, and what a text in the cut
+   * vocabulary takes more with the dense model's own layers.
+   */
+  readonly lost: number;
+}
+
+/** What choices are made and measured with. */
+export interface Workshop {
+  readonly dense: Model;
+  readonly shape: ChoiceShape;
+  readonly texts: FitTexts;
+  /** Tokens of a window of the text, and windows. */
+  readonly window: number;
+  readonly windows: number;
+  readonly signal: AbortSignal | undefined;
+  /** Scores of units, which all cuts share. */
+  readonly work: SharedWork;
+  /** The dense model's reading of the text by the size of the vocabulary. */
+  readonly references: Map<number, FidelityReference>;
+  /** Bits per byte that a vocabulary of a size costs. */
+  readonly prices: Map<number, number>;
+}
+
+/** A workshop without results. */
+export function createWorkshop(
+  { dense, shape, texts, window, windows, signal }: Omit<Workshop, "work" | "references" | "prices">,
+): Workshop {
+  const work: SharedWork = { scores: null, sequences: 1, dense: null };
+  return { dense, shape, texts, window, windows, signal, work, references: new Map(), prices: new Map() };
+}
+
+/** Folder in the memory. */
+const OUT = "fit";
+
+/**
+ * Makes and measures a choice. The file is the one that a run with these options writes, byte for byte.
+ *
+ * @throws CompressoError("input") for types that are too large for the size, see `TooSmallError`.
+ * @throws CompressoError("usage") for a size that the lever cannot reach.
+ */
+export async function makeRow(choice: FitChoice, workshop: Workshop): Promise<FitRow> {
+  const { dense, shape, texts, work, signal, prices } = workshop, files = memoryFiles();
+  const isCut = choice.width !== null || choice.vocabulary !== null;
+  let summary: RunSummary | null = null;
+  if (isCut) {
+    const run = runOf(choice, shape, texts.rows);
+    const sink = memorySink(files, { out: OUT, export: run.export });
+    summary = await runInto(sink, dense, { ...run, signal }, choice.width === null ? {} : { work });
+  } else {
+    const { names: { exported: name }, bytes } = shape, { tokenizer } = dense;
+    using staged = await stageModel(dense.source, OUT, {
+      ...{ files, name, tokenizer, ggufSize: bytes, formats: ["gguf"] },
+      signal,
+    });
+    await staged.commit();
+  }
+  const path = `${OUT}/model.gguf`, made = await openModel(files, path), { vocabulary = null } = summary ?? {};
+  if (vocabulary && !prices.has(vocabulary.after)) {
+    const { kept = [] } = JSON.parse(await files.text(`${OUT}/${VOCABULARY_FILE}`) ?? "{}");
+    prices.set(vocabulary.after, await priceOf(Int32Array.from(kept, Number), workshop));
+  }
+  return {
+    choice: vocabulary && choice.vocabulary === "needed" ? { ...choice, vocabulary: vocabulary.after } : choice,
+    bytes: files.files.get(path)?.length ?? NaN,
+    parameters: parameterCount(made.source.spec),
+    ...await measureModel(made, workshop),
+  };
+}
+
+/** Bits per byte that the text takes more in a cut vocabulary, with the dense model's layers. */
+async function priceOf(kept: Int32Array, { dense, texts: { text }, window, signal }: Workshop): Promise<number> {
+  const bitsOf = async (model: Model): Promise<number> => {
+    const { nll, tokens } = await perplexity(model, text, { window, stride: window, signal });
+    await model.release();
+    return nll * tokens / Math.LN2;
+  };
+  using cut = await cutModel(dense, kept, { signal });
+  return (await bitsOf(cut) - await bitsOf(dense)) / new TextEncoder().encode(text).length;
+}
+
+/** How a model agrees with the dense one, and what that costs. */
+export async function measureModel(
+  { source, tokenizer }: ModelFiles,
+  { dense, texts: { text }, window, windows, signal, references, prices }: Workshop,
+): Promise<Pick<FitRow, "fidelity" | "lost">> {
+  const { vocab } = source.spec, isCut = vocab !== dense.spec.vocab;
+  const reference = references.get(vocab) ?? await readReference(dense, text, {
+    ...{ window, maxWindows: windows, signal },
+    ...isCut ? { vocab, tokenizer: tokenizer ?? undefined } : {},
+  });
+  references.set(vocab, reference);
+  const { device, weights: { baseDtype } } = dense;
+  using model = await loadModelFrom(source, { device, tokenizer, baseDtype, signal });
+  const found = await fidelity(model, reference, { signal });
+  const bits = found.kl * found.tokens / reference.bytes / Math.LN2;
+  return { fidelity: found, lost: bits + (isCut ? prices.get(vocab) ?? NaN : 0) };
+}

@@ -1,0 +1,43 @@
+// Writes the file of a chosen row by an export or a prune run, and measures it again.
+import { disk } from "../files/disk.ts";
+import { exportModel } from "../local/export_model.ts";
+import { openModelFiles } from "../local/open_model.ts";
+import { pruneToFolder } from "../run/prune_to_folder.ts";
+import type { RunSummary } from "../run/result.ts";
+import type { SessionExportOptions } from "../slice/export_options.ts";
+import { runOf } from "./choice.ts";
+import { type FitRow, measureModel, type Workshop } from "./make.ts";
+
+/** A file that was written, measured as the rows of the plan are. */
+export interface WrittenFit extends Pick<FitRow, "fidelity" | "lost" | "bytes"> {
+  /** Path of the GGUF. */
+  readonly gguf: string;
+  /** What run.json holds; null for an export. */
+  readonly summary: RunSummary | null;
+}
+
+/** Where and how {@link writeFit} writes. */
+export interface WriteOptions extends Pick<SessionExportOptions, "replace" | "origin" | "command"> {
+  /** Folder of the run. */
+  readonly out: string;
+}
+
+/** Writes the model of a row. Throws as `exportModel` and `pruneToFolder` do. */
+export async function writeFit(
+  { choice }: Pick<FitRow, "choice">,
+  workshop: Workshop,
+  { out, replace = false, origin, command }: WriteOptions,
+): Promise<WrittenFit> {
+  const { dense, shape, texts, signal } = workshop,
+    { names: { exported: name }, bytes } = shape,
+    { source, tokenizer } = dense;
+  let summary: RunSummary | null = null;
+  if (choice.width === null && choice.vocabulary === null) {
+    await exportModel(source, out, { ...{ name, tokenizer, replace, signal }, ggufSize: bytes, formats: ["gguf"] });
+  } else {
+    const { export: files, ...run } = runOf(choice, shape, texts.rows);
+    summary = await pruneToFolder(dense, { ...run, signal, out, export: { ...files, replace, origin, command } });
+  }
+  const gguf = `${out}/model.gguf`, written = await openModelFiles(gguf);
+  return { gguf, summary, bytes: (await disk.info(gguf))?.size ?? NaN, ...await measureModel(written, workshop) };
+}

@@ -72,7 +72,7 @@ for await (const record of run) records.push(record);
 const shape = { spec: model.spec, config, baseModel: null, replace: true };
 await writePeftAdapter(`${out}/init`, { ...shape, weights: start[0] ?? new Map() });
 await writePeftAdapter(`${out}/trained`, { ...shape, weights: run.result().lora.weights });
-const batches = encodeRun(model, resolved, how).makeBatches(seed);
+const batches = encodeRun(model, resolved).makeBatches(seed);
 const steps = records.map(({ loss, gradNorm, learningRate }) => {
   const { tokens, labels } = batches.next();
   return { loss, gradNorm, rate: learningRate, tokens: [...tokens], labels: [...labels] };

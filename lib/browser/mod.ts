@@ -8,7 +8,7 @@
 // The GPU, and a model on it.
 export { Device, openDevice } from "../gpu/device.ts";
 export type { DeviceOptions } from "../gpu/types.ts";
-export { type ModelFile, openModel } from "./open.ts";
+export { type ModelFile, openModel, openModelFiles } from "./open.ts";
 export { loadModelFrom, type LoadModelOptions, Model } from "../model/model.ts";
 
 // Pruning.
@@ -22,6 +22,7 @@ export { constant, cosine, cubic, exponential, linear, steps } from "../schedule
 export { defineSchedule } from "../schedule/definition.ts";
 
 // Rows to learn from.
+export { readRows } from "./open.ts";
 export { type Row, toRow } from "../data/row.ts";
 
 // Text.

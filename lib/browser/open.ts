@@ -1,8 +1,9 @@
-// Opens a model in a browser: from bytes, from files that the user chose, or from addresses.
+// Opens models and rows in a browser: from bytes, from files that the user chose, or from addresses.
 import { CompressoError, refusal } from "../core/errors.ts";
 import { memoryFiles, memorySource } from "../files/memory.ts";
 import { type ByteSource, endsEarly, type FileSystem } from "../files/system.ts";
-import { openModel as openFiles } from "../formats/open.ts";
+import { type DataSet, type ReadOptions, readRowsFrom } from "../data/rows.ts";
+import { type ModelFiles, openModel as openFiles } from "../formats/open.ts";
 import { loadModelFrom, type LoadModelOptions, type Model } from "../model/model.ts";
 
 /** A file of a model: its bytes; a `File` or `Blob`, which is read piece by piece; or a URL, which is fetched. */
@@ -31,13 +32,51 @@ export async function openModel(
   files: ModelFile | Readonly<Record<string, ModelFile>>,
   options: LoadModelOptions,
 ): Promise<Model> {
+  const { source, tokenizer } = await openModelFiles(files);
+  return await loadModelFrom(source, { ...options, tokenizer });
+}
+
+/**
+ * Opens weights and tokenizer of a GGUF file, or of the files of a Hugging Face folder by their names, without a GPU.
+ * Weights of a `File` or `Blob` are read as they are asked for.
+ *
+ * @throws CompressoError("input") for a file that cannot be read, or that is no model.
+ * @example
+ * ```ts
+ * import { openModelFiles } from "compresso/browser";
+ *
+ * export async function layersOf(file: File): Promise<number> {
+ *   const { source } = await openModelFiles(file);
+ *   return source.spec.layers.length;
+ * }
+ * ```
+ */
+export async function openModelFiles(files: ModelFile | Readonly<Record<string, ModelFile>>): Promise<ModelFiles> {
   const isOne = files instanceof Uint8Array || files instanceof Blob || files instanceof URL;
   const named: (readonly [string, ModelFile])[] = isOne
     ? [[`${PATH}.gguf`, files]]
     : Object.entries(files).map(([name, file]) => [`${PATH}/${name}`, file]);
   const sources = await Promise.all(named.map(async ([path, file]) => [path, await sourceOf(path, file)] as const));
-  const { source, tokenizer } = await openFiles(filesOf(new Map(sources)), isOne ? `${PATH}.gguf` : PATH);
-  return await loadModelFrom(source, { ...options, tokenizer });
+  return await openFiles(filesOf(new Map(sources)), isOne ? `${PATH}.gguf` : PATH);
+}
+
+/**
+ * Reads rows of JSON lines, a JSON array, a parquet table, or plain text as one document, like `readRows` of
+ * `compresso/data`. Compressed files are refused.
+ *
+ * @param name - Name of the file, for messages; one that ends in .json, .jsonl or .ndjson is never plain text.
+ * @throws CompressoError("input") for a file that cannot be read, and for broken rows.
+ * @throws CompressoError("usage") for options that do not exist.
+ * @example
+ * ```ts
+ * import { readRows } from "compresso/browser";
+ * const file = new Blob(['{"text": "Tom went to Rome."}\n']);
+ * const { rows } = await readRows("rows.jsonl", file);
+ * if (rows.length !== 1) throw new Error("other rows");
+ * ```
+ */
+export async function readRows(name: string, file: ModelFile, options: ReadOptions = {}): Promise<DataSet> {
+  return await readRowsFrom(await sourceOf(name, file), options);
 }
 
 /** A file system that reads these sources, by their paths. */

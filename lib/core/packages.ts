@@ -13,7 +13,7 @@ export { parquetHeader } from "npm:hyparquet@^1.31.0/src/column.js";
 export { decompressPage } from "npm:hyparquet@^1.31.0/src/datapage.js";
 export { deltaBinaryUnpack } from "npm:hyparquet@^1.31.0/src/delta.js";
 export { getMaxDefinitionLevel, getMaxRepetitionLevel, getTreePath } from "npm:hyparquet@^1.31.0/src/schema.js";
-export { z } from "npm:zod@^4.0.0";
+export * as z from "./zod.ts";
 // @ts-types="npm:@types/d3-scale@^4.0.9"
 export { scaleLinear } from "npm:d3-scale@^4.0.2";
 // @ts-types="npm:@types/d3-shape@^3.2.0"

@@ -4,8 +4,8 @@ import { join } from "node:path";
 import config from "../../deno.json" with { type: "json" };
 import { Elsewhere, npmCache, ROOT, serveCheckout } from "./checkout.ts";
 
-/** The files that name packages: one for lib/, one for cli/. */
-const PACKAGES = ["lib/core/packages.ts", "cli/packages.ts"].map((path) => join(ROOT, path));
+/** The files that name packages: of lib/, with what it takes of zod, and of cli/. */
+const PACKAGES = ["lib/core/packages.ts", "lib/core/zod.ts", "cli/packages.ts"].map((path) => join(ROOT, path));
 
 const cache = await npmCache();
 

@@ -33,6 +33,7 @@ export type { PruneOptions, ResolvedOptions } from "./options/options.ts";
 export { defaultRates } from "./options/rates.ts";
 export type { OwnMethod } from "./methods/method.ts";
 export { presetOptions } from "./options/check.ts";
+export { optionsOfRun } from "./options/again.ts";
 
 // Monitors.
 export type { Alarm, MonitorOptions } from "./monitors/alarm.ts";

@@ -205,7 +205,11 @@ export const RECORD_FIELDS: readonly string[] = Object.keys(RECORD.shape);
  */
 export async function readSummary(folder: string): Promise<RunSummary | null> {
   const path = `${folder}/${SUMMARY_FILE}`, found = await textIfThere(path);
-  if (found === null) return null;
+  return found === null ? null : parseSummary(found, { path });
+}
+
+/** Reads the text of a run.json. Throws `CompressoError("input")` if it is damaged, or of another version. */
+export function parseSummary(found: string, { path }: { readonly path: string }): RunSummary {
   return parsed(SUMMARY, jsonOf(found, { at: path, rule: "it is JSON" }), {
     at: path,
     rule: "it is a run's summary as this version of Compresso writes it",

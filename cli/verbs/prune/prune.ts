@@ -2,6 +2,7 @@
 import type { CommandUnknownOpts } from "../../packages.ts";
 import { MODEL_TEXT, verb } from "../../command.ts";
 import { addTableFlags, type TableFlags } from "../../options/table_flags.ts";
+import { withConfig } from "../../options/config.ts";
 import { required } from "../../options/flags.ts";
 import { trainsNothing } from "../../../lib/run/options/resolve.ts";
 import { runPrune } from "./run.ts";
@@ -20,11 +21,12 @@ export function pruneVerb(): CommandUnknownOpts {
       "prune path/to/model --data alpaca.json --target-params 5.4B --save-adapter --out runs/model",
     ],
   }).argument("<model>", MODEL_TEXT);
-  return addTableFlags(command).action(async (model: string, flags: TableFlags) =>
+  return addTableFlags(command).action(async (model: string, typed: TableFlags, called: CommandUnknownOpts) => {
+    const flags = await withConfig(typed, called);
     await runPrune(model, {
       ...flags,
       steps: flags.steps ?? (trainsNothing(flags) ? 0 : STEPS),
       out: required(flags.out, "--out"),
-    })
-  );
+    });
+  });
 }

@@ -122,5 +122,14 @@ export const FILES_OPTIONS = {
     elsewhere: "redo",
     help: `replace an earlier run in ${option("out")}; its eval….json files are renamed earlier-…`,
   },
+  config: {
+    type: "text",
+    of: "command",
+    placeholder: "file",
+    scope: [],
+    defaultText: "none",
+    help:
+      "file of JSON with options by name, or the run.json of a run, whose options are taken; options of the command line take precedence",
+  },
   json: { type: "switch", default: false, of: "command", help: "print run.json at the end" },
 } as const satisfies OptionTable;

@@ -24,6 +24,8 @@ const OF_CUTS: readonly OptionPath[] = [
   "trustSchedule",
   // An adapter is always written.
   "export.saveAdapter",
+  // A file of options is read by prune, which tunes at a sparsity of 0, too.
+  "config",
 ];
 
 /** Paths of the options of the verb. */

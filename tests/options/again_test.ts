@@ -24,6 +24,7 @@ const SETS: readonly PruneOptions[] = [
   { rows: [], steps: 20, size: { parameters: 700_000 } },
   { rows: [], steps: 20, size: { bytes: 700_000, file: { format: "gguf", dtype: "q8_0" }, name: "small" } },
   { rows: [], steps: 0, units: ["vocab"], vocab: { size: 400 } },
+  { rows: [], steps: 30, sparsity: 0, rates: { lora: 2e-3 }, batch: 2 },
   { rows: [], steps: 30, units: ["vocab"], lora: { rank: 2 } },
   { rows: [], steps: 0, units: ["experts"], sparsity: 0.25, method: "frequency", seed: 5 },
 ];

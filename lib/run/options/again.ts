@@ -50,7 +50,9 @@ export function optionsOfRun(options: RunSummary["options"]): PruneOptions {
   }
   const skipped = new Set<string>([
     ...ABSENT,
-    ...(choosesNone ? ["method", "sparsity"] : []),
+    ...(choosesNone ? ["method"] : []),
+    // Where the vocabulary alone is cut. Without units, a sparsity of 0 is the target.
+    ...(choosesNone && units.length > 0 ? ["sparsity"] : []),
     ...(options.size === null ? [] : ["sparsity"]),
     // The multiples followed from the type of the file.
     ...(valueAt(options, "rules.fit") === undefined ? [] : ["rules.align"]),

@@ -21,8 +21,8 @@ export interface FitChoice {
 
 /** What all choices for a model share. */
 export interface ChoiceShape {
-  /** Bytes of the GGUF at most. */
-  readonly bytes: number;
+  /** Bytes of the GGUF at most; null for any size. Then no types are chosen, and nothing is cut to size. */
+  readonly bytes: number | null;
   /** Names of the model within the GGUF: as it is exported, and as it is pruned. */
   readonly names: { readonly exported: string; readonly pruned: string };
   /** The model's own type as a GGUF. */
@@ -40,15 +40,15 @@ export type ChoiceRun = RunIntoOptions & { readonly rows: readonly Row[] };
 export function runOf({ width, vocabulary, types }: FitChoice, shape: ChoiceShape, rows: readonly Row[]): ChoiceRun {
   const { bytes, names: { pruned: name }, dtype, units, seq } = shape,
     isToSize = width === "to size" || vocabulary === "to size";
-  const size = { bytes, file: { format: "gguf", dtype }, name } as const;
+  const size = bytes === null ? null : { bytes, file: { format: "gguf", dtype }, name } as const;
   const files = {
     formats: ["gguf"],
     name,
-    ...types ? { ggufSize: bytes } : isToSize ? { ggufDtype: dtype } : {},
+    ...types && bytes !== null ? { ggufSize: bytes } : isToSize ? { ggufDtype: dtype } : {},
   } as const;
   const words = typeof vocabulary === "number" ? { vocab: { size: vocabulary } } : {};
   if (width === null) {
-    return { rows, steps: 0, units: ["vocab"], ...words, ...isToSize ? { size } : {}, export: files };
+    return { rows, steps: 0, units: ["vocab"], ...words, ...isToSize && size ? { size } : {}, export: files };
   }
   const whole: ChoiceRun | Omit<ChoiceRun, "size" | "sparsity"> = {
     ...{ rows, steps: 0, method: "flap", seq, prompt: "none" },
@@ -56,16 +56,19 @@ export function runOf({ width, vocabulary, types }: FitChoice, shape: ChoiceShap
     ...words,
     export: files,
   };
-  return width === "to size" ? { ...whole, size } : { ...whole, sparsity: width };
+  if (width !== "to size") return { ...whole, sparsity: width };
+  if (size) return { ...whole, size };
+  throw new Error("a cut to size needs the size of the file");
 }
 
 /** The levers of a choice in words, such as "width 10 %, types". */
 export function choiceText({ width, vocabulary, types }: FitChoice): string {
-  return [
+  const levers = [
     ...width === null ? [] : [width === "to size" ? "width" : `width ${Number((100 * width).toFixed(1))} %`],
     ...vocabulary === null
       ? []
       : [typeof vocabulary === "number" ? `vocabulary ${vocabulary.toLocaleString("en")}` : "vocabulary"],
     ...types ? ["types"] : [],
-  ].join(", ");
+  ];
+  return levers.length > 0 ? levers.join(", ") : "as it is";
 }

@@ -11,9 +11,11 @@ import type { SharedWork } from "../run/shared_work.ts";
 import { memorySink } from "../run/sink/memory.ts";
 import { stageModel } from "../slice/export.ts";
 import { cutModel } from "../slice/vocabulary/cut_model.ts";
+import { refuse } from "../core/errors.ts";
 import { parameterCount } from "../spec/decoder.ts";
 import { type ChoiceShape, type FitChoice, runOf } from "./choice.ts";
 import type { FitTexts } from "./texts.ts";
+import { memoryOfUse, speedOfUse } from "./use.ts";
 
 /** A choice with what it comes to. */
 export interface FitRow {
@@ -25,6 +27,10 @@ export interface FitRow {
   readonly parameters: number;
   /** How it agrees with the dense model on the text. Tokens of a cut vocabulary alone are compared. */
   readonly fidelity: FidelityResult;
+  /** Bytes of GPU memory where it writes text, see `memoryOfUse`; null without a budget for them. */
+  readonly memory: number | null;
+  /** Tokens a second that it writes on this device; null without a budget for them. */
+  readonly tokensPerSecond: number | null;
   /**
    * Bits per byte of text that the choice costs: the mean KL over the bytes of a token, and what a text in the cut
    * vocabulary takes more with the dense model's own layers.
@@ -32,11 +38,22 @@ export interface FitRow {
   readonly lost: number;
 }
 
+/** What a model may take, and has to give; without a value it does not count. */
+export interface FitBudget {
+  /** Bytes of GPU memory at most. */
+  readonly memory?: number | undefined;
+  /** Tokens of the context that memory is counted for. */
+  readonly context: number;
+  /** Tokens a second at least. */
+  readonly tokensPerSecond?: number | undefined;
+}
+
 /** What choices are made and measured with. */
 export interface Workshop {
   readonly dense: Model;
   readonly shape: ChoiceShape;
   readonly texts: FitTexts;
+  readonly budget: FitBudget;
   /** Tokens of a window of the text, and windows. */
   readonly window: number;
   readonly windows: number;
@@ -51,10 +68,10 @@ export interface Workshop {
 
 /** A workshop without results. */
 export function createWorkshop(
-  { dense, shape, texts, window, windows, signal }: Omit<Workshop, "work" | "references" | "prices">,
+  given: Omit<Workshop, "work" | "references" | "prices">,
 ): Workshop {
   const work: SharedWork = { scores: null, sequences: 1, dense: null };
-  return { dense, shape, texts, window, windows, signal, work, references: new Map(), prices: new Map() };
+  return { ...given, work, references: new Map(), prices: new Map() };
 }
 
 /** Folder in the memory. */
@@ -77,8 +94,8 @@ export async function makeRow(choice: FitChoice, workshop: Workshop): Promise<Fi
   } else {
     const { names: { exported: name }, bytes } = shape, { tokenizer } = dense;
     using staged = await stageModel(dense.source, OUT, {
-      ...{ files, name, tokenizer, ggufSize: bytes, formats: ["gguf"] },
-      signal,
+      ...{ files, name, tokenizer, formats: ["gguf"], signal },
+      ...bytes === null ? { ggufDtype: "auto" } : { ggufSize: bytes },
     });
     await staged.commit();
   }
@@ -106,20 +123,50 @@ async function priceOf(kept: Int32Array, { dense, texts: { text }, window, signa
   return (await bitsOf(cut) - await bitsOf(dense)) / new TextEncoder().encode(text).length;
 }
 
-/** How a model agrees with the dense one, and what that costs. */
+/**
+ * What a model takes and gives, how it agrees with the dense one, and what that costs.
+ *
+ * @throws CompressoError("input") for a model that takes more than the budget, or gives less.
+ */
 export async function measureModel(
   { source, tokenizer }: ModelFiles,
-  { dense, texts: { text }, window, windows, signal, references, prices }: Workshop,
-): Promise<Pick<FitRow, "fidelity" | "lost">> {
+  { dense, budget, texts: { text }, window, windows, signal, references, prices }: Workshop,
+): Promise<MeasuredUse> {
+  const { device, weights: { baseDtype } } = dense, { context } = budget;
+  const memory = budget.memory === undefined
+    ? null
+    : await memoryOfUse(source.spec, { device, baseDtype, context: Math.min(context, source.spec.maxPosition) });
+  if (memory !== null) checkMemory(memory, budget.memory);
   const { vocab } = source.spec, isCut = vocab !== dense.spec.vocab;
   const reference = references.get(vocab) ?? await readReference(dense, text, {
     ...{ window, maxWindows: windows, signal },
     ...isCut ? { vocab, tokenizer: tokenizer ?? undefined } : {},
   });
   references.set(vocab, reference);
-  const { device, weights: { baseDtype } } = dense;
   using model = await loadModelFrom(source, { device, tokenizer, baseDtype, signal });
+  const tokensPerSecond = budget.tokensPerSecond === undefined ? null : await speedOfUse(model, { signal });
+  if (tokensPerSecond !== null) checkSpeed(tokensPerSecond, budget.tokensPerSecond);
   const found = await fidelity(model, reference, { signal });
   const bits = found.kl * found.tokens / reference.bytes / Math.LN2;
-  return { fidelity: found, lost: bits + (isCut ? prices.get(vocab) ?? NaN : 0) };
+  return { memory, tokensPerSecond, fidelity: found, lost: bits + (isCut ? prices.get(vocab) ?? NaN : 0) };
+}
+
+/** What is measured of a model. */
+export type MeasuredUse = Pick<FitRow, "fidelity" | "lost" | "memory" | "tokensPerSecond">;
+
+const WHAT = "cannot fit the model";
+
+function checkMemory(memory: number, most = Infinity): void {
+  if (memory <= most) return;
+  refuse("input", WHAT, {
+    rule: `it takes ${memory.toLocaleString("en")} bytes of memory`,
+    value: most.toLocaleString("en"),
+    option: "memory",
+  });
+}
+
+function checkSpeed(rate: number, least = 0): void {
+  if (rate >= least) return;
+  const rule = `it writes ${rate.toPrecision(3)} tokens a second`;
+  refuse("input", WHAT, { rule, value: least, option: "tokensPerSecond" });
 }

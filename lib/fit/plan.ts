@@ -1,5 +1,5 @@
 // Looks for the choice of levers that loses least at a size: makes and measures candidates, one after the other.
-import { CompressoError, refuse } from "../core/errors.ts";
+import { CompressoError, option, refuse } from "../core/errors.ts";
 import { TooSmallError } from "../formats/gguf/fit_types.ts";
 import { noTokenizer } from "../text/no_tokenizer.ts";
 import type { Row } from "../data/rows.ts";
@@ -13,12 +13,20 @@ import { splitTexts } from "./texts.ts";
 
 /** What is asked of a model. */
 export interface FitOptions {
-  /** Bytes of its GGUF at most. */
-  readonly fileSize: number;
+  /** Bytes of its GGUF at most. Default: any. */
+  readonly fileSize?: number | undefined;
+  /** Bytes of GPU memory that it takes at most where it writes text, see `memoryOfUse`. Default: any. */
+  readonly memory?: number | undefined;
+  /** Tokens of a text that memory is counted for; default 2048, or the model's context where that is less. */
+  readonly context?: number | undefined;
+  /** Tokens a second that it writes at least on the dense model's device. Default: any. */
+  readonly tokensPerSecond?: number | undefined;
   /** Instructions or texts: units and tokens are chosen by most of them, and choices are measured on the last ones. */
   readonly rows: readonly Row[];
   /** Names of the model within the GGUF. */
   readonly names: ChoiceShape["names"];
+  /** Windows of 256 tokens that choices are measured on, at most; default 4. */
+  readonly windows?: number | undefined;
   /** What may be done. Default: all. */
   readonly levers?: readonly Lever[] | undefined;
   /** Stops the work. */
@@ -39,27 +47,49 @@ export interface FitPlan {
   readonly workshop: Workshop;
 }
 
-/** Tokens of a window, and windows at most. */
-const WINDOW = 256, WINDOWS = 4;
+/** Tokens of a window. */
+const WINDOW = 256;
+/** Windows at most by default. */
+export const WINDOWS = 4;
+/** Tokens of a text that memory is counted for. */
+const CONTEXT = 2048;
 /** Tokens of a sequence on which units are scored. */
 const SEQ = 128;
 
 /**
- * Makes and measures, for a size: types alone; the vocabulary alone and the width alone at the model's own type;
+ * Makes and measures choices within a budget. For a size of the file: types alone; the vocabulary alone and the width alone at the model's own type;
  * vocabularies with types; widths with types; and the best of these together. Along the vocabulary and the width it
  * stops where a larger cut loses more. The row that loses least comes first, be it a single lever or several.
  *
- * @throws CompressoError("input") for a size that no choice reaches, with the smallest one, and for a model without tokenizer.
+ * Without a size: the model as it is, and cuts in its own type.
+ *
+ * @throws CompressoError("usage") without any budget.
+ * @throws CompressoError("input") for a budget that no choice meets, with what each takes, and for a model without tokenizer.
  */
 export async function planFit(dense: Model, options: FitOptions): Promise<FitPlan> {
-  const { fileSize, rows: given, names, levers = LEVERS, signal, onChoice } = options,
+  const {
+      fileSize,
+      memory,
+      tokensPerSecond,
+      rows: given,
+      names,
+      levers = LEVERS,
+      windows = WINDOWS,
+      signal,
+      onChoice,
+    } = options,
     { spec, source, tokenizer } = dense;
+  if (fileSize === undefined && memory === undefined && tokensPerSecond === undefined) {
+    const rule = `one of ${["fileSize", "memory", "tokensPerSecond"].map((name) => option(name)).join(", ")}`;
+    refuse("usage", "cannot fit a model without a budget", { rule, value: "none", option: "fileSize" });
+  }
   if (!tokenizer) throw noTokenizer("cannot fit a model");
-  const context = Math.min(WINDOW, spec.maxPosition), seq = Math.min(SEQ, spec.maxPosition);
-  const texts = splitTexts(given, { tokenizer, tokens: WINDOWS * context + context });
+  const window = Math.min(WINDOW, spec.maxPosition), seq = Math.min(SEQ, spec.maxPosition);
+  const texts = splitTexts(given, { tokenizer, tokens: (windows + 1) * window });
   const { units } = fittingShape(spec, {}, { source, formats: ["gguf"] });
-  const shape = { bytes: fileSize, names, dtype: ggufDtypeFor(source, { ggufDtype: "auto" }), units, seq };
-  const workshop = createWorkshop({ dense, shape, texts, window: context, windows: WINDOWS, signal });
+  const shape = { bytes: fileSize ?? null, names, dtype: ggufDtypeFor(source, { ggufDtype: "auto" }), units, seq };
+  const budget = { memory, tokensPerSecond, context: Math.min(options.context ?? CONTEXT, spec.maxPosition) };
+  const workshop = createWorkshop({ dense, shape, budget, texts, window, windows, signal });
   const rows: FitRow[] = [], impossible: { choice: FitChoice; error: CompressoError }[] = [];
   let smallest = Infinity;
   const attempt = async (choice: FitChoice): Promise<FitRow | null> => {
@@ -75,13 +105,16 @@ export async function planFit(dense: Model, options: FitOptions): Promise<FitPla
       return null;
     }
   };
-  await searchChoices(levers, attempt);
+  await searchChoices(levers, attempt, { hasSize: fileSize !== undefined });
   if (rows.length === 0) {
+    const isSize = smallest < Infinity,
+      budgets = ["memory", "tokensPerSecond"],
+      fault = impossible.at(-1)?.error.parts.option;
     refuse("input", "cannot fit the model", {
-      rule: smallest < Infinity ? `the smallest file that was found has ${smallest} bytes` : reasonsOf(impossible),
-      value: fileSize,
-      fix: "allow more",
-      option: "fileSize",
+      rule: isSize ? `the smallest file that was found has ${smallest} bytes` : reasonsOf(impossible),
+      value: fileSize ?? memory ?? tokensPerSecond,
+      fix: "allow more, or try more levers",
+      option: !isSize && fault !== undefined && budgets.includes(fault) ? fault : "fileSize",
     });
   }
   rows.sort((a, b) => a.lost - b.lost);

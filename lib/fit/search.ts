@@ -18,42 +18,49 @@ const HALVINGS = 3;
 const NOTHING: FitChoice = { width: null, vocabulary: null, types: false };
 
 /**
- * Tries the levers alone, then the vocabulary and the width with types, and these together. Along the width, and along the
+ * Tries the levers alone, then the vocabulary and the width with types, and these together. Without a size of the file
+ * there are no types: it tries the model as it is, the vocabulary, the width, and both. Along the width, and along the
  * vocabulary, it stops where a larger cut loses more.
  */
-export async function searchChoices(levers: readonly Lever[], attempt: Attempt): Promise<void> {
-  const types = levers.includes("types"), vocabulary = levers.includes("vocabulary"), width = levers.includes("width");
-  if (types) await attempt({ ...NOTHING, types });
-  if (vocabulary) await attempt({ ...NOTHING, vocabulary: "to size" });
-  if (width) await attempt({ ...NOTHING, width: "to size" });
-  if (!types) return;
-  const words = vocabulary ? await bestVocabulary(attempt) : null, share = width ? await bestWidth(attempt) : null;
+export async function searchChoices(
+  levers: readonly Lever[],
+  attempt: Attempt,
+  { hasSize }: { readonly hasSize: boolean },
+): Promise<void> {
+  const types = hasSize && levers.includes("types"), rest: FitChoice = { ...NOTHING, types };
+  const vocabulary = levers.includes("vocabulary"), width = levers.includes("width");
+  if (types || !hasSize) await attempt(rest);
+  if (hasSize && vocabulary) await attempt({ ...NOTHING, vocabulary: "to size" });
+  if (hasSize && width) await attempt({ ...NOTHING, width: "to size" });
+  if (hasSize && !types) return;
+  const words = vocabulary ? await bestVocabulary(rest, attempt) : null;
+  const share = width ? await bestWidth(rest, attempt) : null;
   if (!vocabulary || share === null) return;
   // With fewer tokens less of the width may have to go.
   const less = WIDTHS[WIDTHS.indexOf(share) - 1];
   for (const both of less === undefined ? [share] : [less, share]) {
-    await attempt({ width: both, vocabulary: words ?? "needed", types });
+    await attempt({ ...rest, width: both, vocabulary: words ?? "needed" });
   }
 }
 
-/** The vocabulary that loses least with types: as many tokens as the texts need, or half of these, and so on. */
-async function bestVocabulary(attempt: Attempt): Promise<number | null> {
-  let best = await attempt({ ...NOTHING, vocabulary: "needed", types: true });
+/** The vocabulary that loses least with the rest of the choice: as many tokens as the texts need, or half of these, and so on. */
+async function bestVocabulary(rest: FitChoice, attempt: Attempt): Promise<number | null> {
+  let best = await attempt({ ...rest, vocabulary: "needed" });
   const first = best?.choice.vocabulary;
   if (typeof first !== "number") return null;
   for (let halving = 1; halving <= HALVINGS && best; halving++) {
-    const next = await attempt({ ...NOTHING, vocabulary: Math.floor(first / 2 ** halving), types: true });
+    const next = await attempt({ ...rest, vocabulary: Math.floor(first / 2 ** halving) });
     if (!next || next.lost >= best.lost) break;
     best = next;
   }
   return typeof best?.choice.vocabulary === "number" ? best.choice.vocabulary : null;
 }
 
-/** The share of the width that loses least with types; null if none can be made. */
-async function bestWidth(attempt: Attempt): Promise<number | null> {
+/** The share of the width that loses least with the rest of the choice; null if none can be made. */
+async function bestWidth(rest: FitChoice, attempt: Attempt): Promise<number | null> {
   let best: Tried | null = null, share: number | null = null;
   for (const width of WIDTHS) {
-    const next = await attempt({ ...NOTHING, width, types: true });
+    const next = await attempt({ ...rest, width });
     if (best && next && next.lost >= best.lost) break;
     if (!next) continue;
     [best, share] = [next, width];

@@ -6,10 +6,10 @@ import { pruneToFolder } from "../run/prune_to_folder.ts";
 import type { RunSummary } from "../run/result.ts";
 import type { SessionExportOptions } from "../slice/export_options.ts";
 import { runOf } from "./choice.ts";
-import { type FitRow, measureModel, type Workshop } from "./make.ts";
+import { type FitBudget, type FitRow, type MeasuredUse, measureModel, type Workshop } from "./make.ts";
 
 /** A file that was written, measured as the rows of the plan are. */
-export interface WrittenFit extends Pick<FitRow, "fidelity" | "lost" | "bytes"> {
+export interface WrittenFit extends MeasuredUse, Pick<FitRow, "bytes"> {
   /** Path of the GGUF. */
   readonly gguf: string;
   /** What run.json holds; null for an export. */
@@ -33,11 +33,22 @@ export async function writeFit(
     { source, tokenizer } = dense;
   let summary: RunSummary | null = null;
   if (choice.width === null && choice.vocabulary === null) {
-    await exportModel(source, out, { ...{ name, tokenizer, replace, signal }, ggufSize: bytes, formats: ["gguf"] });
+    const types = bytes === null ? { ggufDtype: "auto" } as const : { ggufSize: bytes };
+    await exportModel(source, out, { ...{ name, tokenizer, replace, signal }, ...types, formats: ["gguf"] });
   } else {
     const { export: files, ...run } = runOf(choice, shape, texts.rows);
     summary = await pruneToFolder(dense, { ...run, signal, out, export: { ...files, replace, origin, command } });
   }
   const gguf = `${out}/model.gguf`, written = await openModelFiles(gguf);
-  return { gguf, summary, bytes: (await disk.info(gguf))?.size ?? NaN, ...await measureModel(written, workshop) };
+  const measured = await measureModel(written, { ...workshop, budget: withoutLimits(workshop.budget) });
+  return { gguf, summary, bytes: (await disk.info(gguf))?.size ?? NaN, ...measured };
+}
+
+/** Measures the same, and refuses nothing: the file is there. */
+function withoutLimits({ context, memory, tokensPerSecond }: FitBudget): FitBudget {
+  return {
+    context,
+    memory: memory === undefined ? undefined : Infinity,
+    tokensPerSecond: tokensPerSecond === undefined ? undefined : 0,
+  };
 }

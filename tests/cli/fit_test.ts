@@ -3,6 +3,9 @@ import assert from "node:assert/strict";
 import { demoData } from "../../lib/local/open_model.ts";
 import { choiceText, runOf } from "../../lib/fit/choice.ts";
 import { type Attempt, searchChoices } from "../../lib/fit/search.ts";
+import { memoryOfUse, writeText } from "../../lib/fit/use.ts";
+import { openDevice } from "../../lib/gpu/device.ts";
+import { loadModelFrom } from "../../lib/model/model.ts";
 import { splitTexts } from "../../lib/fit/texts.ts";
 import type { Row } from "../../lib/data/rows.ts";
 import { shortDemo, writeShortDemo } from "../demo.ts";
@@ -45,7 +48,7 @@ Deno.test("fit chooses types alone where a cut loses more, and says what a vocab
   assert.match(first, /^> types /);
   assert.match(second, /^ {2}vocabulary /);
   // Tokens that both vocabularies have get the same shares, but the text has more tokens.
-  const [kl = NaN, , lost = NaN] = second.split(/ {2,}/).slice(3).map((cell) => Number.parseFloat(cell));
+  const [kl = NaN, lost = NaN] = (/ ([\d.]+) +[\d.]+ % +([\d.]+)/.exec(second) ?? []).slice(1).map(Number);
   assert.ok(lost > kl, second);
   assert.match(stdout, /^command +compresso export .*--gguf-size 430080/m);
   await refused([...asked, "--file-size", "420K"], "usage", { names: "--out" });
@@ -65,7 +68,7 @@ Deno.test("the search stops where a larger cut loses more, and then joins the be
     const lost = Math.abs((Number(width) || 0.15) - 0.15) + Math.abs((Number(tokens) || 1500) - 1500);
     return Promise.resolve({ choice: { ...choice, vocabulary: tokens }, lost });
   };
-  await searchChoices(["types", "vocabulary", "width"], attempt);
+  await searchChoices(["types", "vocabulary", "width"], attempt, { hasSize: true });
   const words = [6000, 3000, 1500, 750].map((count) => `vocabulary ${count.toLocaleString("en")}, types`);
   assert.deepEqual(tried, [
     ...["types", "vocabulary", "width", "vocabulary, types", ...words.slice(1)],
@@ -73,8 +76,37 @@ Deno.test("the search stops where a larger cut loses more, and then joins the be
     ...[10, 15].map((share) => `width ${share} %, vocabulary 1,500, types`),
   ]);
   tried.length = 0;
-  await searchChoices(["vocabulary", "width"], attempt);
+  await searchChoices(["vocabulary", "width"], attempt, { hasSize: true });
   assert.deepEqual(tried, ["vocabulary", "width"]);
+  tried.length = 0;
+  await searchChoices(["types", "width"], attempt, { hasSize: false });
+  assert.deepEqual(tried, ["as it is", ...[5, 10, 15, 20, 25, 30, 40, 50].map((share) => `width ${share} %`)]);
+});
+
+Deno.test("memory and speed are budgets, too: memory is what a device holds, and the file may have any size", async () => {
+  const { source, tokenizer } = await shortDemo(), context = 40;
+  using device = await openDevice();
+  const planned = await memoryOfUse(source.spec, { device, baseDtype: "f16", context });
+  {
+    using model = await loadModelFrom(source, { device, tokenizer });
+    await writeText(model, context);
+    assert.equal(planned, device.peakBytes);
+  }
+  using folder = new TemporaryFolder();
+  const asked = ["fit", ...await written(folder), "--levers", "types", "--windows", "1", "--dry"];
+  const use = ["--memory", "100M", "--context", String(context), "--tokens-per-second", "1e-3"];
+  const { rows: [row], budget, command, measuredOn } = await json([...asked, ...use]);
+  assert.deepEqual([row.levers, row.kl, row.lost, measuredOn.windows], ["as it is", 0, 0, 1]);
+  assert.deepEqual(budget, { fileSize: null, memory: 100 * 2 ** 20, context, tokensPerSecond: 1e-3 });
+  assert.ok(row.memory === planned && row.tokensPerSecond > 1, `${row.memory} ${row.tokensPerSecond}`);
+  assert.match(command, /^compresso export .* --formats gguf --out DIR$/);
+  await refused([...asked, ...use, "--memory", "1M"], "input", {
+    option: "--memory",
+    names: planned.toLocaleString("en"),
+  });
+  await refused([...asked, "--tokens-per-second", "1e9"], "input", { option: "--tokens-per-second" });
+  await refused([...asked, "--context", "9"], "usage", { option: "--context" });
+  await refused(asked, "usage", { names: ["--file-size", "--memory", "--tokens-per-second"] });
 });
 
 Deno.test("a choice is a run, and has a name", () => {

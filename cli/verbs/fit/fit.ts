@@ -1,7 +1,8 @@
 // `compresso fit MODEL`: the choice of levers that loses least at a size of the file, written and measured.
 import type { CommandUnknownOpts } from "../../packages.ts";
+import { refuse } from "../../../lib/core/errors.ts";
 import { LEVERS } from "../../../lib/fit/choice.ts";
-import { planFit } from "../../../lib/fit/plan.ts";
+import { planFit, WINDOWS } from "../../../lib/fit/plan.ts";
 import { writeFit } from "../../../lib/fit/write.ts";
 import { modelPath } from "../../../lib/local/open_model.ts";
 import { readRows } from "../../../lib/local/rows.ts";
@@ -23,9 +24,30 @@ const { data, textField, "export.replace": overwrite, baseDtype, memoryLimit } =
 const FLAGS = {
   fileSize: {
     type: "bytes",
-    help: "largest size of the GGUF, such as 80M (powers of 1024) (required)",
+    help: "largest size of the GGUF, such as 80M (powers of 1024)",
+  },
+  memory: {
+    type: "bytes",
+    help:
+      "most GPU memory that the model takes where this program writes text with its --base-dtype, such as 2G (powers of 1024)",
+  },
+  context: {
+    type: "count",
+    least: 3,
+    help: "tokens of a text that --memory is counted for (default: 2048, or the model's context where that is less)",
+  },
+  tokensPerSecond: {
+    type: "number",
+    above: 0,
+    help: "least tokens a second that the model writes for one sequence on this device; each choice is measured",
   },
   levers: { type: "words", words: LEVERS, initially: LEVERS, help: "what may be done: types, vocabulary, width" },
+  windows: {
+    type: "count",
+    least: 1,
+    initially: WINDOWS,
+    help: "windows of 256 tokens that choices are measured on, at most: more take longer and tell finer differences",
+  },
   data,
   textField,
   out: { type: "text", placeholder: "dir", help: "folder for model.gguf and, where something is cut, the run's files" },
@@ -42,7 +64,7 @@ type Flags = FlagValues<typeof FLAGS>;
 export function fitVerb(): CommandUnknownOpts {
   const command = verb("fit", {
     description:
-      "Find the most faithful model for a size of its file: tries types of matrices, a smaller vocabulary, narrower layers and these together, measures each, and writes the best.",
+      "Find the most faithful model for a size of its file, memory or speed: tries types of matrices, a smaller vocabulary, narrower layers and these together, measures each, and writes the best.",
     examples: [
       "fit demo --file-size 700K --out runs/fit",
       "fit path/to/model --file-size 700M --data texts.jsonl --dry",
@@ -54,9 +76,13 @@ export function fitVerb(): CommandUnknownOpts {
 }
 
 async function fit(path: string, flags: Flags): Promise<void> {
-  const { levers, textField, dry = false, overwrite = false, json = false, baseDtype, memoryLimit } = flags;
-  const fileSize = required(flags.fileSize, "--file-size"),
-    out = dry ? flags.out ?? null : required(flags.out, "--out");
+  const { levers, windows, textField, dry = false, overwrite = false, json = false, baseDtype, memoryLimit } = flags;
+  const { fileSize, memory, context, tokensPerSecond } = flags;
+  if (context !== undefined && memory === undefined) {
+    const rule = "it is what --memory is counted for", fix = "give --memory, or leave it out";
+    refuse("usage", "cannot use --context", { rule, value: context, fix, option: "context" });
+  }
+  const out = dry ? flags.out ?? null : required(flags.out, "--out");
   const data = dataPathOf(path, { data: flags.data });
   await fetchInputs({ model: [path], data: [flags.data] });
   if (!dry && out !== null) await checkRunFolder(out, { resume: false, overwrite, model: await modelPath(path) });
@@ -64,7 +90,7 @@ async function fit(path: string, flags: Flags): Promise<void> {
   await withModel(path, { baseDtype, memoryLimit }, async ({ model, signal, progress }) => {
     const names = { exported: modelName(path).replace(/\.gguf$/, ""), pruned: nameOf(path, {}) };
     const plan = await planFit(model, {
-      ...{ fileSize, rows, names, levers, signal },
+      ...{ fileSize, memory, context, tokensPerSecond, rows, names, levers, windows, signal },
       onChoice: (text, { length }) => progress.phase(`measuring ${text} (${length} done)`),
     });
     const [best] = plan.rows;

@@ -2,40 +2,81 @@
 import type { CompressoError } from "../../../lib/core/errors.ts";
 import { choiceText } from "../../../lib/fit/choice.ts";
 import { TooSmallError } from "../../../lib/formats/gguf/fit_types.ts";
-import type { FitRow } from "../../../lib/fit/make.ts";
+import type { FitRow, MeasuredUse } from "../../../lib/fit/make.ts";
 import type { FitPlan } from "../../../lib/fit/plan.ts";
 import type { WrittenFit } from "../../../lib/fit/write.ts";
 import { spellFlag } from "../../options/spelling.ts";
 import { formatBytes, formatCount, print } from "../../terminal/output.ts";
 import { hanging } from "../../terminal/wrap.ts";
 
-/** Characters of the longest bar. */
-const BAR = 7;
+/** What a row of the table and a written file are shown by. */
+type Shown = MeasuredUse & Pick<FitRow, "bytes">;
+
+/** A column of the table. */
+interface Column {
+  readonly head: string;
+  readonly width: number;
+  /** Null where it was not asked for. */
+  readonly of: (row: Shown) => string | null;
+}
+
+const COLUMNS: readonly Column[] = [
+  { head: "file", width: 9, of: ({ bytes }) => formatBytes(bytes) },
+  { head: "KL", width: 8, of: ({ fidelity }) => fidelity.kl.toFixed(4) },
+  { head: "top-1", width: 8, of: ({ fidelity }) => `${(100 * fidelity.top1).toFixed(1)} %` },
+  { head: "lost", width: 7, of: ({ lost }) => lost.toFixed(4) },
+  { head: "memory", width: 9, of: ({ memory }) => memory === null ? null : formatBytes(memory) },
+  { head: "tokens/s", width: 9, of: ({ tokensPerSecond: rate }) => rate === null ? null : rate.toPrecision(3) },
+];
+/** Columns of the terminal; characters of a choice and of the longest bar. */
+const SCREEN = 80, CHOICE = 36, BAR = 8;
 
 /** Prints the choices, the chosen one first, and the command that makes it. */
 export function showPlan(
-  { rows, impossible, cutRows, workshop: { shape, texts } }: FitPlan,
+  { rows, impossible, cutRows, workshop }: FitPlan,
   { command }: { readonly command: string },
 ): void {
   const [best] = rows, { windows = 0, window = 0, tokens = 0 } = best?.fidelity ?? {};
-  print(`budget    ${formatBytes(shape.bytes)}, ${formatCount(shape.bytes)} bytes`);
-  const size = formatCount(new TextEncoder().encode(texts.text).length);
-  print(
-    `measured  on ${windows} windows of ${window} tokens after row ${
-      formatCount(cutRows)
-    } (${size} bytes, ${tokens} compared)`,
-  );
+  print(`budget    ${budgetText(workshop)}`);
+  const size = formatCount(new TextEncoder().encode(workshop.texts.text).length);
+  const where = `${windows} windows of ${window} tokens after row ${formatCount(cutRows)}`;
+  print(`measured  on ${where} (${size} bytes, ${tokens} compared)`);
   print();
-  print(`  ${"choice".padEnd(36)}${"file".padStart(9)}${"KL".padStart(8)}${"top-1".padStart(9)}${"lost".padStart(8)}`);
-  const most = Math.max(...rows.map(({ lost }) => lost));
-  for (const [at, row] of rows.entries()) print(`${at === 0 ? ">" : " "} ${rowText(row, most)}`.trimEnd());
+  for (const line of tableOf(rows)) print(line);
   if (impossible.length > 0) print();
   for (const { choice, error } of impossible) {
-    print(hanging(`  ${choiceText(choice).padEnd(36)}not possible: ${whyNot(error)}`, { columns: 80, indent: 38 }));
+    const line = `  ${choiceText(choice).padEnd(CHOICE)}not possible: ${whyNot(error)}`;
+    print(hanging(line, { columns: SCREEN, indent: CHOICE + 2 }));
   }
   print();
   print("lost: bits per byte that it costs, by KL and by more tokens for the same text");
   print(`command   ${command}`);
+}
+
+/** The rows in columns, with bars of what is lost where there is room for them. */
+function tableOf(rows: readonly FitRow[]): string[] {
+  const [first] = rows, used = first ? COLUMNS.filter(({ of }) => of(first) !== null) : [];
+  const widthOf = (columns: readonly Column[]): number => columns.reduce((sum, { width }) => sum + width, 2 + CHOICE);
+  const columns = widthOf(used) > SCREEN ? used.filter(({ head }) => head !== "KL") : used;
+  const bar = Math.min(BAR, SCREEN - widthOf(columns) - 1), most = Math.max(...rows.map(({ lost }) => lost));
+  return [
+    `  ${"choice".padEnd(CHOICE)}${columns.map(({ head, width }) => head.padStart(width)).join("")}`,
+    ...rows.map((row, at) => {
+      const cells = columns.map(({ of, width }) => (of(row) ?? "").padStart(width)).join("");
+      const eighths = most > 0 ? Math.max(0, Math.round(8 * bar * row.lost / most)) : 0;
+      const drawn = "█".repeat(eighths >> 3) + (eighths % 8 > 0 ? String.fromCodePoint(0x2590 - eighths % 8) : "");
+      return `${at === 0 ? ">" : " "} ${choiceText(row.choice).padEnd(CHOICE)}${cells} ${drawn}`.trimEnd();
+    }),
+  ];
+}
+
+/** The budget in words. */
+function budgetText({ shape: { bytes }, budget: { memory, context, tokensPerSecond } }: FitPlan["workshop"]): string {
+  return [
+    ...bytes === null ? [] : [`a file of ${formatBytes(bytes)} (${formatCount(bytes)} bytes)`],
+    ...memory === undefined ? [] : [`${formatBytes(memory)} of memory for ${formatCount(context)} tokens`],
+    ...tokensPerSecond === undefined ? [] : [`${tokensPerSecond} tokens a second`],
+  ].join(", ");
 }
 
 /** Why a choice cannot be made, in a few words. */
@@ -45,57 +86,37 @@ function whyNot(error: CompressoError): string {
   return rule === undefined ? what : `${rule}, not ${value ?? "this"}`;
 }
 
-function rowText({ choice, bytes, fidelity: { kl, top1 }, lost }: FitRow, most: number): string {
-  const cells = [
-    formatBytes(bytes).padStart(9),
-    kl.toFixed(4).padStart(8),
-    `${(100 * top1).toFixed(1)} %`.padStart(9),
-    lost.toFixed(4).padStart(8),
-  ];
-  const eighths = most > 0 ? Math.round(8 * BAR * lost / most) : 0;
-  const bar = "█".repeat(eighths >> 3) + (eighths % 8 > 0 ? String.fromCodePoint(0x2590 - eighths % 8) : "");
-  return `${choiceText(choice).padEnd(36)}${cells.join("")} ${bar}`;
-}
-
 /** Prints what was predicted of the written file beside what was measured. */
 export function showWritten(row: FitRow, written: WrittenFit): void {
   print();
   print(`${"".padEnd(10)}${"predicted".padStart(14)}${"measured".padStart(14)}`);
-  const line = (name: string, of: (one: Pick<FitRow, "bytes" | "fidelity" | "lost">) => string): void =>
-    print(`${name.padEnd(10)}${of(row).padStart(14)}${of(written).padStart(14)}`);
+  const line = (name: string, of: Column["of"]): void => {
+    const [before, after] = [of(row), of(written)];
+    if (before !== null) print(`${name.padEnd(10)}${before.padStart(14)}${(after ?? "").padStart(14)}`);
+  };
   line("bytes", ({ bytes }) => formatCount(bytes));
-  line("KL", ({ fidelity }) => fidelity.kl.toFixed(4));
-  line("top-1", ({ fidelity }) => `${(100 * fidelity.top1).toFixed(1)} %`);
-  line("lost", ({ lost }) => lost.toFixed(4));
+  for (const { head, of } of COLUMNS.slice(1)) line(head, of);
   print(`file      ${written.gguf}`);
 }
 
 /** What `--json` has of a row. */
-function rowValues({ choice, bytes, parameters, fidelity, lost }: FitRow): object {
+function rowValues({ choice, parameters, ...shown }: FitRow): object {
+  return { levers: choiceText(choice), ...choice, parameters, ...shownValues(shown) };
+}
+
+function shownValues({ bytes, fidelity, lost, memory, tokensPerSecond }: Shown): object {
   const { kl, klError, kl99, top1, bitsPerByte, dropped } = fidelity;
-  return {
-    levers: choiceText(choice),
-    ...choice,
-    bytes,
-    parameters,
-    kl,
-    klError,
-    kl99,
-    top1,
-    bitsPerByte,
-    dropped,
-    lost,
-  };
+  return { bytes, kl, klError, kl99, top1, bitsPerByte, dropped, lost, memory, tokensPerSecond };
 }
 
 /** What `--json` prints of a plan. The first row is chosen. */
 export function planValues(
-  { rows, impossible, cutRows, workshop: { shape } }: FitPlan,
+  { rows, impossible, cutRows, workshop: { shape, budget } }: FitPlan,
   { command }: { readonly command: string },
 ): object {
   const { windows, window, tokens, dense } = rows[0]?.fidelity ?? {};
   return {
-    fileSize: shape.bytes,
+    budget: { fileSize: shape.bytes, ...budget },
     measuredOn: { windows, window, tokens, afterRow: cutRows, dense },
     rows: rows.map(rowValues),
     impossible: impossible.map(({ choice, error }) => ({ levers: choiceText(choice), reason: error.message })),
@@ -104,7 +125,6 @@ export function planValues(
 }
 
 /** What `--json` has of the written file. */
-export function writtenValues({ gguf, bytes, fidelity, lost }: WrittenFit): object {
-  const { kl, klError, kl99, top1, bitsPerByte } = fidelity;
-  return { gguf, bytes, kl, klError, kl99, top1, bitsPerByte, lost };
+export function writtenValues({ gguf, ...shown }: WrittenFit): object {
+  return { gguf, ...shownValues(shown) };
 }

@@ -29,7 +29,7 @@ Deno.test("fit writes what its plan has measured, and its command writes the sam
   assert.ok(best.bytes <= 700 * 1024 && best.bytes > 690 * 1024);
   assert.ok(best.kl > 0 && best.top1 < 1 && best.lost > 0);
   const { gguf, ...measured } = made.written, file = Deno.readFileSync(gguf);
-  for (const [name, value] of Object.entries(measured)) assert.equal(value, best[name], name);
+  for (const [name, value] of Object.entries(measured)) assert.deepEqual(value, best[name], name);
   assert.equal(file.length, best.bytes);
   const [program, ...words]: string[] = made.command.split(" ");
   assert.equal(program, "compresso");

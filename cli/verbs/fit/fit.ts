@@ -70,7 +70,7 @@ export function fitVerb(): CommandUnknownOpts {
       "fit path/to/model --file-size 700M --data texts.jsonl --dry",
     ],
     notes:
-      "Cuts are made by most rows of --data and measured on the last ones, which they do not see. Nothing is trained: the command that is shown can be given steps of recovery, such as --postfinetune 100.",
+      "Cuts are made by most rows of --data and measured on the last ones, which they do not see. Nothing is trained: give the command that is shown steps of recovery, --postfinetune 100 where width is cut, --steps 100 where the vocabulary alone is.",
   }).argument("<model>", MODEL_TEXT);
   return addFlags(command, FLAGS).action(fit);
 }

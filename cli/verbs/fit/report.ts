@@ -105,8 +105,8 @@ function rowValues({ choice, parameters, ...shown }: FitRow): object {
 }
 
 function shownValues({ bytes, fidelity, lost, memory, tokensPerSecond }: Shown): object {
-  const { kl, klError, kl99, top1, bitsPerByte, dropped } = fidelity;
-  return { bytes, kl, klError, kl99, top1, bitsPerByte, dropped, lost, memory, tokensPerSecond };
+  const { kl, klError, kl99, top1, bitsPerByte, dropped, dense } = fidelity;
+  return { bytes, kl, klError, kl99, top1, bitsPerByte, dropped, lost, memory, tokensPerSecond, against: dense };
 }
 
 /** What `--json` prints of a plan. The first row is chosen. */
@@ -114,10 +114,10 @@ export function planValues(
   { rows, impossible, cutRows, workshop: { shape, budget } }: FitPlan,
   { command }: { readonly command: string },
 ): object {
-  const { windows, window, tokens, dense } = rows[0]?.fidelity ?? {};
+  const { windows, window, tokens } = rows[0]?.fidelity ?? {};
   return {
     budget: { fileSize: shape.bytes, ...budget },
-    measuredOn: { windows, window, tokens, afterRow: cutRows, dense },
+    measuredOn: { windows, window, tokens, afterRow: cutRows },
     rows: rows.map(rowValues),
     impossible: impossible.map(({ choice, error }) => ({ levers: choiceText(choice), reason: error.message })),
     command,

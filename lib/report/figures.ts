@@ -111,6 +111,8 @@ function stepFigure(
 function lossFigure(curves: readonly Curves[]): StepFigure {
   const spanOf = ({ records }: Curves): number => Math.max(4, records.length / 25);
   const lossesOf = ({ records }: Curves): number[] => records.map(({ loss }) => loss);
+  const heldOutOf = ({ records }: Curves): number[] => records.map(({ heldout }) => heldout ?? NaN);
+  const isMeasured = curves.some(({ records }) => records.some(({ heldout }) => heldout !== undefined));
   const spans = [...new Set(curves.map((one) => Math.round(spanOf(one))))];
   return {
     id: "loss",
@@ -124,6 +126,7 @@ function lossFigure(curves: readonly Curves[]): StepFigure {
     lines: [
       { name: "loss", valuesOf: lossesOf, show: short, style: { width: 1, opacity: 0.45 } },
       { name: "smoothed", valuesOf: (one) => smoothed(lossesOf(one), spanOf(one)), show: short, isMain: true },
+      ...isMeasured ? [{ name: "held-out rows", valuesOf: heldOutOf, show: short }] : [],
     ],
   };
 }

@@ -1,5 +1,6 @@
 // The main numbers of one run, which stand out at the head of its report.
 import type { RunSummary } from "../run/result.ts";
+import type { ValidationSummary } from "../run/validation.ts";
 import { namesOneShot } from "../run/methods/all.ts";
 import { lastPruned, lossEnds, ofModel, secondsLeft, stepSeconds } from "./derived.ts";
 import { expertsTile } from "./experts.ts";
@@ -35,6 +36,7 @@ export function tilesOf(run: ReportRun, { isLive }: { readonly isLive: boolean }
         }`,
       }]
       : []),
+    ...(summary?.validation ? [bestTile(summary.validation)] : []),
     ...(summary ? fidelityTiles(summary) : []),
     ...(isTrained ? [trainingTile(run)] : []),
     ...(isTrained || !keepsLayers(run) ? [stepTile(run)] : []),
@@ -53,6 +55,12 @@ export function tilesOf(run: ReportRun, { isLive }: { readonly isLive: boolean }
       note: message,
     })),
   ];
+}
+
+/** The step whose LoRA is written. */
+function bestTile({ best, last, isEarly }: ValidationSummary): Tile {
+  const note = `lowest held-out loss, ${short(best.loss)}; at step ${last.step} ${short(last.loss)}`;
+  return { label: "Best step", value: String(best.step), note: isEarly ? `${note}; ended early` : note };
 }
 
 /** On the text where there is one, as it has more tokens. */

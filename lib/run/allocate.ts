@@ -88,6 +88,7 @@ export async function allocateRun(
   const trainer = stack.use(
     new Trainer(model, {
       ...{ batch, accumulate, ranks, onDealt, seq, seed, lora, table, recompute, drops, objective, optimizer },
+      keepsBest: options.evalEvery > 0,
     }),
   );
   const selector = selectorOf(setup, { model, trainer, place });

@@ -187,9 +187,10 @@ function tensorsOf(prefix: string, arrays: TrainerArrays, identity: RunIdentity)
 }
 
 /** Names of the arrays of a run, in the order of the file. */
-function namesOf({ optimizer = "adamw" }: RunIdentity): readonly string[] {
+function namesOf({ optimizer = "adamw", evalEvery = 0 }: RunIdentity): readonly string[] {
   const own = isOptimizer(optimizer) ? OPTIMIZERS[optimizer].arrays : [];
-  return ["lora", ...own, "logAlpha", "maskMoments", "constraint", "slots", "written"];
+  const best = evalEvery === 0 ? [] : ["best"];
+  return ["lora", ...own, "logAlpha", "maskMoments", "constraint", "slots", "written", ...best];
 }
 
 async function arraysOf(

@@ -21,8 +21,26 @@ export interface TrainerArrays {
   readonly slots: Float32Array<ArrayBuffer>;
   /** One number: 1 if masks were set after the last step, so that the next step uses them; else 0. */
   readonly written: Float32Array<ArrayBuffer>;
-  /** Arrays of the optimizer by name, each as long as `lora`. */
+  /** Arrays of the optimizer by name, and `best` where held-out losses are measured, each as long as `lora`. */
   readonly [name: string]: Float32Array<ArrayBuffer>;
+}
+
+/** The held-out loss of a step. */
+export interface HeldOutPoint {
+  /** Completed steps. */
+  readonly step: number;
+  /** Mean cross-entropy of a label, in nats. */
+  readonly loss: number;
+}
+
+/** What a run remembers of its held-out losses. */
+export interface ValidationState {
+  /** The last one. */
+  readonly last: HeldOutPoint;
+  /** The lowest one of the last stage; null before that stage. */
+  readonly best: HeldOutPoint | null;
+  /** Measures since the lowest one. */
+  readonly waited: number;
 }
 
 /** Numbers of one step as the GPU recorded them. */
@@ -77,6 +95,8 @@ export interface StepRecord extends RecordView {
    * were not read at this step.
    */
   readonly layers: readonly LayerState[] | null;
+  /** Mean cross-entropy of the held-out labels after this step, in nats; absent if it was not measured. */
+  readonly heldout?: number;
   /** Alarms of this step. The first record after a rollback also has the alarms that caused the rollback. */
   readonly alarms: readonly Alarm[];
 }
@@ -243,6 +263,8 @@ export interface RunPosition extends Halved {
   readonly looked: number;
   /** State of the monitors. */
   readonly monitors: MonitorState;
+  /** Held-out losses; absent if none was measured. */
+  readonly validation?: ValidationState;
   /** Changes of options on resuming; absent if there were none. */
   readonly changes?: readonly RunChange[];
 }

@@ -1,5 +1,5 @@
 // Prepares the rows of a run: batches to train on, held-out sequences, and calibration rows.
-import { type Batches, createBatches, digestOfAll } from "../data/batches.ts";
+import { type Batch, type Batches, createBatches, digestOfAll } from "../data/batches.ts";
 import { encodeRows, sequencesOf } from "../data/encode_rows.ts";
 import { type CompressoError, type ErrorParts, option, refusal, refuse } from "../core/errors.ts";
 import type { Row } from "../data/rows.ts";
@@ -11,18 +11,21 @@ import { type CalibrationData, encodeCalibration } from "./calibration.ts";
 import type { Model } from "../model/model.ts";
 import type { PruneOptions, ResolvedOptions } from "./options/options.ts";
 import { calibrationRows, promptGiven } from "./options/resolve.ts";
+import { heldOutBatches } from "./validation.ts";
 
 /** Rows as a run uses them. */
 export interface RunData {
   /** How the training rows were encoded. */
   readonly report: EncodeReport;
   /**
-   * Up to 32 sequences from rows that are not trained on if there are enough, for measuring quality; the masked and the
+   * Up to 32 sequences, or all if `val` is given, from rows that are not trained on if there are enough, for measuring quality; the masked and the
    * sliced model are compared on some of them.
    */
   readonly heldout: readonly (readonly number[])[];
   /** Their labels, −100 where nothing is predicted; empty if the rows are trained on. */
   readonly heldoutLabels: readonly (readonly number[])[];
+  /** The same as batches. */
+  readonly heldOutBatches: readonly Batch[];
   /** Hash of all examples. */
   readonly digest: string;
   /** Batches of `batch` rows, or of so many micro-batches of them. */
@@ -41,7 +44,9 @@ export interface RunData {
  */
 export function encodeRun(
   { tokenizer, spec: { vocab } }: { readonly spec: Pick<DecoderSpec, "vocab"> } & Pick<Model, "tokenizer">,
-  { rows, prompt, packing, batch, seq }: Pick<ResolvedOptions, "rows" | "prompt" | "packing" | "batch" | "seq">,
+  { rows, prompt, packing, batch, seq, val = null, evalEvery = 0 }:
+    & Pick<ResolvedOptions, "rows" | "prompt" | "packing" | "batch" | "seq">
+    & Partial<Pick<ResolvedOptions, "val" | "evalEvery">>,
   given: Pick<
     PruneOptions,
     "reading" | "calibrationReading" | "skipBroken" | "calibration" | "prompt" | "checkpoint" | "ranks"
@@ -53,11 +58,16 @@ export function encodeRun(
   if (!tokenizer) throw noTokenizer("cannot train on text");
   const encoding = { tokenizer, prompt, packing, seq, skipBroken, vocab };
   // Rows of a program may have no numbers: then their index among all rows, held-out ones included, is used.
-  const [training, heldoutRows] = splitRows(rows.map((row, index) => ({ ...row, number: row.number ?? index + 1 })));
+  const [training, heldoutRows] = splitRows(
+    rows.map((row, index) => ({ ...row, number: row.number ?? index + 1 })),
+    val,
+  );
   const { examples, report } = encodeRows(training, { ...encoding, reading });
   if (ranks && examples.length < ranks.size) throw tooManyRanks(ranks.size, { sequences: examples.length });
   // All held-out rows may be too long for `seq`: training rows fill in.
-  const apart = sequencesOf(heldoutRows, encoding), sequences = apart.examples.slice(0, HELD_OUT);
+  const apart = sequencesOf(heldoutRows, encoding),
+    sequences = apart.examples.slice(0, val === null ? HELD_OUT : Infinity);
+  if (sequences.length === 0 && (val !== null || evalEvery > 0)) throw noneHeldOut(rows.length, heldoutRows.length);
   const heldout = sequences.length > 0 ? sequences : examples.slice(-HELD_OUT);
   // Tokenizers may have a pad token for which the model has no embedding.
   const padId = [tokenizer.padId, tokenizer.eosId].find((id) => id !== null && id < vocab) ?? 0;
@@ -65,6 +75,7 @@ export function encodeRun(
     report: { ...withBroken(report, apart.broken), heldOut: heldoutRows.length },
     heldout: heldout.map(({ tokens }) => [...tokens]),
     heldoutLabels: sequences.map(({ labels }) => [...labels]),
+    heldOutBatches: heldOutBatches(sequences, { batch, seq, padId }),
     digest: digestOfAll(examples),
     makeBatches: (seed, count = 1) => createBatches(examples, { batch: count * batch, seq, seed, padId }),
     encodeCalibration: (rows) => encodeCalibration(rows, { ...encoding, reading: calibrationReading, batch, padId }),
@@ -131,12 +142,26 @@ export function promptForTexts({ what, fix }: Pick<ErrorParts, "what" | "fix">):
 /** Most rows, and sequences of them, that are held out. */
 const HELD_OUT = 32;
 
-/** Number of rows to hold out, from the end: at most a tenth of them, so 0 if there are fewer than ten. */
-export function heldOutOf(rows: number): number {
-  return Math.min(HELD_OUT, Math.floor(rows / 10));
+/**
+ * Number of rows to hold out, from the end. By default at most a tenth of them, so 0 if there are fewer than ten.
+ * Otherwise `val` of them, or that share, but never all.
+ */
+export function heldOutOf(rows: number, val: number | null = null): number {
+  if (val === null) return Math.min(HELD_OUT, Math.floor(rows / 10));
+  return Math.max(0, Math.min(rows - 1, Math.floor(val < 1 ? val * rows : val)));
 }
 
-function splitRows<T>(rows: readonly T[]): [training: readonly T[], heldout: readonly T[]] {
-  const count = heldOutOf(rows.length);
+/** The error of a run that is to measure held-out rows without any. */
+function noneHeldOut(rows: number, heldOut: number): CompressoError {
+  return refusal("input", "cannot measure the loss on held-out rows", {
+    rule: `at least one row is held out, and fits ${option("seq")}`,
+    value: `${heldOut} of ${rows} rows are held out`,
+    fix: `give more rows, or more of them by ${option("val")}`,
+    option: "val",
+  });
+}
+
+function splitRows<T>(rows: readonly T[], val: number | null): [training: readonly T[], heldout: readonly T[]] {
+  const count = heldOutOf(rows.length, val);
   return [rows.slice(0, rows.length - count), rows.slice(rows.length - count)];
 }

@@ -124,6 +124,7 @@ export async function exportRun(dir: string, asked: SessionExportOptions, run: R
   const summary: RunSummary = {
     sparsity: result.sparsity,
     undecided: result.undecided,
+    validation: result.validation,
     parameters: sliced.parameters,
     writtenParameters: parameters,
     ggufDtype: writtenDtype,

@@ -21,13 +21,16 @@ type DecidingOptions = Omit<ResolvedOptions, "rows" | "recompute" | "check" | "m
  * from it.
  */
 export function decidingOptions(
-  { sparsity, rules, method, objective, optimizer, ...others }: DecidingOptions,
+  { sparsity, rules, method, objective, optimizer, val, evalEvery, patience, ...others }: DecidingOptions,
 ): RunIdentity {
   const { protect } = rules;
   const options = {
     ...others,
     method: nameOfMethod(method),
-    // Runs from before these options existed have neither.
+    // Runs from before these options existed have none of them.
+    ...(val === null ? {} : { val }),
+    ...(evalEvery === OPTION_TABLE.evalEvery.default ? {} : { evalEvery }),
+    ...(patience === OPTION_TABLE.patience.default ? {} : { patience }),
     ...(isCrossEntropy(objective) ? {} : { objective }),
     ...(optimizer === OPTION_TABLE.optimizer.default ? {} : { optimizer }),
     ...(others.size ? {} : { sparsity }),
@@ -70,7 +73,7 @@ export function identityOf(
 /** Facts of a run that are not options. */
 const FOUND = ["calibration", "schedule", "examples", "model", "baseDtype", "adapter"] as const;
 /** Options that give the state of a run its meaning and cannot change. */
-const FIXED = ["method", "units", "rules", "optimizer"];
+const FIXED = ["method", "units", "rules", "optimizer", "evalEvery"];
 
 /** Names of all facts of a run, without the caller's. */
 const OWN_FACTS: readonly string[] = [

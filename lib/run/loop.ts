@@ -26,6 +26,7 @@ import { recordView } from "./steering.ts";
 import { hardLookOf, lookOf, masksOf, recordsOf } from "./step.ts";
 import { RING_SLOTS } from "./step_plans.ts";
 import type { Training } from "./training.ts";
+import { isMeasured } from "./validation.ts";
 
 /** Seconds after which records are read from the GPU, unless the ring is half full before. */
 const READ_SECONDS = 0.4;
@@ -115,15 +116,17 @@ export class Loop {
     const run = this.#run, { hooks, checkpoint } = run.setup.original, every = checkpoint?.every ?? Infinity;
     await run.enter(plan);
     while (run.position.stageStep < plan.steps && run.position.begun !== "hard") {
-      if (!await run.step(plan)) break;
+      if (run.endsEarly(plan) || !await run.step(plan)) break;
       await this.#written();
       const { step, stageStep } = run.position, due = step % every === 0;
       const looks = this.#oversight.looksAt(step) || stageStep === plan.steps;
-      if ((due || looks || this.#isReadDue()) && (yield* this.#flush({ looks }))) return;
+      const measures = isMeasured(run.position, plan, run.setup.options);
+      if ((due || looks || measures || this.#isReadDue()) && (yield* this.#flush({ looks }))) return;
       if (due) await this.#save({ isBeside: true });
     }
     await this.#written();
     if (yield* this.#flush({ looks: true })) return;
+    if (plan.stage === "postfinetune") run.takeBest();
     if (plan.stage === "prune" && run.position.begun !== "hard") await this.#harden();
     await hooks?.afterStage?.(plan.stage, run.handle(plan.stage));
     run.position = nextStage(run.position);
@@ -169,16 +172,18 @@ export class Loop {
   ): Promise<{ readonly reads: readonly Read[]; readonly arrays: TrainerArrays | null }> {
     const run = this.#run, { pending, steps } = run, [first] = pending, isNew = looks && !isLookedAt(run.position);
     const numbers = first ? await run.now.trainer.numbers(first.index, pending.length) : [];
+    const heldout = await run.validate();
     const arrays = isNew ? await run.now.trainer.save() : null, look = arrays && await this.#look(arrays);
     run.pending = [];
     const now = performance.now(), seconds = (now - this.#lastRead) / 1000;
     if (first || isNew) this.#lastRead = now;
     const gpuBytes = run.model.device.bytes, { plannedBytes: plannedGpuBytes } = run.now;
     const records = recordsOf(pending, numbers, { steps, seconds, gpuBytes, plannedGpuBytes });
+    const isLast = (index: number): boolean => index === records.length - 1;
     const reads = records.map((record, index): Read => ({
-      record,
+      record: heldout !== null && isLast(index) ? { ...record, heldout } : record,
       aim: pending[index]?.aim ?? null,
-      look: index === records.length - 1 ? look : null,
+      look: isLast(index) ? look : null,
     }));
     return { reads: reads.length === 0 && isNew ? [{ record: null, aim: null, look }] : reads, arrays };
   }

@@ -15,6 +15,7 @@ import type { ExportResult } from "../slice/export.ts";
 import type { FileBytes, MaskSummary, ModelBefore } from "./mask_summary.ts";
 import type { PartSeconds } from "./parts_of_time.ts";
 import type { LossChange, QualityChange } from "./quality.ts";
+import { type ValidationSummary, validationSummary } from "./validation.ts";
 import { type UndecidedUnits, undecidedUnits } from "./undecided.ts";
 import type { ExpertsSummary } from "./experts/summary.ts";
 import type { VocabularySummary } from "./vocabulary.ts";
@@ -48,6 +49,8 @@ export interface PruneResult {
   readonly table: UnitTable;
   /** Units that the masks leave undecided; null if masks are not learned, or a script schedules them. */
   readonly undecided: UndecidedUnits | null;
+  /** Held-out losses during the run; null if they were not measured. */
+  readonly validation: ValidationSummary | null;
   /** How the rows were encoded. */
   readonly data: EncodeReport;
   /**
@@ -94,6 +97,8 @@ export interface RunSummary {
   readonly sparsity: PruneResult["sparsity"];
   /** Units that the masks leave undecided; see {@link PruneResult.undecided}. */
   readonly undecided: UndecidedUnits | null;
+  /** Held-out losses during the run; null if they were not measured, and in files of older versions. */
+  readonly validation: ValidationSummary | null;
   /** Parameters of the whole model, before and after. */
   readonly parameters: SlicedModel["parameters"];
   /** Parameters of the model in `files`, as {@link ExportResult.parameters} says: with the layout "padded" its zeros too. */
@@ -216,6 +221,7 @@ export async function readResult(
     logAlpha,
     table,
     undecided: undecidedUnits(table, logAlpha, { ...options, schedule: original.schedule }),
+    validation: validationSummary(position, options),
     data: report,
     heldout,
     heldoutLabels,

@@ -47,9 +47,11 @@ const RECORD = z.object({
   gpuBytes: count,
   plannedGpuBytes: count,
   layers: z.array(z.object({ heads: number, ffn: number, sparsity: number })).nullable(),
+  heldout: number.exactOptional(),
   alarms: z.array(ALARM),
 });
 
+const heldOutPoint = z.object({ step: count, loss: number });
 const layer = z.object({
   heads: count,
   kvHeads: count,
@@ -110,6 +112,7 @@ const MOST_DEPTH = 32;
 const FIELDS = {
   sparsity: z.object({ target: number, expected: number, hard: number }),
   undecided: z.object({ chance: number, value: number }).nullable().default(null),
+  validation: z.object({ best: heldOutPoint, last: heldOutPoint, isEarly: z.boolean() }).nullable().default(null),
   parameters: counts,
   writtenParameters: count,
   ggufDtype: z.enum(GGUF_WRITE_TYPES).nullable(),

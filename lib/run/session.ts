@@ -227,7 +227,8 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     const run = this.#run, { setup } = run, { files, openScript, loadTasks, ofMany } = this.#parts;
     const { original: { evaluate: evaluation, checkpoint }, options } = setup, { signal } = this.#life;
     try {
-      const most = ofMany?.work?.sequences ?? measuredSequences(options), how = { seq: options.seq, most, evaluation };
+      const most = ofMany?.work?.sequences ?? (options.val === null ? measuredSequences(options) : Infinity),
+        how = { seq: options.seq, most, evaluation };
       this.#qualityData ??= await qualityData(this.#model, setup, { ...how, loadTasks, signal });
       const found = await checkpointOf(checkpoint, files);
       await run.allocate({ openScript, complete: (steerer, plan) => this.#complete(found, steerer, plan) });

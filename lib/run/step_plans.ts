@@ -9,8 +9,9 @@ import { MaskLearner } from "../masks/learner.ts";
 import type { Model } from "../model/model.ts";
 import type { Pass } from "../nn/context.ts";
 import type { Lora } from "../nn/lora.ts";
-import { createPass, recordGradients } from "../nn/pass.ts";
-import type { Objective } from "../nn/train/objective.ts";
+import { recordLoss } from "../nn/head.ts";
+import { createPass, recordForward, recordGradients } from "../nn/pass.ts";
+import { CROSS_ENTROPY, type Objective } from "../nn/train/objective.ts";
 import { createOptimizer, type OptimizerName, type OptimizerState } from "../nn/train/optimizer.ts";
 import type { Ranks } from "../ranks/ranks.ts";
 import type { LoraConfig } from "../spec/lora.ts";
@@ -79,6 +80,7 @@ export class StepPlans implements Disposable {
   readonly #sums: DeviceBuffer;
   readonly #lastMasks: DeviceBuffer;
   readonly #kinds = new Map<StepKind, KindPlans>();
+  #losses: Plan | null = null;
   #probe: Plan | null = null;
   #focused: { readonly gradients: Focus; readonly update: Plan } | null = null;
   #terms: { readonly probe: WeightProbe; readonly plan: Plan } | null = null;
@@ -139,6 +141,18 @@ export class StepPlans implements Disposable {
       ),
       update: this.#update("lora", { isFocused: true }),
     };
+  }
+
+  /** Forward and the cross-entropy of each row, at the present masks and LoRA. */
+  get losses(): Plan {
+    this.of("lora"); // first, as for `probe`
+    if (!this.#losses) {
+      const context = { ...this.pass.plan(), objective: CROSS_ENTROPY, dense: null };
+      recordForward(context);
+      recordLoss(context, { gradient: false });
+      this.#losses = this.#owned.use(context.plan.finish());
+    }
+    return this.#losses;
   }
 
   /** Forward and backward of masks without a step. */

@@ -9,7 +9,7 @@ import type { LayerTerms } from "../masks/baselines.ts";
 import { CONSTRAINT_FLOATS, type MaskLearner, momentFloats } from "../masks/learner.ts";
 import type { Model } from "../model/model.ts";
 import type { Pass } from "../nn/context.ts";
-import { writeTargets } from "../nn/head.ts";
+import { lossByRow, writeTargets } from "../nn/head.ts";
 import { initialLora, packLora, unpackLora } from "../nn/lora.ts";
 import { type MaskValues, type SlotGradients, unpackMasks, writeMasks } from "../nn/mask_slots.ts";
 import { strideOf } from "../nn/padding.ts";
@@ -26,6 +26,8 @@ import { RING_FLOATS, RING_SLOTS, type StepOptions, StepPlans } from "./step_pla
 export interface TrainerOptions extends StepOptions {
   /** Seed of LoRA's initial values. */
   readonly seed: number;
+  /** Whether it keeps the best LoRA, see {@link Trainer.keepBest}. Default false. */
+  readonly keepsBest?: boolean | undefined;
   /** Called when micro-batches are dealt to ranks again, with the number of each rank. */
   readonly onDealt?: ((counts: readonly number[]) => void) | undefined;
 }
@@ -55,6 +57,8 @@ export class Trainer implements Disposable {
   readonly #shares: Shares;
   /** The arrays of a checkpoint that are on the GPU. */
   readonly #places: readonly { readonly name: string; readonly buffer: DeviceBuffer; readonly count: number }[];
+  /** LoRA as it was kept last; zeros before. Null if it is never kept. */
+  #best: Float32Array<ArrayBuffer> | null;
   #maskWrites = 0;
   /** Whether masks of units were set since the last step began, and whether that step ran at such. */
   #isWritten = false;
@@ -76,6 +80,7 @@ export class Trainer implements Disposable {
       { name: "constraint", buffer: learner.constraint, count: CONSTRAINT_FLOATS },
       { name: "slots", buffer: masks.z, count: masks.layout.count },
     ];
+    this.#best = options.keepsBest ? new Float32Array(lora.count) : null;
     if (!device.isDry) this.setLora(initialLora(lora, { seed }));
   }
 
@@ -178,6 +183,27 @@ export class Trainer implements Disposable {
     throw new Error("a step has at least one micro-batch");
   }
 
+  /** Sum of the cross-entropy of a batch's labels at the present masks and LoRA, in nats. Nothing is trained. */
+  async loss(batch: Batch, { state, signal }: At): Promise<number> {
+    const { act } = this.pass, device = this.#device;
+    this.#loadOne(batch, state);
+    await this.#plans.losses.run({ signal });
+    const targets = shiftLabels(batch.labels, { seq: this.#options.seq });
+    const losses = lossByRow(await device.readFloats(act.loss, act.rows), targets);
+    return losses.reduce((sum, one) => sum + one, 0);
+  }
+
+  /** Keeps the present LoRA as the best one. */
+  async keepBest(): Promise<void> {
+    const { lora } = this.#plans;
+    this.#best = await this.#device.readFloats(lora.params, lora.count);
+  }
+
+  /** Sets LoRA to the best one. */
+  takeBest(): void {
+    if (this.#best) this.#device.write(this.#plans.lora.params, this.#best);
+  }
+
   /** dL/dz of all slots in the last step of kind "masks" or "gradual". */
   slotGradients(): Promise<Float32Array> {
     const { masks } = this.pass;
@@ -238,7 +264,8 @@ export class Trainer implements Disposable {
     const arrays = Object.fromEntries(
       this.#places.map(({ name }, index) => [name, new Float32Array(parts[index] ?? new ArrayBuffer(0))]),
     );
-    return { ...arrays, written: Float32Array.of(this.#isWritten ? 1 : 0) } as TrainerArrays;
+    const best = this.#best ? { best: this.#best } : {};
+    return { ...arrays, written: Float32Array.of(this.#isWritten ? 1 : 0), ...best } as TrainerArrays;
   }
 
   /**
@@ -251,6 +278,7 @@ export class Trainer implements Disposable {
     for (const { values, count } of saved) if (values.length !== count) throw otherShape(values, count);
     for (const { buffer, values } of saved) this.#device.write(buffer, values);
     this.#isWritten = arrays.written[0] === 1;
+    if (this.#best) this.#best = existing(arrays["best"], "best");
   }
 
   get #device(): Device {

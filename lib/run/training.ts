@@ -28,6 +28,7 @@ import {
 } from "./position.ts";
 import { goesBeforeSize } from "./size_goal.ts";
 import { type Steered, steered, type Steerer } from "./steering.ts";
+import { hasWaited, isMeasured, validated } from "./validation.ts";
 import { aimOf, lastAim, type PendingStep, type PreparedStep, stepNumbers, stepStateOf } from "./step.ts";
 
 /**
@@ -183,6 +184,33 @@ export class Training {
       : await selector.settle();
     const aim = steering && aimOf({ ...steering, rates }, { ...options, step: stageStep, steps, last, table });
     return { index, stage, kind, batch, state, focus, rate, target, hard, aim, layers: steering?.layers ?? null };
+  }
+
+  /** Measures the held-out loss if it is due after the last step, and keeps LoRA if it is the lowest; null if it is not. */
+  async validate(): Promise<number | null> {
+    const { options, heldOutBatches } = this.#setup, { stage } = this, { rates } = options, { signal } = this.#life;
+    if (!stage || !isMeasured(this.position, stage, options)) return null;
+    const { trainer } = this.now, state = this.#state({ rate: 0, target: 0, rates });
+    let sum = 0;
+    for (const batch of heldOutBatches) sum += await trainer.loss(batch, { state, signal });
+    const loss = sum / heldOutBatches.reduce((count, { labelTokens }) => count + labelTokens, 0);
+    const position = validated(this.position, loss, stage), { validation } = position;
+    if (validation?.best?.step === position.step) await trainer.keepBest();
+    this.position = position;
+    return loss;
+  }
+
+  /** Ends the last stage if its held-out loss has not fallen for long; whether it did. */
+  endsEarly(plan: StagePlan): boolean {
+    if (!hasWaited(this.position, plan, this.#setup.options)) return false;
+    this.position = endedEarly(this.position, plan);
+    return true;
+  }
+
+  /** Goes back to the LoRA of the lowest held-out loss, if it was measured. */
+  takeBest(): void {
+    const { validation, step } = this.position;
+    if (validation?.best && validation.best.step !== step) this.now.trainer.takeBest();
   }
 
   /**

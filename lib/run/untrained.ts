@@ -54,6 +54,7 @@ export function untrainedOutcome(
     lora: { ...lora, weights: new Map() },
     sparsity,
     undecided: null,
+    validation: null,
     data,
     seconds: { finetune: 0, prune: 0, postfinetune: 0 },
     tokensPerSecond: 0,

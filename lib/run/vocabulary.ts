@@ -108,7 +108,7 @@ export async function cutForRun(
 ): Promise<CutForRun> {
   const { tokenizer, source } = dense, { rows, seq, prompt } = options;
   if (!tokenizer) throw noTokenizer("cannot cut the vocabulary");
-  const training = rows.slice(0, rows.length - heldOutOf(rows.length));
+  const training = rows.slice(0, rows.length - heldOutOf(rows.length, options.val));
   const choice = chooseVocabulary(dense, countRows(given ?? training, { tokenizer }));
   const size = vocabularySize({ source, tokenizer }, choice, options), kept = choice.kept(size);
   using stack = new DisposableStack();

@@ -73,6 +73,8 @@ export type { BitsPerByte, VocabularySummary } from "../run/vocabulary.ts";
 export type { SizeResult } from "../run/size_goal.ts";
 export type { OriginFile } from "../slice/export_options.ts";
 export type { UndecidedUnits } from "../run/undecided.ts";
+export type { HeldOutPoint, ValidationState } from "../run/contract.ts";
+export type { ValidationSummary } from "../run/validation.ts";
 
 // Monitors.
 export type {

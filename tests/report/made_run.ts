@@ -59,6 +59,7 @@ const MADE_OPTIONS = { sparsity: 0.3, seed: 1, lora: { rank: 8, targets: ["q", "
 /** run.json of a run of two layers, each of 4 heads in 2 KV groups and 8 FFN columns. */
 export const MADE_SUMMARY: RunSummary = {
   sparsity: { target: 0.3, expected: 0.3, hard: 0.301 },
+  validation: null,
   undecided: { chance: 0.02, value: 0.01 },
   parameters: { before: 10_000, after: 7_500 },
   layers: [{ heads: 2, kvHeads: 1, ffn: 4 }, { heads: 4, kvHeads: 2, ffn: 6 }],

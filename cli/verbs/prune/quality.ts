@@ -33,6 +33,17 @@ export function qualityLines({ heldoutLoss, evaluation: { text, tasks } }: Quali
   ];
 }
 
+/** Which step is kept by its held-out loss; nothing if it was not measured. */
+export function validationLines({ validation, options }: Pick<RunSummary, "validation" | "options">): string[] {
+  if (!validation) return [];
+  const { best, last, isEarly } = validation;
+  return [
+    `${"best".padEnd(WIDTH)}step ${best.step}, held-out loss ${best.loss.toFixed(3)}; step ${last.step}: ${
+      last.loss.toFixed(3)
+    }${isEarly ? `; ended early, after ${options.patience} measures without a lower loss` : ""}`,
+  ];
+}
+
 /** Why there is no loss before and after. */
 export const UNMEASURED =
   "no loss was measured: there are fewer than ten rows, or no held-out row fits --seq; --eval-text measures a text";

@@ -13,7 +13,7 @@ import { hanging } from "../../terminal/wrap.ts";
 import { duration } from "../../../lib/report/numbers.ts";
 import { exportLines, fallbackLines } from "../export.ts";
 import { alarmLine } from "./alarms.ts";
-import { qualityLines, qualityWarnings } from "./quality.ts";
+import { qualityLines, qualityWarnings, validationLines } from "./quality.ts";
 import { sizeLine } from "./targets.ts";
 import { partLines } from "./time_lines.ts";
 
@@ -80,6 +80,7 @@ export function showSummary(
         : "sliced and masked logits"
     } differ by at most ${maskedVsSliced.maxAbs.toExponential(1)} (range ${maskedVsSliced.range.toFixed(1)})`,
   );
+  for (const line of validationLines(summary)) print(line);
   for (const line of qualityLines(summary)) print(line);
   // A command to copy is not wrapped.
   for (const line of byteLines(summary, out)) line.includes("--gguf-dtype") ? printLine(line) : print(line);

@@ -192,7 +192,7 @@ async function withVocabulary(dense: Model, { vocab }: Pick<ResolvedMemory, "voc
 
 /** Calibrates, trains one step of each kind, and reads what a run reads, so that the trainer records all its plans. */
 async function dryTraining(model: Model, table: UnitTable, options: ResolvedMemory): Promise<void> {
-  const { batch, accumulate, seq, lora, recompute, method, focus, objective, optimizer } = options;
+  const { batch, accumulate, seq, lora, recompute, method, focus, objective, optimizer, evalEvery } = options;
   using compensated = compensates(method) ? await withCompensation(model) : null;
   const trained = compensated ?? model;
   using trainer = new Trainer(trained, {
@@ -209,6 +209,7 @@ async function dryTraining(model: Model, table: UnitTable, options: ResolvedMemo
   if (how.kind === "learned" || from.includes("fisher")) await trainer.maskGradients(data, state);
   if (cutting) await trainer.step(cutting, data, state);
   if (focus < 1) await trainer.step("lora", data, { ...state, focus });
+  if (evalEvery > 0) await trainer.loss(data, state);
   await trainer.numbers(0, 1);
   // The state includes LoRA, which a run also reads alone. Beyond the limits it may be too large for the host.
   if (model.device.excesses.length === 0) await trainer.save();

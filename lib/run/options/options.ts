@@ -225,6 +225,21 @@ export interface RunOptions {
    * for `flap`: its compensation is in the weights, and the extra pass needs the weights without it.
    */
   readonly focus?: number | undefined;
+  /**
+   * Rows held out from the end of `rows`, on which the loss is measured before and after, and by `evalEvery` during the
+   * run: their number, or below 1 their share. Default: a tenth, at most 32.
+   */
+  readonly val?: number | undefined;
+  /**
+   * Steps between two measures of the loss on held-out rows. It is also measured after the last step of each stage. The
+   * result has the LoRA of the lowest loss of the last stage. Default 0: no measures, and the result has the last LoRA.
+   */
+  readonly evalEvery?: number | undefined;
+  /**
+   * Measures without a lower loss after which the last stage ends; only with `evalEvery`. Default 0: it ends at its last
+   * step.
+   */
+  readonly patience?: number | undefined;
   /** A set of defaults: "paper" uses the published values. Options given with it take precedence. */
   readonly preset?: Preset | undefined;
   /** Stops the run between two submits of a step. The run then throws the signal's reason. */
@@ -268,7 +283,7 @@ export interface CheckpointOptions {
   /**
    * Names of options that may have changed since the checkpoint, such as "schedule" or "rates".
    *
-   * - `method`, `units`, `rules` and `optimizer` can never change.
+   * - `method`, `units`, `rules`, `optimizer` and `evalEvery` can never change.
    * - `recompute`, `check` and `monitors` can always change. Hooks, `skipBroken` and `trustSchedule` are not compared. Any other
    *   change must be named here.
    * - A change affects only steps that are still to come.
@@ -309,7 +324,7 @@ type ResolvedName = {
 /** Options with every default filled in. */
 export type ResolvedOptions =
   & {
-    readonly [N in Exclude<ResolvedName, "preset" | "calibration">]-?: Exclude<RunOptions[N], undefined>;
+    readonly [N in Exclude<ResolvedName, "preset" | "calibration" | "val">]-?: Exclude<RunOptions[N], undefined>;
   }
   & {
     readonly objective: Objective;
@@ -323,6 +338,8 @@ export type ResolvedOptions =
     readonly sparsity: number;
     readonly size: WantedSize<GgufWriteType> | null;
     readonly preset: Preset | null;
+    /** Null for the default. */
+    readonly val: number | null;
     /** Whether there are calibration rows. */
     readonly calibration: boolean;
   };

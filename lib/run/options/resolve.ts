@@ -121,6 +121,7 @@ export function resolveOptions(
   checkFocus(resolved);
   checkObjective(resolved);
   checkCalibration(resolved);
+  checkPatience(resolved);
   checkResuming(options.checkpoint ?? {});
   checkRanks(options.ranks, resolved);
   checkContext(resolved.seq, spec);
@@ -457,6 +458,16 @@ function checkStart({ method, start, rates }: ResolvedOptions): void {
     value: `a limit of ${limit} at a spread of ${spread}`,
     fix: raisedLimit(),
     option: "rates.logAlphaLimit",
+  });
+}
+
+/** Refuses a patience without measures. Throws `CompressoError("usage")`. */
+function checkPatience({ patience, evalEvery }: Pick<ResolvedOptions, "patience" | "evalEvery">): void {
+  if (patience === 0 || evalEvery > 0) return;
+  refuse("usage", `cannot use ${option("patience")}`, {
+    rule: `the held-out loss is measured, by ${option("evalEvery")}`,
+    value: option("evalEvery", evalEvery),
+    option: "patience",
   });
 }
 

@@ -204,4 +204,32 @@ export const TRAINING_OPTIONS = {
     work: "lora",
     help: "decoupled weight decay of LoRA",
   },
+  val: {
+    type: "number",
+    above: 0,
+    default: null,
+    placeholder: "rows",
+    defaultText: "a tenth, at most 32",
+    work: "training",
+    scope: ["experiment"],
+    help:
+      "rows that are held out from the end of the data to measure the loss on: their number, or below 1 their share",
+  },
+  evalEvery: {
+    type: "count",
+    default: 0,
+    placeholder: "steps",
+    work: "lora",
+    scope: ["experiment", "memory"],
+    help:
+      "steps between two measures of the held-out loss; the LoRA of the lowest one of the last stage is written; 0: none, and the last LoRA is written",
+  },
+  patience: {
+    type: "count",
+    default: 0,
+    placeholder: "measures",
+    work: "lora",
+    scope: ["experiment"],
+    help: "the last stage ends after so many measures in which the held-out loss did not fall; 0: at its last step",
+  },
 } as const satisfies OptionTable;

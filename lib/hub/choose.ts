@@ -77,11 +77,13 @@ async function chosenModel(
   },
 ): Promise<Chosen> {
   const has = (name: string): boolean => names.includes(name), others = names.filter((name) => NOT_WEIGHTS.test(name));
+  for (const name of has(INDEX) ? [...others, INDEX] : others) {
+    const size = repo.files.get(below + name)?.size ?? 0;
+    if (size > MOST_TEXT) throw lacking(repo, `${name} has at most ${MOST_TEXT} bytes`, `${size} bytes`);
+  }
   if (has(CONFIG) && use === "shape") return { files: others.filter((name) => /config\.json$/.test(name)), place: "" };
   if (has(CONFIG) && has(SINGLE)) return { files: [...others, SINGLE], place: "" };
   if (has(CONFIG) && has(INDEX)) {
-    const size = repo.files.get(below + INDEX)?.size ?? 0;
-    if (size > MOST_INDEX) throw lacking(repo, `${INDEX} has at most ${MOST_INDEX} bytes`, `${size} bytes`);
     return { files: [...others, INDEX, ...shardsOf(await read(below + INDEX), repo)], place: "" };
   }
   const ggufs = names.filter((name) => name.endsWith(".gguf"));
@@ -105,8 +107,11 @@ async function chosenModel(
   );
 }
 
-/** Bytes of an index, and files that it names: a model of 10,000 tensors has an index of 1 MB. */
-const MOST_INDEX = 1 << 26, MOST_SHARDS = 10_000;
+/**
+ * Bytes of a text, and files that an index names. A tokenizer.json of 262,144 tokens has 33 MB, an index of 10,000
+ * tensors 1 MB.
+ */
+const MOST_TEXT = 1 << 26, MOST_SHARDS = 10_000;
 
 /** Names of the shards of an index. */
 function shardsOf(text: string, repo: HubRepo): string[] {

@@ -77,7 +77,12 @@ export async function hubFetch(url: string, settings: HubSettings, request: HubR
   }
 }
 
-/** The JSON of an answer. Throws `CompressoError("input")` if the answer is not JSON, or too long. */
+/**
+ * The JSON of an answer.
+ *
+ * @throws CompressoError("input") if the answer is not JSON, or too long.
+ * @throws UnreachableError if the connection breaks before its end.
+ */
 export async function jsonOf(response: Response): Promise<unknown> {
   const origin = new URL(response.url).origin, text = await textOf(response);
   try {
@@ -112,12 +117,23 @@ export function visible(given: string): string {
 
 /** A text of bounded length. */
 async function textOf(response: Response): Promise<string> {
-  const decoder = new TextDecoder();
+  const decoder = new TextDecoder(), { origin } = new URL(response.url);
   let text = "", bytes = 0;
-  for await (const piece of piecesOfBody(response)) {
-    bytes += piece.length;
-    if (bytes > MOST_ANSWER) throw strange(new URL(response.url).origin, { value: `more than ${MOST_ANSWER} bytes` });
-    text += decoder.decode(piece, { stream: true });
+  try {
+    for await (const piece of piecesOfBody(response)) {
+      bytes += piece.length;
+      if (bytes > MOST_ANSWER) throw strange(origin, { value: `more than ${MOST_ANSWER} bytes` });
+      text += decoder.decode(piece, { stream: true });
+    }
+  } catch (error) {
+    // What `fetch` rejects with for a connection that breaks, and for a body that cannot be unpacked.
+    if (!(error instanceof TypeError)) throw error;
+    throw new UnreachableError("input", {
+      what: `cannot reach ${origin}`,
+      rule: "it sends the whole answer",
+      value: `${bytes} bytes, then ${visible(error.message)}`,
+      fix: "check the connection, and try again: what was fetched is kept",
+    });
   }
   return text + decoder.decode();
 }

@@ -71,13 +71,34 @@ async function tokenOf(home: () => string): Promise<string | null> {
   const own = variable("HF_TOKEN")?.trim();
   if (own) return checkedToken(own, "HF_TOKEN");
   const named = variable("HF_TOKEN_PATH"), path = named === null ? join(home(), "token") : folder(named);
-  const text = (await textIfThere(path))?.trim() || null;
+  const text = (await startOf(path))?.trim() || null;
   return text === null ? null : checkedToken(text, path);
+}
+
+/** Bytes of a file that are read: a token is shorter, and a device may have no end. */
+const MOST_TOKEN = 1 << 12;
+
+/** The beginning of a file; null if it does not exist. Throws `CompressoError("input")` if it cannot be read. */
+async function startOf(path: string): Promise<string | null> {
+  const bytes = new Uint8Array(MOST_TOKEN);
+  let length = 0;
+  try {
+    using file = await Deno.open(path);
+    while (length < MOST_TOKEN) {
+      const count = await file.read(bytes.subarray(length));
+      if (count === null) break;
+      length += count;
+    }
+  } catch (error) {
+    if (error instanceof Deno.errors.NotCapable) throw error;
+    return await textIfThere(path);
+  }
+  return new TextDecoder().decode(bytes.subarray(0, length));
 }
 
 /** A token that a header may hold. Its value is in no message. */
 function checkedToken(token: string, place: string): string {
-  if (/^[\x21-\x7e]+$/.test(token)) return token;
+  if (/^[\x21-\x7e]+$/.test(token) && token.length < MOST_TOKEN) return token;
   refuse("usage", `cannot use the token of ${place}`, {
     rule: "a token is letters, digits and signs of ASCII in one line",
     value: "other characters, such as a space or a line break",

@@ -47,7 +47,7 @@ const ROWS: readonly (readonly [name: string, values: readonly unknown[]])[] = [
 let tokenizer: Tokenizer | null = null;
 
 /** Reads rows by drawn options, and encodes them. */
-async function useRows(files: Files, draw: Draw): Promise<void> {
+export async function useRows(files: Files, draw: Draw): Promise<void> {
   tokenizer ??= await loadHfTokenizer(
     memoryFiles(["tokenizer.json", "tokenizer_config.json"].map((name) => [
       `t/${name}`,

@@ -15,6 +15,8 @@ export interface Case {
 /** A format. */
 export interface Format {
   readonly name: string;
+  /** MiB that the process may take while it reads mutants. Default 1024. */
+  readonly mib?: number;
   /** Makes the undamaged files. */
   readonly cases: () => Promise<readonly Case[]> | readonly Case[];
   /** Reads files as verbs do, and uses what it has read. Rejects with a CompressoError where they are refused. `draw` chooses among ways to read. */

@@ -1,4 +1,4 @@
-// Fuzzes formats, each in a process of its own whose time and memory are watched: deno run -A tests/fuzz/fuzz.ts [--mutants N] [--seed S] [NAME…]
+// Fuzzes formats, each in a process of its own whose time and memory are watched: deno run -A tests/fuzz/fuzz.ts [--mutants N] [--seed S] [--jobs N] [NAME…]
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { MARK, type Said } from "./child.ts";
@@ -36,12 +36,12 @@ interface Asked {
 /** Reads mutants `from` … `from + count − 1` of a format. A mutant that hangs, ends the process or fills memory is wrong, and the next process goes on behind it. */
 export async function fuzz(
   name: string,
-  { seed, from = 0, count, seconds: most = MOST_SECONDS, mib: mostMib = MOST_MIB }: Asked,
+  { seed, from = 0, count, seconds: most = MOST_SECONDS, mib = mibOf(name) }: Asked,
 ): Promise<Fuzzed> {
   let next = from, accepted = 0, refused = 0, peakMib = 0, seconds = 0;
   const wrong: { number: number; what: string }[] = [];
   while (next < from + count) {
-    const part = await process(name, { seed, from: next, count: from + count - next, seconds: most, mib: mostMib });
+    const part = await process(name, { seed, from: next, count: from + count - next, seconds: most, mib });
     accepted += part.accepted;
     refused += part.refused;
     peakMib = Math.max(peakMib, part.peakMib);
@@ -50,6 +50,10 @@ export async function fuzz(
     next = part.next;
   }
   return { tried: count, accepted, refused, peakMib, seconds, wrong };
+}
+
+function mibOf(name: string): number {
+  return FORMATS.find((format) => format.name === name)?.mib ?? MOST_MIB;
 }
 
 interface Part extends Omit<Fuzzed, "tried"> {
@@ -114,18 +118,40 @@ function memoryOf(pid: number): number {
   }
 }
 
+/** {@link fuzz} in several processes at a time, a range of the mutants each. */
+async function fuzzSideBySide(
+  name: string,
+  { seed, count, jobs }: { readonly seed: number; readonly count: number; readonly jobs: number },
+): Promise<Fuzzed> {
+  const share = Math.ceil(count / jobs), starts = Array.from({ length: jobs }, (_, job) => job * share);
+  const parts = await Promise.all(
+    starts.filter((from) => from < count).map((from) =>
+      fuzz(name, { seed, from, count: Math.min(share, count - from) })
+    ),
+  );
+  const most = (of: (part: Fuzzed) => number): number => Math.max(...parts.map(of));
+  const sum = (of: (part: Fuzzed) => number): number => parts.reduce((total, part) => total + of(part), 0);
+  return {
+    ...{ tried: count, accepted: sum(({ accepted }) => accepted), refused: sum(({ refused }) => refused) },
+    ...{ peakMib: most(({ peakMib }) => peakMib), seconds: most(({ seconds }) => seconds) },
+    wrong: parts.flatMap(({ wrong }) => wrong),
+  };
+}
+
 if (import.meta.main) {
-  const { values: { mutants, seed }, positionals } = parseArgs({
-    options: { mutants: { type: "string", default: "100000" }, seed: { type: "string", default: "1" } },
+  const { values: { mutants, seed, jobs }, positionals } = parseArgs({
+    options: {
+      mutants: { type: "string", default: "100000" },
+      seed: { type: "string", default: "1" },
+      jobs: { type: "string", default: "1" },
+    },
     allowPositionals: true,
   });
   let failures = 0;
   for (const { name } of FORMATS.filter(({ name }) => positionals.length === 0 || positionals.includes(name))) {
     const start = performance.now();
-    const { tried, accepted, peakMib, seconds, wrong } = await fuzz(name, {
-      seed: Number(seed),
-      count: Number(mutants),
-    });
+    const asked = { seed: Number(seed), count: Number(mutants), jobs: Number(jobs) };
+    const { tried, accepted, peakMib, seconds, wrong } = await fuzzSideBySide(name, asked);
     failures += wrong.length;
     const took = ((performance.now() - start) / 1000).toFixed(0);
     console.log(

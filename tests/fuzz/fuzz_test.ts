@@ -4,11 +4,15 @@ import { fuzz } from "./fuzz.ts";
 import { FORMATS } from "./mutants.ts";
 
 const SEED = 1;
-/** Formats of many files, of which reading one mutant takes milliseconds. */
-const SLOW: ReadonlySet<string> = new Set(["run folder and records", "evaluation", "experiment"]);
+/** Mutants of formats whose reading takes milliseconds: of many files, of large ones, and by requests. */
+const COUNTS: Readonly<Record<string, number>> = {
+  ...{ "run folder and records": 500, evaluation: 500, experiment: 500 },
+  ...{ "large packed rows": 18, "large GGUFs of blocks": 16 },
+  ...{ "the Hub's answers to a download": 40, "the Hub's answers to a look": 40, "the Hub's answers to a push": 40 },
+};
 
 for (const { name } of FORMATS) {
-  const count = SLOW.has(name) ? 500 : 2000;
+  const count = COUNTS[name] ?? 2000;
   Deno.test(`${count} mutants of ${name} are read or refused by a named error`, async () => {
     const { accepted, refused, wrong } = await fuzz(name, { seed: SEED, count });
     const told = wrong.slice(0, 5).map(({ number, what }) => `mutant ${number} of seed ${SEED}: ${what}`);

@@ -47,7 +47,8 @@ async function hfFolder(spec: DecoderSpec, options: { readonly maxShardBytes?: n
   return files.files;
 }
 
-async function ggufFile(spec: DecoderSpec, dtype: GgufWriteType): Promise<Uint8Array<ArrayBuffer>> {
+/** A GGUF of a model of random weights. */
+export async function ggufFile(spec: DecoderSpec, dtype: GgufWriteType): Promise<Uint8Array<ArrayBuffer>> {
   const files = memoryFiles(), tokenizer = await tokenizerIn(tokenizerFiles("byte_level"));
   const tokenizerMetadata = tokenizer ? ggufTokenizerMetadata(tokenizer, { vocab: spec.vocab }) : new Map();
   using staged = await stageGguf(randomSource(spec), "a.gguf", { dtype, tokenizerMetadata, name: "fuzz", files });
@@ -56,7 +57,7 @@ async function ggufFile(spec: DecoderSpec, dtype: GgufWriteType): Promise<Uint8A
 }
 
 /** Reads every tensor, and works with the tokenizer. */
-async function useModel(files: Files, path: string): Promise<void> {
+export async function useModel(files: Files, path: string): Promise<void> {
   const { source, tokenizer } = await openModel(memoryFiles(files), path);
   for (const name of tensorShapes(source.spec).keys()) await source.read(name);
   if (tokenizer) useTokenizer(tokenizer);
@@ -82,7 +83,7 @@ async function tokenizerIn(files: Files): Promise<Tokenizer | null> {
 }
 
 /** Places of whole numbers in the header of a GGUF: the counts, and each place where a small number of 4 or 8 bytes may be. */
-function ggufPlaces(file: Uint8Array): number[] {
+export function ggufPlaces(file: Uint8Array): number[] {
   const view = new DataView(file.buffer, file.byteOffset, file.length), places = [4, 8, 16];
   for (let at = 24; at + 8 <= Math.min(file.length, 8192); at++) {
     if (view.getUint32(at, true) < 64 && view.getUint32(at + 4, true) === 0) places.push(at);

@@ -1,11 +1,13 @@
 // All formats, and their mutants by seed and number.
 import { DATA_FORMATS } from "./data_formats.ts";
 import type { Case, Files, Format } from "./format.ts";
+import { HUB_FORMATS } from "./hub_formats.ts";
+import { LARGE_FORMATS } from "./large_formats.ts";
 import { MODEL_FORMATS } from "./model_formats.ts";
 import { Draw } from "./mutate.ts";
 
 /** All formats. */
-export const FORMATS: readonly Format[] = [...MODEL_FORMATS, ...DATA_FORMATS];
+export const FORMATS: readonly Format[] = [...MODEL_FORMATS, ...DATA_FORMATS, ...LARGE_FORMATS, ...HUB_FORMATS];
 
 /** A mutant: files of which one is changed, and the random numbers that go on from there. */
 export interface Mutant {

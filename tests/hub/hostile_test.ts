@@ -68,6 +68,28 @@ Deno.test({
   },
 });
 
+Deno.test("a commit, list or refusal whose connection breaks after some bytes is a named error", async () => {
+  await using rig = new HubRig();
+  for (const [path, status] of [[/revision/, 200], [/tree/, 200], [/revision/, 401]] as const) {
+    const name = fresh();
+    rig.hub.add(`models/${name}`, { "model.gguf": noise(10) });
+    const broken = (): ReadableStream => {
+      const pieces = [new Uint8Array(3)];
+      return new ReadableStream({
+        pull: async (controller) => {
+          const piece = pieces.pop();
+          if (piece) return controller.enqueue(piece);
+          await new Promise((resolve) => realTimeout(resolve, 50)); // what was handed over goes out first
+          controller.error(new Error("broken"));
+        },
+      }, { highWaterMark: 0 });
+    };
+    const headers = { "content-type": "application/json" };
+    rig.hub.faults.push({ path, times: 1, answer: () => new Response(broken(), { status, headers }) });
+    assert.equal((await errorOf(fetchFromHub(`hf:${name}`))).code, "input");
+  }
+});
+
 Deno.test("a range with more bytes than were asked for is refused before they are kept", async () => {
   await using rig = new HubRig();
   const name = fresh();
@@ -225,17 +247,20 @@ Deno.test("a file too large for the text of a commit goes into large file storag
   assert.equal(rig.hub.repos.get("models/me/large")?.files.get("vocab.txt")?.length, bytes.length);
 });
 
-Deno.test("an index that is too long, or names too many files, is refused before they are listed", async () => {
+Deno.test("a text that is too long, or an index that names too many files, is refused before it is fetched", async () => {
   await using rig = new HubRig();
   const map = Object.fromEntries(Array.from({ length: 10_001 }, (_, i) => [`t${i}`, `${i}.safetensors`]));
   const name = fresh(), index = new TextEncoder().encode(JSON.stringify({ weight_map: map }));
   rig.hub.add(`models/${name}`, { "config.json": noise(10), "model.safetensors.index.json": index });
   await rejects(fetchFromHub(`hf:${name}`), "input", { value: 10_001 });
-  const size = 1 << 27, oid = "0".repeat(40), entry = { type: "file", size, oid };
-  const listed = [{ ...entry, path: "config.json" }, { ...entry, path: "model.safetensors.index.json" }];
-  rig.hub.add(`models/${name}-2`, { "config.json": noise(10) });
-  rig.hub.faults.push({ path: /tree/, times: 1, answer: () => Response.json(listed) });
-  await rejects(fetchFromHub(`hf:${name}-2`), "input", { value: size });
+  const oid = "0".repeat(40), long = 1 << 27, paths = ["config.json", "model.safetensors.index.json", "README.md"];
+  for (const [index, path] of paths.entries()) {
+    const other = `${name}-${index}`;
+    const listed = paths.map((one) => ({ type: "file", path: one, size: one === path ? long : 10, oid }));
+    rig.hub.add(`models/${other}`, { "config.json": noise(10 + index) });
+    rig.hub.faults.push({ path: /tree/, times: 1, answer: () => Response.json(listed) });
+    await rejects(fetchFromHub(`hf:${other}`), "input", { names: path, value: long });
+  }
 });
 
 Deno.test({

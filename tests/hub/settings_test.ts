@@ -1,6 +1,6 @@
 // The variables of the Hub mean what they mean to Python's huggingface_hub.
 import assert from "node:assert/strict";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import { CompressoError } from "../../lib/core/errors.ts";
 import { HUB_VARIABLES, type HubSettings, hubSettings } from "../../lib/hub/settings.ts";
 import { rejects } from "../refuses.ts";
@@ -46,6 +46,12 @@ Deno.test("the token is HF_TOKEN, else that of HF_TOKEN_PATH or of the file in H
   assert.equal((await under({ HF_HOME })).token, "hf_file");
   assert.equal((await under({ HF_HOME, HF_TOKEN_PATH: join(home, "other") })).token, "hf_other");
   assert.equal((await under({ HF_HOME, HF_TOKEN: " hf_own\n" })).token, "hf_own");
+  await Deno.writeTextFile(join(home, "long"), "a".repeat(5000));
+  const endless = Deno.build.os === "windows" ? "long" : "/dev/zero";
+  for (const path of [join(home, "long"), resolve(home, endless)]) {
+    await rejects(under({ HF_HOME, HF_TOKEN_PATH: path }), "usage", { names: path });
+  }
+  await rejects(under({ HF_HOME, HF_TOKEN_PATH: home }), "input", { names: home });
   await Deno.remove(home, { recursive: true });
 });
 

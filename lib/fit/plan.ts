@@ -79,10 +79,7 @@ export async function planFit(dense: Model, options: FitOptions): Promise<FitPla
       onChoice,
     } = options,
     { spec, source, tokenizer } = dense;
-  if (fileSize === undefined && memory === undefined && tokensPerSecond === undefined) {
-    const rule = `one of ${["fileSize", "memory", "tokensPerSecond"].map((name) => option(name)).join(", ")}`;
-    refuse("usage", "cannot fit a model without a budget", { rule, value: "none", option: "fileSize" });
-  }
+  checkBudget(options);
   if (!tokenizer) throw noTokenizer("cannot fit a model");
   const window = Math.min(WINDOW, spec.maxPosition), seq = Math.min(SEQ, spec.maxPosition);
   const texts = splitTexts(given, { tokenizer, tokens: (windows + 1) * window });
@@ -125,4 +122,14 @@ function reasonsOf(impossible: FitPlan["impossible"]): string {
   return impossible.map(({ choice, error: { parts: { what, rule = what } } }) => `${choiceText(choice)}: ${rule}`).join(
     "; ",
   );
+}
+
+/** Refuses a fit without a budget. Throws `CompressoError("usage")`. */
+export function checkBudget(
+  { fileSize, memory, tokensPerSecond }: Pick<FitOptions, "fileSize" | "memory" | "tokensPerSecond">,
+): void {
+  if (fileSize === undefined && memory === undefined && tokensPerSecond === undefined) {
+    const rule = `one of ${["fileSize", "memory", "tokensPerSecond"].map((name) => option(name)).join(", ")}`;
+    refuse("usage", "cannot fit a model without a budget", { rule, value: "none", option: "fileSize" });
+  }
 }

@@ -36,6 +36,7 @@ const SHORT: readonly (readonly [beginning: string, more: readonly string[]])[] 
     ],
   ],
   ["tune", ["--steps", "1", "--batch", "1", "--seq", "16", "--limit-rows", "40", "--no-tuning"]],
+  ["fit", ["--file-size", "1800K", "--levers", "vocabulary", "--windows", "1"]],
   ["experiment", ["--no-tuning"]],
   ["serve", ["--no-tuning", "--json"]],
 ];

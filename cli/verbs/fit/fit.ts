@@ -2,7 +2,7 @@
 import type { CommandUnknownOpts } from "../../packages.ts";
 import { refuse } from "../../../lib/core/errors.ts";
 import { LEVERS } from "../../../lib/fit/choice.ts";
-import { planFit, WINDOWS } from "../../../lib/fit/plan.ts";
+import { checkBudget, planFit, WINDOWS } from "../../../lib/fit/plan.ts";
 import { writeFit } from "../../../lib/fit/write.ts";
 import { modelPath } from "../../../lib/local/open_model.ts";
 import { readRows } from "../../../lib/local/rows.ts";
@@ -82,6 +82,7 @@ async function fit(path: string, flags: Flags): Promise<void> {
     const rule = "it is what --memory is counted for", fix = "give --memory, or leave it out";
     refuse("usage", "cannot use --context", { rule, value: context, fix, option: "context" });
   }
+  checkBudget({ fileSize, memory, tokensPerSecond });
   const out = dry ? flags.out ?? null : required(flags.out, "--out");
   const data = dataPathOf(path, { data: flags.data });
   await fetchInputs({ model: [path], data: [flags.data] });

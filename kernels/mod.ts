@@ -57,6 +57,7 @@ import rotateAppendText from "./buffer/rotate_append.wgsl" with { type: "text" }
 import scaleText from "./shared/scale.wgsl" with { type: "text" };
 import scaleBackwardText from "./shared/scale_backward.wgsl" with { type: "text" };
 import softCapText from "./shared/soft_cap.wgsl" with { type: "text" };
+import stateChangeText from "./shared/state_change.wgsl" with { type: "text" };
 import statePrelude from "./shared/state.wgsl" with { type: "text" };
 import sumText from "./shared/sum.wgsl" with { type: "text" };
 import topLogitsText from "./shared/top_logits.wgsl" with { type: "text" };
@@ -138,6 +139,10 @@ export const addBias = kernel("add_bias", addBiasText, "read storage uniform");
 export const columnStats = kernel("column_stats", block + columnStatsText, "read read read storage uniform");
 /** Merges blocks into running statistics: bindings partial, counts, stats, params. */
 export const columnStatsMerge = kernel("column_stats_merge", columnStatsMergeText, "read read storage uniform");
+/** How a part changes the residual stream: bindings x, y, changes, params. */
+export function stateChangeKernel(lanes: 8 | 64): KernelSource {
+  return kernel(`state_change-${lanes}`, reduce(lanes) + stateChangeText, "read read storage uniform");
+}
 /** Gathers or scatters rows by index: bindings order, x, y, params. */
 export const copyRows = kernel("copy_rows", copyRowsText, "read read storage uniform");
 /** Chooses the experts of each token: bindings logits, open, choice, weights, params. */

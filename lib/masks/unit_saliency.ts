@@ -4,7 +4,7 @@ import type { UnitKind } from "../units/kinds/all.ts";
 import { kindOf, unitParameters, type UnitTable } from "../units/table.ts";
 
 /** What can be measured of every unit; see the field of each in {@link UnitSaliency}. */
-export const UNIT_MEASURES = ["weights", "firstOrder", "fisher", "activations", "fluctuations"] as const;
+export const UNIT_MEASURES = ["weights", "firstOrder", "fisher", "activations", "fluctuations", "influence"] as const;
 /** Name of a measure of units. */
 export type UnitMeasure = typeof UNIT_MEASURES[number];
 
@@ -26,6 +26,11 @@ export interface UnitSaliency {
   readonly fisher: Float64Array<ArrayBuffer>;
   /** Sum of ‖x_j‖₂ · mean_i |W_ij| over the unit's input channels j of o_proj or down_proj, as `wanda-sp` scores units. */
   readonly activations: Float64Array<ArrayBuffer>;
+  /**
+   * Mean of 1 − cos(x, y) over tokens, with the residual stream x before the unit and y after it, as `block-influence`
+   * scores units; NaN for units other than whole layers and attention sub-layers.
+   */
+  readonly influence: Float64Array<ArrayBuffer>;
   /** Variance of the unit's input channels times their squared weights, standardized, as `flap` scores units. */
   readonly fluctuations: Float64Array<ArrayBuffer>;
 }
@@ -71,6 +76,9 @@ export function unitSaliency(
     },
     get fluctuations(): Float64Array<ArrayBuffer> {
       return of("fluctuations");
+    },
+    get influence(): Float64Array<ArrayBuffer> {
+      return of("influence");
     },
   };
 }

@@ -62,6 +62,8 @@ export interface DecoderContext {
    * Called in forward after an input of a layer's projections is recorded and before it is overwritten; for statistics.
    */
   readonly observe?: (context: DecoderContext, index: number, input: ObservedInput) => void;
+  /** Called in forward after attention or a whole layer has written the residual stream; for statistics. */
+  readonly observeStates?: (context: DecoderContext, index: number, states: ObservedStates) => void;
   /** Called in forward after the experts of a layer are recorded and before their buffers are overwritten; for statistics. */
   readonly observeExperts?: (context: DecoderContext, index: number) => void;
   /** Called in backward for every projection, before its gradients are propagated; for statistics of dL/dW = dyᵀ·x. */
@@ -76,6 +78,13 @@ export interface ObservedInput {
   readonly of: "attention" | "o" | "ffn" | "down";
   readonly buffer: DeviceBuffer;
   readonly width: number;
+}
+
+/** The residual stream before and after the attention of a layer, or the whole layer; [rows, hidden] each. */
+export interface ObservedStates {
+  readonly of: "attention" | "layer";
+  readonly before: DeviceBuffer;
+  readonly after: DeviceBuffer;
 }
 
 /** A product y = x·Wᵀ of a layer and the gradient of its output. */

@@ -87,12 +87,14 @@ export function recordLayer(context: DecoderContext, index: number): void {
     recordAttentionPart(context, index, { x, again: false });
     middle = layer.ffn ? forward.x1 : out;
     recordWrite(context, { x, ...attentionWrite(context, index), out: middle });
+    context.observeStates?.(context, index, { of: "attention", before: x, after: middle });
   }
   if (layer.ffn) {
     recordFfnPart(context, index, { x: weights.spec.parallel ? x : middle, again: false });
     recordWrite(context, { x: middle, ...ffnWrite(context, index), out });
   }
   if (!layer.attention && !layer.ffn) plan.copy(x, out, { bytes: act.rows * strideOf(weights.spec.hidden) * 4 });
+  context.observeStates?.(context, index, { of: "layer", before: x, after: out });
 }
 
 /** What attention or FFN adds to the residual stream, and the norm of that or of the stream after it. */

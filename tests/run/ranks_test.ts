@@ -14,6 +14,7 @@ import { PROJECTIONS } from "../../lib/spec/decoder.ts";
 import { unitTable } from "../../lib/units/table.ts";
 import { sharedDevice } from "../device.ts";
 import { openGolden } from "../golden/helpers/golden.ts";
+import { type LayerInfluence, measureInfluence } from "../../lib/run/methods/influence.ts";
 import { saliencyOn } from "../../lib/run/methods/selector.ts";
 import { METHODS } from "../../lib/run/methods/all.ts";
 import { type OneShotScores, oneShotScores } from "../../lib/run/methods/one_shot_scores.ts";
@@ -85,7 +86,9 @@ Deno.test("ranks score units with the bits of one process, by each score that lo
   const batches = Array.from({ length: 10 }, (_, index) => batchOf(vocab, 40 + index, 1));
   const lora = { rank: 2, alpha: 4, targets: PROJECTIONS };
   const state = { ...IDLE_STATE, seed: 1 };
-  const score = async (ranks?: Ranks): Promise<{ all: OneShotScores[]; mean: Float64Array; looks: number }> => {
+  const score = async (
+    ranks?: Ranks,
+  ): Promise<{ all: OneShotScores[]; mean: Float64Array; influence: readonly LayerInfluence[]; looks: number }> => {
     using trainer = new Trainer(model, { batch: BATCH, seq: SEQ, seed: 5, lora, table });
     const all: OneShotScores[] = [];
     let looks = 0;
@@ -96,7 +99,8 @@ Deno.test("ranks score units with the bits of one process, by each score that lo
       all.push(await oneShotScores(model, table, { ...how, onBatch: () => looks++ }));
     }
     const parts = { table, ranks, maskGradients };
-    return { all, mean: await saliencyOn(parts, { of: "rows", batches, look: () => looks++ }), looks };
+    const influence = await measureInfluence(model, { batches, batch: BATCH, seq: SEQ, ranks });
+    return { all, influence, mean: await saliencyOn(parts, { of: "rows", batches, look: () => looks++ }), looks };
   };
   const want = await score();
   assert.equal(want.looks, 5 * batches.length);

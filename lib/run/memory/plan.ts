@@ -22,6 +22,7 @@ import { shareLayers } from "../../nn/weights.ts";
 import { loadModelFrom, Model } from "../../model/model.ts";
 import { calibrate } from "../methods/calibrate.ts";
 import { compensates, methodOf } from "../methods/all.ts";
+import { measureInfluence } from "../methods/influence.ts";
 import { measuresActivations } from "../methods/method.ts";
 import { CUTTING_STEPS } from "../methods/stages.ts";
 import { withCompensation } from "../methods/one_shot_scores.ts";
@@ -204,6 +205,7 @@ async function dryTraining(model: Model, table: UnitTable, options: ResolvedMemo
   const state = { state: IDLE_STATE };
   const how = methodOf(method), from = how.kind === "one-shot" ? how.from : [], cutting = CUTTING_STEPS[how.kind];
   if (how.kind === "one-shot" && measuresActivations(how)) await calibrate(trained, { batches: [], batch, seq });
+  if (from.includes("influence")) await measureInfluence(trained, { batches: [data], batch, seq });
   await trainer.step("lora", data, state);
   if (from.includes("firstOrder")) await trainer.weightTerms(data, state);
   if (how.kind === "learned" || from.includes("fisher")) await trainer.maskGradients(data, state);

@@ -1,6 +1,7 @@
 // The list of methods. A method is a record in a separate file and a line here.
 import { isObject } from "../../core/guards.ts";
 import { UNIT_MEASURES } from "../../masks/unit_saliency.ts";
+import { blockInfluence } from "./block_influence.ts";
 import { compresso } from "./compresso.ts";
 import { frequency, reap, reapSum } from "./experts.ts";
 import { fisher } from "./fisher.ts";
@@ -22,6 +23,7 @@ export const METHODS = {
   fisher,
   "wanda-sp": wandaSp,
   flap,
+  "block-influence": blockInfluence,
   reap,
   "reap-sum": reapSum,
   frequency,

@@ -1,6 +1,7 @@
 // What a method of choosing units is: a record. The list is in all.ts.
 import type { Ranking } from "../../masks/baselines.ts";
 import type { UnitMeasure, UnitSaliency } from "../../masks/unit_saliency.ts";
+import type { UnitKind } from "../../units/kinds/all.ts";
 
 /** A method. */
 export type Method = LearnedMethod | GradualMethod | OneShotMethod | ExpertMethod;
@@ -29,6 +30,8 @@ export interface OneShotMethod {
   readonly kind: "one-shot";
   /** What is measured for the score. */
   readonly from: readonly UnitMeasure[];
+  /** Kinds of units that it scores, the default of the option `units` first. Default: all. */
+  readonly units?: readonly UnitKind[];
   /** One score per unit; units of the lowest scores are cut first. */
   readonly score: (saliency: UnitSaliency) => ArrayLike<number> | Promise<ArrayLike<number>>;
   /** Default of the option `ranking`. */
@@ -76,18 +79,28 @@ export function isOfGradients(measure: UnitMeasure): boolean {
   return measure === "firstOrder" || measure === "fisher";
 }
 
+/** Whether a measure is taken at the current masks. */
+function isAtMasks(measure: UnitMeasure): boolean {
+  return isOfGradients(measure) || measure === "influence";
+}
+
 /** Whether a method measures the activations of the whole model. */
 export function measuresActivations({ from }: OneShotMethod): boolean {
   return from.includes("activations") || from.includes("fluctuations");
 }
 
+/** Whether a method measures rows by forward passes alone. */
+export function measuresForward(method: OneShotMethod): boolean {
+  return measuresActivations(method) || method.from.includes("influence");
+}
+
 /** Whether a method scores units on rows, so that it takes calibration rows. */
 export function scoresOnRows(method: Method): boolean {
   return method.kind === "learned" ||
-    (method.kind === "one-shot" && (measuresActivations(method) || method.from.some(isOfGradients)));
+    (method.kind === "one-shot" && (measuresForward(method) || method.from.some(isOfGradients)));
 }
 
-/** Whether the score may be taken in several rounds: all its measures are from gradients at the current masks. */
+/** Whether the score may be taken in several rounds: all its measures are taken at the current masks. */
 export function takesRounds(method: Method): boolean {
-  return method.kind === "one-shot" && method.from.length > 0 && method.from.every(isOfGradients);
+  return method.kind === "one-shot" && method.from.length > 0 && method.from.every(isAtMasks);
 }

@@ -20,6 +20,7 @@ import type { MaskValues, SlotGradients } from "../../nn/mask_slots.ts";
 import { shareWeights, writeBiases } from "../../nn/weights.ts";
 import type { Batch } from "../../data/batches.ts";
 import { calibrate } from "./calibrate.ts";
+import { type LayerInfluence, measureInfluence, unitInfluence } from "./influence.ts";
 import { isOfGradients, measuresActivations, type OneShotMethod } from "./method.ts";
 import { Model } from "../../model/model.ts";
 
@@ -31,7 +32,7 @@ export interface OneShotOptions {
   readonly ranking?: Ranking;
   /** Rows for measures by gradients. All batches have `batch` · `seq` tokens. */
   readonly batches: Iterable<Batch>;
-  /** Rows for measures of activations; default: the same. */
+  /** Rows for measures by forward passes; default: the same. */
   readonly activationBatches?: Iterable<Batch>;
   /** Sequences of a batch. */
   readonly batch: number;
@@ -55,6 +56,8 @@ export interface OneShotOptions {
 
 /** An earlier cut: scores are measured on the model after it. */
 export interface CutBefore {
+  /** Its masks. */
+  readonly masks: MaskValues;
   /** 0 for each unit that is cut. */
   readonly kept: Selection;
   /** Order in which the units are cut, 0 for the first; see {@link ranks}. */
@@ -99,13 +102,14 @@ export function ranks(scores: ArrayLike<number>): Float32Array<ArrayBuffer> {
   return result;
 }
 
-/** Number of batches that a method measures, given the counts for gradients and for activations. */
+/** Number of batches that a method measures, given the counts for gradients and for forward passes. */
 export function batchesToMeasure(
   method: OneShotMethod,
   { gradients, activations }: { readonly gradients: number; readonly activations: number },
 ): number {
   const byGradients = method.from.filter(isOfGradients).length;
-  return byGradients * gradients + (measuresActivations(method) ? activations : 0);
+  const byStates = method.from.includes("influence") ? 1 : 0;
+  return byGradients * gradients + (byStates + (measuresActivations(method) ? 1 : 0)) * activations;
 }
 
 /** Takes the measures of a method one after the other; statistics of activations serve all that need them. */
@@ -114,12 +118,12 @@ async function measure(model: Model, table: UnitTable, options: OneShotOptions):
   readonly stats: ActivationStats | null;
 }> {
   const { method, batches, activationBatches = batches, batch, seq, weightTerms, maskGradients } = options;
-  const { ranks, signal, onBatch } = options, { source } = model, what = `cannot score units by ${method.name}`;
+  const { ranks, signal, onBatch, cut } = options, { source } = model, what = `cannot score units by ${method.name}`;
   const measured = new Map<UnitMeasure, Float64Array<ArrayBuffer>>();
   let stats: ActivationStats | null = null;
+  const forward = { batches: activationBatches, batch, seq, ranks, onBatch, signal };
   if (measuresActivations(method)) {
-    const how = { batches: activationBatches, batch, seq, ranks, onBatch, signal };
-    stats = await calibrate(model, how);
+    stats = await calibrate(model, forward);
     checkFinite(stats, what);
   }
   for (const one of method.from) {
@@ -155,6 +159,12 @@ async function measure(model: Model, table: UnitTable, options: OneShotOptions):
         break;
       case "fluctuations":
         if (stats) measured.set(one, await flapScores(source, table, stats));
+        break;
+      case "influence": {
+        const influence = await measureInfluence(model, { ...forward, masks: cut?.masks });
+        checkInfluence(influence, what);
+        measured.set(one, unitInfluence(table, influence));
+      }
     }
     if (isOfGradients(one)) checkUnits(table, measured.get(one) ?? [], { what });
   }
@@ -205,6 +215,17 @@ function checkFinite({ layers }: ActivationStats, what: string): void {
       });
     }
   }
+}
+
+/** Throws `CompressoError("numeric")` for a residual stream that is not finite, which gives no score. */
+function checkInfluence(layers: readonly LayerInfluence[], what: string): void {
+  const broken = layers.findIndex(({ attention, layer }) => !Number.isFinite(attention + layer));
+  if (broken < 0) return;
+  refuse("numeric", what, {
+    rule: "the model's residual stream on the calibration rows is finite",
+    value: `${layers[broken]?.layer} at layer ${broken}`,
+    fix: ROWS_FIX,
+  });
 }
 
 /**

@@ -4,7 +4,7 @@ import type { Batch } from "../../data/batches.ts";
 import type { WeightSource } from "../../spec/source.ts";
 import { writeBiases } from "../../nn/weights.ts";
 import { keptBy } from "./kept.ts";
-import { measuresActivations, type OneShotMethod } from "./method.ts";
+import { measuresForward, type OneShotMethod } from "./method.ts";
 import {
   batchesToMeasure,
   compensate,
@@ -23,7 +23,7 @@ import {
   type UnitSelector,
 } from "./selector.ts";
 
-/** Sequences whose activations are measured; this takes forward passes only. */
+/** Sequences that are measured by forward passes alone. */
 const MEASURED_SEQUENCES = 128;
 
 /** The selector of a one-shot method. */
@@ -41,7 +41,7 @@ export function oneShotSelector(parts: SelectorParts, method: OneShotMethod): Un
     if (method.compensates) await writeBiases(model.device, model.weights, model.source);
     const rows = (count: number): Batch[] => [...parts.calibration?.batches() ?? calibrationBatches(parts, count)];
     const batches = rows(CALIBRATION_BATCHES);
-    const activationBatches = measuresActivations(method) ? rows(Math.ceil(MEASURED_SEQUENCES / batch)) : [];
+    const activationBatches = measuresForward(method) ? rows(Math.ceil(MEASURED_SEQUENCES / batch)) : [];
     const looks = batchesToMeasure(method, { gradients: batches.length, activations: activationBatches.length });
     const onBatch = counter(parts, rounds * looks);
     const scoresBehind = async (cut?: CutBefore): Promise<OneShotScores> =>
@@ -68,7 +68,7 @@ export function oneShotSelector(parts: SelectorParts, method: OneShotMethod): Un
       const order = ranks(known.scores),
         masks = gradualMasks(table, order, { target: target * round / rounds, layout });
       trainer.setMasks(masks);
-      known = await scoresBehind({ kept: keptBy(table, masks), order });
+      known = await scoresBehind({ masks, kept: keptBy(table, masks), order });
     }
     return known;
   };

@@ -73,12 +73,14 @@ export function isGguf(source: WeightSource): boolean {
 
 /** In a line each: what a run took in place of the usual layout and units, and why. Nothing for what was asked for. */
 export function choiceLines(spec: DecoderSpec, asked: AskedShape, { layout, units }: Shape): readonly string[] {
-  const whole = cutsNothing(units) ? [] : OPTION_TABLE.units.default.filter((kind) => !units.includes(kind));
+  const usual: readonly UnitKind[] = OPTION_TABLE.units.default;
+  const whole = cutsNothing(units) ? [] : usual.filter((kind) => !units.includes(kind));
+  const isOfMethod = whole.length === usual.length;
   return [
     ...(asked.layout === undefined && layout !== OPTION_TABLE.layout.default
       ? [`layout ${layout}, since a GGUF of this family holds layers that are alike`]
       : []),
-    ...(asked.units === undefined
+    ...(asked.units === undefined && !isOfMethod
       ? whole.map((kind) =>
         `units ${units.join(", ")} without ${kind}: ${whyWhole(kind, spec, layout)?.rule ?? "not cut"}`
       )

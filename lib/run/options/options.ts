@@ -157,8 +157,8 @@ export interface RunOptions {
    */
   readonly ranking?: Ranking | undefined;
   /**
-   * Cuts in which a score from gradients, such as `taylor`, reaches the target, all of the same share; default 1. Before
-   * each cut the units of the model cut so far are scored. It is not trained between the cuts.
+   * Cuts in which a score at the current masks, such as `taylor` or `block-influence`, reaches the target, all of the same
+   * share; default 1. Before each cut the units of the model cut so far are scored. It is not trained between the cuts.
    */
   readonly rounds?: number | undefined;
   /**

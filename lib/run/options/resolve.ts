@@ -10,7 +10,15 @@ import type { DecoderSpec } from "../../spec/decoder.ts";
 import { checkKept } from "../../masks/harden.ts";
 import type { Layout } from "../../units/layout.ts";
 import { leastLimit, shownLimit } from "../../masks/saliency.ts";
-import { checkKinds, cutsExperts, cutsNothing, keepsLayers, recordOf, type UnitKind } from "../../units/kinds/all.ts";
+import {
+  checkKinds,
+  cutsExperts,
+  cutsNothing,
+  keepsLayers,
+  placeOfKind,
+  recordOf,
+  type UnitKind,
+} from "../../units/kinds/all.ts";
 import { checkTakenRules } from "../../units/kinds/checks.ts";
 import { cannotCut } from "../../units/kinds/kind.ts";
 import type { WeightSource } from "../../spec/source.ts";
@@ -112,6 +120,7 @@ export function resolveOptions(
   };
   checkPromptText(resolved.prompt, { fix: '"none" for none; leave it out for the collaborative prompt' });
   checkLora(resolved.lora);
+  checkMethodUnits(resolved);
   checkKept(options.keptMasks, resolved.units);
   checkTakenRules(resolved.units, options.rules ?? {});
   checkRanking(options.ranking, resolved);
@@ -247,7 +256,8 @@ export function resolveMemory(
 ): ResolvedMemory {
   const preset = options.preset === undefined ? {} : presetOptions(options.preset, 0);
   const { method, focus } = OPTION_TABLE, { method: chosen = method.default } = options;
-  const given = options.units ?? preset.units, units = given && [...checkKinds(given)];
+  const of = methodOf(chosen), usualUnits = of.kind === "one-shot" ? of.units?.slice(0, 1) : undefined;
+  const given = options.units ?? preset.units ?? usualUnits, units = given && [...checkKinds(given)];
   const usual = { layout: OPTION_TABLE.layout.default, units: units ?? OPTION_TABLE.units.default };
   const shape = "layers" in spec ? fittingShape(spec, { layout: options.layout, units }, files) : usual;
   return {
@@ -331,6 +341,19 @@ function checkMethod(choice: MethodChoice): void {
     value: name,
     fix: `give ${option("units", "experts")} with ${option("steps", 0)}, or another method`,
     option: "method",
+  });
+}
+
+/** Refuses units that a method does not score. Throws `CompressoError("usage")`. */
+function checkMethodUnits({ method, units }: Pick<ResolvedOptions, "method" | "units">): void {
+  const how = methodOf(method), scored = how.kind === "one-shot" ? how.units : undefined;
+  const other = scored && units.find((kind) => placeOfKind(kind) !== null && !scored.includes(kind));
+  if (!scored || other === undefined) return;
+  refuse("usage", `cannot choose ${recordOf(other).many} by ${how.name}`, {
+    rule: `the method scores the units ${scored.join(", ")}`,
+    value: units.join(","),
+    fix: `give ${option("units", scored.join(","))}, or another method`,
+    option: "units",
   });
 }
 

@@ -30,6 +30,8 @@ export type Rows = readonly Float64Array[];
 export interface Forward {
   /** Masked inputs of o_proj [heads·headDim] and down_proj [ffn] of each layer. */
   readonly inputs: readonly { readonly o: Rows; readonly down: Rows }[];
+  /** The residual stream before each layer, after its attention, and after its FFN [hidden]. */
+  readonly states: readonly (readonly [before: Rows, between: Rows, after: Rows])[];
   readonly logits: Rows;
 }
 
@@ -157,7 +159,9 @@ export async function decoderOf(source: WeightSource): Promise<Decoder> {
     const entered = spec.embeddingWidth === undefined ? looked : product(looked, PROJECT_IN);
     let x: Rows = entered.map((own, row) => own.map((value, i) => (value + position(row, i)) * (z[i] ?? NaN)));
     let heads = 0, columns = 0;
+    const states: [Rows, Rows, Rows][] = [];
     const inputs = spec.layers.map((layer, index) => {
+      const before = x;
       const block = (projection: Projection): string =>
         `model.layers.${index}.${
           ["gate", "up", "down"].includes(projection) ? "mlp" : "self_attn"
@@ -173,13 +177,14 @@ export async function decoderOf(source: WeightSource): Promise<Decoder> {
       const [q, k] = [turned("q"), turned("k")];
       const o = attention(q, k, product(h, block("v")), layer)
         .map((row) => row.map((value, i) => value * (masks.head?.[heads + Math.floor(i / headDim)] ?? 1)));
-      x = added(x, product(o, block("o")), index, "attention");
+      const between = x = added(x, product(o, block("o")), index, "attention");
       const g = beside ?? input("ffn"), up = product(g, block("up"));
       const opened = (spec.ungated ? up : product(g, block("gate"))).map((row) => row.map(activated));
       const down = opened.map((row, t) =>
         row.map((open, i) => open * (spec.ungated ? 1 : up[t]?.[i] ?? NaN) * (masks.ffn?.[columns + i] ?? 1))
       );
       x = added(x, product(down, block("down")), index, "ffn");
+      states.push([before, between, x]);
       heads += layer.heads;
       columns += layer.ffn;
       return { o, down };
@@ -188,7 +193,11 @@ export async function decoderOf(source: WeightSource): Promise<Decoder> {
     const read = spec.embeddingWidth === undefined ? last : product(last, PROJECT_OUT);
     const bias = weights.get(HEAD_BIAS), raw = product(read, spec.tied ? EMBEDDING : HEAD);
     const logits = bias ? raw.map((row) => row.map((value, token) => value + (bias[token] ?? NaN))) : raw;
-    return { inputs, logits: logits.map((row) => row.map((value) => bent(value / divisor, spec.softCaps?.logits))) };
+    return {
+      inputs,
+      states,
+      logits: logits.map((row) => row.map((value) => bent(value / divisor, spec.softCaps?.logits))),
+    };
   };
 }
 

@@ -35,7 +35,7 @@ export const METHOD_OPTIONS = {
     also: isEmpty,
     everyday: true,
     default: ["kv", "ffn"],
-    defaultText: "kv,ffn, or the one of them that the model and the layout can lose",
+    defaultText: "kv,ffn, or the one of them that the model and the layout can lose; layers for block-influence",
     paper: ["heads", "ffn", "hidden"],
     scope: PLANNED,
     help: `what is cut: ${Object.values(KINDS).map(({ name, help }) => help ? `${name} (${help})` : name).join(", ")}`,

@@ -146,7 +146,7 @@ export function stateChangeKernel(lanes: 8 | 64): KernelSource {
 /** Gathers or scatters rows by index: bindings order, x, y, params. */
 export const copyRows = kernel("copy_rows", copyRowsText, "read read storage uniform");
 /** Chooses the experts of each token: bindings logits, open, choice, weights, params. */
-export const routerChoice = kernel("router_choice", routerChoiceText, "read read storage storage uniform");
+export const routerChoice = kernel("router_choice", routerChoiceText, "read read read storage storage uniform");
 /** Sorts pairs by expert: bindings choice, counts, starts, slots, slot_of, tiles, params. */
 export const expertOrder = kernel(
   "expert_order",

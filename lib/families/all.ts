@@ -4,6 +4,7 @@ import { ARCEE } from "./arcee.ts";
 import { COHERE, COHERE2 } from "./cohere.ts";
 import { COMPRESSO } from "./compresso.ts";
 import { ERNIE } from "./ernie.ts";
+import { ERNIE_MOE } from "./ernie_moe.ts";
 import { EXAONE4 } from "./exaone4.ts";
 import type { Family } from "./family.ts";
 import { fits } from "./fit.ts";
@@ -11,6 +12,7 @@ import { GEMMA, GEMMA2, GEMMA3 } from "./gemma.ts";
 import type { GgufArch } from "./gguf_arch.ts";
 import { GLM } from "./glm.ts";
 import { GLM4 } from "./glm4.ts";
+import { GLM4_MOE } from "./glm4_moe.ts";
 import { GPT2 } from "./gpt2.ts";
 import { GPT_NEOX } from "./gpt_neox.ts";
 import { GRANITE } from "./granite.ts";
@@ -73,6 +75,8 @@ export const FAMILIES: readonly Family[] = [
   OLMOE,
   MIXTRAL,
   GRANITE_MOE,
+  GLM4_MOE,
+  ERNIE_MOE,
 ];
 
 /** All of them, our own last, which holds every model. */

@@ -70,6 +70,23 @@ export const alikeByKind: Limit = (spec) => {
   return null;
 };
 
+/** Layers with experts follow one another, after the dense ones. */
+export const denseFirst: Limit = ({ layers }) => {
+  const first = layers.findIndex(({ experts }) => experts);
+  const other = layers.findIndex(({ experts }, index) => index > first && !experts);
+  return first < 0 || other < 0
+    ? null
+    : { rule: "needs dense layers before those with experts alone", value: `layer ${other} is dense` };
+};
+
+/** The shared expert is as wide as a number of experts. */
+export const sharedAsExperts: Limit = (spec) => {
+  const { experts, ffn = 0 } = firstWith(spec) ?? {};
+  return !experts || ffn % experts.ffn === 0
+    ? null
+    : { rule: `needs a multiple of ${experts.ffn} columns in the shared expert`, value: String(ffn) };
+};
+
 /** Every layer has experts. */
 export const everywhere: Limit = ({ layers }) =>
   layers.every(({ experts }) => experts)
@@ -91,6 +108,29 @@ export function sparseKeys(spec: DecoderSpec): Json {
     mlp_only_layers: [...spec.layers.entries()].flatMap(([index, layer]) => layer.experts ? [] : [index]),
     ...ffn > 0 ? { shared_expert_intermediate_size: ffn } : {},
     use_sliding_window: false,
+  };
+}
+
+/** Numbers of a model whose dense layers come first, and whose shared expert is as wide as some experts. */
+export function leadingCounts(spec: DecoderSpec): {
+  readonly dense: number;
+  readonly count: number;
+  readonly topK: number;
+  readonly ffn: number;
+  /** Columns of the dense layers; those of an expert where there are none. */
+  readonly denseFfn: number;
+  readonly shared: number;
+} {
+  const { experts = { count: 0, ffn: 1 }, ffn = 0 } = firstWith(spec) ?? {}, { layers, router } = spec;
+  const first = layers.findIndex((layer) => layer.experts), dense = first < 0 ? layers.length : first;
+  const denseFfn = layers.find((layer) => !layer.experts)?.ffn ?? experts.ffn;
+  return {
+    dense,
+    count: experts.count,
+    topK: router?.topK ?? 0,
+    ffn: experts.ffn,
+    denseFfn,
+    shared: ffn / experts.ffn,
   };
 }
 

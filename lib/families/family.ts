@@ -134,6 +134,8 @@ export interface ExpertModules {
   readonly each?: Readonly<Record<ExpertMatrix, string>>;
   /** The matrices of all experts as one tensor: [experts, 2 · ffn, hidden], gate before up, and [experts, hidden, ffn]. */
   readonly all?: { readonly gateUp: string; readonly down: string };
+  /** The bias of the choice, with its last part; a folder may hold it as one row, [1, experts]. */
+  readonly choiceBias?: { readonly name: string; readonly isRow?: true };
   /** The block of the shared expert, where the layer has one. */
   readonly shared?: string;
 }
@@ -143,6 +145,8 @@ export interface TensorRules {
   /** The matrices of a `fused` model are one here too. */
   readonly keepsFused?: true;
   readonly renames?: Renames;
+  /** Whether a tensor of a folder belongs to parts that predict further tokens, which are not read. */
+  readonly isIdle?: (name: string, spec: DecoderSpec) => boolean;
   /** Of a family with experts. */
   readonly experts?: ExpertModules;
   /** What all names but the head's begin with: files of the model without its head lack it. */

@@ -86,6 +86,21 @@ const FEATURES = {
     words: { none: "a dense FFN", plain: "experts with their probabilities as weights" },
     label: "experts with weights",
   },
+  routerScores: {
+    usual: "softmax",
+    of: ({ router }) => router?.scores ?? "softmax",
+    words: { softmax: "a router with the softmax as scores", sigmoid: "a router with sigmoids as scores" },
+  },
+  choiceBias: {
+    usual: "none",
+    of: ({ router }) => given(router?.choiceBias),
+    words: part("bias of the choice of experts"),
+  },
+  routerScale: {
+    usual: "none",
+    of: ({ router }) => given(router?.scale),
+    words: part("factor of the experts' weights"),
+  },
   gate: {
     usual: "set",
     of: (spec) => spec.ungated ? "none" : "set",

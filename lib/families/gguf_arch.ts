@@ -62,9 +62,21 @@ export interface GgufArch extends Fit {
   readonly experts?: {
     readonly columns: string;
     readonly shared?: string;
+    /** A file without the key of the shared expert's columns has no shared expert. */
+    readonly isSharedOptional?: true;
+    /** Key of the number of experts as wide as the shared one, in place of `shared`. */
+    readonly sharedCount?: string;
+    /** Key of the number of dense layers before those with experts; 0 without the key. */
+    readonly dense?: string;
+    /** Key that has to be 1: every so many layers have experts. */
+    readonly step?: string;
+    /** Keys say the scores, which are sigmoids without a key, and what becomes of the weights. */
+    readonly saysRouter?: true;
     readonly renormalised?: true;
     readonly sharedGate?: true;
   };
+  /** Layers at the end of a file may predict further tokens; they are not read. */
+  readonly laterLayers?: true;
   /** Names of tensors, without layer and suffix, that other architectures call otherwise, by their usual names. */
   readonly tensorNames?: Readonly<Record<string, string>>;
   /** Matrices that a file holds as one. */

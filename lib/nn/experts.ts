@@ -5,7 +5,7 @@ import { existing } from "../core/guards.ts";
 import type { Device } from "../gpu/device.ts";
 import type { DeviceBuffer } from "../gpu/types.ts";
 import { compileKernel, sourceOf } from "../gpu/kernel.ts";
-import { type Plan, u32 } from "../gpu/plan.ts";
+import { f32, type Plan, u32 } from "../gpu/plan.ts";
 import type { DecoderSpec, ExpertCounts, Router } from "../spec/decoder.ts";
 import { recordGated } from "./ops.ts";
 import { paddedRows, strideOf } from "./padding.ts";
@@ -105,7 +105,7 @@ export interface ExpertActivations {
   /** Logits of the router [paddedRows, strideOf(experts)], and of the shared expert's gate [paddedRows, 64]. */
   readonly logits: DeviceBuffer;
   readonly shared: DeviceBuffer;
-  /** Experts of each token, largest weight first [rows, topK] u32, and their weights. */
+  /** Experts of each token in the order of the choice [rows, topK] u32, and their weights. */
   readonly choice: DeviceBuffer;
   readonly weights: DeviceBuffer;
   /** See `expert_order.wgsl`. */
@@ -121,6 +121,8 @@ export interface ExpertActivations {
   readonly out: DeviceBuffer;
   /** Mask of the columns: ones. */
   readonly ones: DeviceBuffer;
+  /** What stands for the bias of a choice that has none: zeros [experts]. */
+  readonly noBias: DeviceBuffer;
   /** 1 for each expert that tokens may choose [experts of all layers] u32; all at first. */
   readonly open: DeviceBuffer;
 }
@@ -152,6 +154,7 @@ export function createExpertActivations(
     a: floats("activation", slots * wide),
     out: floats("output", slots * strideOf(spec.hidden)),
     ones: own(device.uploadBuffer("experts: ones", new Float32Array(wide).fill(1))),
+    noBias: floats("no bias", most),
     open: own(device.uploadBuffer("experts: open", openExperts(spec, null))),
   };
 }
@@ -180,20 +183,24 @@ export interface ExpertRecord {
 /** choice and weights (=) from logits [rows, strideOf(experts)]; see `router_choice.wgsl`. */
 export function recordChoice(
   plan: Plan,
-  io: Pick<ExpertActivations, "logits" | "open" | "choice" | "weights">,
-  { rows, count, first, router: { topK, renormalised } }: {
+  io: Pick<ExpertActivations, "logits" | "open" | "noBias" | "choice" | "weights">,
+  { rows, count, first, bias, router: { topK, renormalised, scores, scale = 1 } }: {
     readonly rows: number;
     /** Number of experts before the layer. */
     readonly first: number;
     readonly count: number;
-    readonly router: Pick<Router, "topK" | "renormalised">;
+    /** Bias of the choice [count]; null for none. */
+    readonly bias: DeviceBuffer | null;
+    readonly router: Router;
   },
 ): void {
-  const params = [rows, strideOf(count), count, topK, renormalised ? 1 : 0, first].map(u32);
-  plan.dispatch(compileKernel(plan.device, routerChoice), [io.logits, io.open, io.choice, io.weights, { params }], {
-    groups: [Math.ceil(rows / 64)],
-    cost: (topK + 4) * rows * count,
-  });
+  const flags = [renormalised ? 1 : 0, first, scores === "sigmoid" ? 1 : 0, bias ? 1 : 0];
+  const params = [...[rows, strideOf(count), count, topK, ...flags].map(u32), f32(scale)];
+  plan.dispatch(
+    compileKernel(plan.device, routerChoice),
+    [io.logits, io.open, bias ?? io.noBias, io.choice, io.weights, { params }],
+    { groups: [Math.ceil(rows / 64)], cost: (topK + 4) * rows * count },
+  );
 }
 
 /** slots, slotOf, tiles and counts (=) from choice; see `expert_order.wgsl`. */
@@ -285,7 +292,7 @@ export function recordExperts(
   multiply(weights.router, own.logits);
   if (weights.sharedGate) multiply(weights.sharedGate, own.shared);
   plan.section("experts");
-  recordChoice(plan, own, { rows, count, first: expertsBefore(spec, index), router });
+  recordChoice(plan, own, { rows, count, first: expertsBefore(spec, index), bias: weights.choiceBias, router });
   recordOrder(plan, record);
   for (const [matrix, to] of [[weights.gate, own.gate], [weights.up, own.up]] as const) {
     recordExpertProduct(plan, record, { matrix, x: h, y: to, columns: ffn, perRow: topK });

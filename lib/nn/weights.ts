@@ -1,6 +1,7 @@
 // The frozen weights of a decoder in GPU memory.
 import {
   biasName,
+  choiceBiasName,
   type DecoderSpec,
   EMBEDDING,
   embeddingWidth,
@@ -82,6 +83,8 @@ export interface LayerWeights {
 export interface ExpertWeights {
   /** [experts, hidden] in f32. */
   readonly router: Matrix;
+  /** What is added to the scores for the choice [experts] f32; null without it. */
+  readonly choiceBias: DeviceBuffer | null;
   /** Matrices of all experts one after another: gate and up [experts · ffn, hidden], down [experts · hidden, ffn]. */
   readonly gate: Matrix;
   readonly up: Matrix;
@@ -208,6 +211,7 @@ export async function loadWeights(device: Device, source: WeightSource, options:
     };
     return {
       router: await exact(routerName(index), counts.count),
+      choiceBias: spec.router?.choiceBias ? await vector(choiceBiasName(index), counts.count) : null,
       gate: await stack("gate"),
       up: await stack("up"),
       down: await stack("down"),

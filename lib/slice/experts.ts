@@ -1,6 +1,6 @@
 // A model with fewer experts: whole experts and their rows of the router go, all other weights stay as the file has them.
 import { checkKeptExperts, type KeptExperts } from "../nn/experts.ts";
-import { expertsName, type LayerSpec, routerName } from "../spec/decoder.ts";
+import { choiceBiasName, expertsName, type LayerSpec, routerName } from "../spec/decoder.ts";
 import type { WeightSource } from "../spec/source.ts";
 import { remapSource } from "./remap.ts";
 
@@ -31,6 +31,7 @@ export function keepExperts(source: WeightSource, kept: KeptExperts): WeightSour
     const own = kept[index] ?? null, { experts } = layer;
     if (!own || !experts) return layer;
     cut.set(routerName(index), { own, per: 1 });
+    cut.set(choiceBiasName(index), { own, per: 1 });
     cut.set(expertsName(index, "gate"), { own, per: experts.ffn });
     cut.set(expertsName(index, "up"), { own, per: experts.ffn });
     cut.set(expertsName(index, "down"), { own, per: spec.hidden });

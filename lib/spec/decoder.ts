@@ -59,12 +59,18 @@ export interface ExpertCounts {
   readonly ffn: number;
 }
 
-/** How routers choose experts, in all layers with experts: by the largest of softmax(W·x). */
+/** How routers choose experts, in all layers with experts: by the largest scores of W·x, whose softmax is the score. */
 export interface Router {
   /** Experts of each token. */
   readonly topK: number;
-  /** The weights of the chosen experts are divided by their sum. Absent: they are the probabilities of all experts. */
+  /** The score of an expert is the sigmoid of its logit. Absent: the softmax over all experts. */
+  readonly scores?: "sigmoid";
+  /** A vector [experts] is added to the scores for the choice alone (DeepSeek-V3). Absent: there is none. */
+  readonly choiceBias?: true;
+  /** The weights of the chosen experts are divided by their sum. Absent: they are the scores. */
   readonly renormalised?: true;
+  /** Factor of the weights. Absent: 1. */
+  readonly scale?: number;
   /** The output of the shared expert is multiplied by the sigmoid of a product with its input. Absent: it is not. */
   readonly sharedGate?: true;
 }
@@ -258,6 +264,11 @@ export function expertsName(layer: number, matrix: ExpertMatrix): string {
 /** Canonical name of the gate of a shared expert, shape [1, hidden]; only with `sharedGate`. */
 export function sharedGateName(layer: number): string {
   return `model.layers.${layer}.mlp.shared_expert_gate.weight`;
+}
+
+/** Canonical name of what is added to the scores of a router for the choice, shape [experts]; only with `choiceBias`. */
+export function choiceBiasName(layer: number): string {
+  return `model.layers.${layer}.mlp.gate.e_score_correction_bias`;
 }
 
 /** Whether a canonical name is that of a router or of the gate of a shared expert; both keep f32. */
@@ -466,6 +477,7 @@ export function tensorShapes(spec: DecoderSpec): Map<string, number[]> {
     if (!experts) return;
     if (hasSharedGate(spec, layer)) shapes.set(sharedGateName(index), [1, hidden]);
     shapes.set(routerName(index), [experts.count, hidden]);
+    if (spec.router?.choiceBias) shapes.set(choiceBiasName(index), [experts.count]);
     for (const matrix of EXPERT_MATRICES) shapes.set(expertsName(index, matrix), expertsShape(spec, experts, matrix));
   });
   if (hasFinalNorm(spec)) norm(FINAL_NORM);

@@ -46,6 +46,19 @@ MODELS = {
         "hidden_size": 36, "num_key_value_heads": 1, "num_hidden_layers": 2, "intermediate_size": 19, "num_local_experts": 9,
         "num_experts_per_tok": 4, "tie_word_embeddings": True, "embedding_multiplier": 3.0, "attention_multiplier": 0.2,
         "residual_multiplier": 0.4, "logits_scaling": 2.0},
+    # Sigmoids, a bias of the choice, a shared expert, a dense first layer, a factor of the weights; half a head rotates.
+    "glm4_moe": {
+        "hidden_size": 38, "num_key_value_heads": 1, "head_dim": 12, "num_hidden_layers": 3, "intermediate_size": 29,
+        "n_routed_experts": 7, "num_experts_per_tok": 3, "moe_intermediate_size": 9, "n_shared_experts": 2,
+        "first_k_dense_replace": 1, "routed_scaling_factor": 1.7, "norm_topk_prob": True, "n_group": 1, "topk_group": 1,
+        "attention_bias": True, "use_qk_norm": True, "tie_word_embeddings": False, "num_nextn_predict_layers": 0,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.5}},
+    # A bias of the choice; RoPE turns neighbours.
+    "ernie4_5_moe": {
+        "hidden_size": 38, "num_key_value_heads": 1, "head_dim": 10, "num_hidden_layers": 2, "intermediate_size": 23,
+        "moe_num_experts": 5, "moe_k": 2, "moe_intermediate_size": 11, "moe_num_shared_experts": 1,
+        "moe_layer_start_index": 1, "moe_layer_end_index": -1, "moe_layer_interval": 1, "use_bias": False,
+        "tie_word_embeddings": True},
 }
 
 
@@ -56,6 +69,10 @@ def make(name, own, folder, seed):
         for key, weight in model.named_parameters():
             scale = 2.0 if "router" in key or key.endswith("mlp.gate.weight") or key.endswith("moe.gate.weight") else 0.3
             weight.copy_(torch.randn(weight.shape) * scale + (1 if "norm" in key else 0))
+        for key, buffer in [*model.named_parameters(), *model.named_buffers()]:
+            # As large as what separates the scores, so that it changes choices.
+            if key.endswith("e_score_correction_bias"):
+                buffer.copy_(torch.randn(buffer.shape) * 0.3)
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(f"{folder}/model")
     loaded = AutoModelForCausalLM.from_pretrained(f"{folder}/model", dtype=torch.float64, experts_implementation="eager").eval()

@@ -2,12 +2,22 @@
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
 import { GGUF_ARCHS } from "../../lib/families/all.ts";
-import { misfits } from "../../lib/families/fit.ts";
+import { fits, misfits } from "../../lib/families/fit.ts";
 import { parseHfConfig } from "../../lib/formats/hf/config.ts";
-import { tensorShapes } from "../../lib/spec/decoder.ts";
+import { choiceBiasName, expertsName, tensorShapes } from "../../lib/spec/decoder.ts";
 import type { WeightSource } from "../../lib/spec/source.ts";
 import { unitTable } from "../../lib/units/table.ts";
-import { exportGguf, exportHf, openGguf, openHfFolder, openSafetensors, writeSafetensors } from "../disk.ts";
+import type { GgufTyped, GgufValue } from "../../lib/formats/gguf/types.ts";
+import {
+  exportGguf,
+  exportHf,
+  openGguf,
+  openGgufFile,
+  openHfFolder,
+  openSafetensors,
+  writeGguf,
+  writeSafetensors,
+} from "../disk.ts";
 import { refuses, rejects } from "../refuses.ts";
 import { inTemporaryFolder } from "./files.ts";
 import { assertSameWeights } from "./models.ts";
@@ -19,6 +29,8 @@ const ARCHS = {
   mixtral: "llama",
   qwen2_moe: "qwen2moe",
   granitemoe: "granitemoe",
+  glm4_moe: "glm4moe",
+  ernie4_5_moe: "ernie4_5-moe",
 } as const;
 const NAMES = Object.keys(ARCHS);
 const OPTIONS = { dtype: "f32", name: "x", tokenizerMetadata: new Map() } as const;
@@ -37,9 +49,10 @@ for (const name of NAMES) {
   });
 }
 
-/** A model whose layers all have experts: without the dense layer in the middle of the qwen3_moe. */
+/** A model that a GGUF can hold: without the dense layer in the middle of the qwen3_moe. */
 async function sparse(name: string): Promise<WeightSource> {
-  const { spec, read, storedDtype } = await openHfFolder(`${ROOT}${name}/model`);
+  const source = await openHfFolder(`${ROOT}${name}/model`), { spec, read, storedDtype } = source;
+  if (name !== "qwen3_moe") return source;
   const kept = [...spec.layers.keys()].filter((layer) => spec.layers[layer]?.experts);
   const own = (name: string): string =>
     name.replace(/(?<=layers\.)\d+/, (layer) => String(kept[Number(layer)] ?? layer));
@@ -57,10 +70,12 @@ for (const [name, arch] of Object.entries(ARCHS)) {
       const written = await exportGguf(source, `${folder}/x.gguf`, OPTIONS);
       assert.equal(written.arch.arch, arch);
       const read = await openGguf(`${folder}/x.gguf`);
-      assert.deepEqual(read.spec, source.spec);
+      // A file does not say how a folder holds the rows of q and k.
+      const { neighbours: _, ...spec } = source.spec;
+      assert.deepEqual(read.spec, spec);
       await assertSameWeights(read, source);
       await assertRows(read, source);
-      assert.equal(read.tensors.get("blk.0.ffn_gate_inp.weight")?.type, "f32");
+      assert.equal(read.tensors.get("blk.1.ffn_gate_inp.weight")?.type, "f32");
     });
   });
 }
@@ -81,7 +96,8 @@ Deno.test("experts that no class of transformers has are not written as a folder
 /** Rows that begin and end within experts. */
 async function assertRows(read: WeightSource, source: WeightSource): Promise<void> {
   for (const one of ["gate", "down"] as const) {
-    const name = `model.layers.0.mlp.experts.${one}_proj.weight`,
+    const layer = source.spec.layers.findIndex(({ experts }) => experts),
+      name = expertsName(layer, one),
       [total = 0, width = 0] = tensorShapes(source.spec).get(name) ?? [];
     const rows = { start: 5, count: total - 12 };
     assert.deepEqual(await read.read(name, rows), (await source.read(name)).subarray(5 * width, (total - 7) * width));
@@ -179,5 +195,66 @@ Deno.test("models with experts are not pruned or trained", async () => {
   const { spec } = await openHfFolder(`${ROOT}olmoe/model`);
   for (const kinds of [["ffn"], ["kv", "hidden"], ["layers"], ["vocab"]] as const) {
     refuses(() => unitTable(spec, kinds), "usage", { value: 3 });
+  }
+});
+
+Deno.test("layers that predict further tokens are not read, of a folder or a GGUF", async () => {
+  const source = await openHfFolder(`${ROOT}glm4_moe/model`), last = "model.layers.3.eh_proj.weight";
+  await changed("glm4_moe", (tensors) => {
+    tensors.set(last, { shape: [2, 3], data: new Float32Array(6) });
+  }, async (folder) => assert.deepEqual((await openHfFolder(folder)).spec, source.spec));
+  await changed("glm4_moe", (tensors) => {
+    tensors.set(last.replace("3", "2"), { shape: [2, 3], data: new Float32Array(6) });
+  }, async (folder) => await rejects(openHfFolder(folder), "input", { value: last.replace("3", "2") }));
+  await changed("ernie4_5_moe", (tensors) => {
+    tensors.set("model.mtp_linear_proj.0.weight", { shape: [2, 3], data: new Float32Array(6) });
+  }, async (folder) => assert.equal((await openHfFolder(folder)).spec.layers.length, 2));
+  // A file of three layers whose last one is said to predict.
+  await inTemporaryFolder(async (folder) => {
+    const path = `${folder}/x.gguf`;
+    await exportGguf(source, path, OPTIONS);
+    const file = await openGgufFile(path), { tensors } = file, metadata = new Map<string, GgufValue | GgufTyped>();
+    for (const [key, value] of file.metadata) {
+      metadata.set(key, typeof value === "number" && !Number.isInteger(value) ? { type: "f32", value } : value);
+    }
+    await writeGguf(`${folder}/y.gguf`, {
+      metadata: metadata.set("glm4moe.nextn_predict_layers", 1),
+      tensors: [...tensors.values()].map(({ name, shape }) => {
+        return { name, type: "f32", shape, data: () => file.readTensor(name) };
+      }),
+    });
+    const read = await openGguf(`${folder}/y.gguf`);
+    assert.deepEqual(read.spec.layers, source.spec.layers.slice(0, 2));
+    assert.equal(read.spec.qkNorm, "head");
+  });
+});
+
+Deno.test("a bias of the choice stays f32 in a folder of bf16", async () => {
+  for (const [name, bias] of [["glm4_moe", "gate"], ["ernie4_5_moe", "moe_statics"]] as const) {
+    const source = await openHfFolder(`${ROOT}${name}/model`), own = choiceBiasName(1);
+    await inTemporaryFolder(async (folder) => {
+      await exportHf(source, `${folder}/out`, { dtype: "bf16", tokenizer: null });
+      const file = await openSafetensors(`${folder}/out/model.safetensors`), read = await openHfFolder(`${folder}/out`);
+      assert.equal(file.tensors.get(`model.layers.1.mlp.${bias}.e_score_correction_bias`)?.dtype, "F32");
+      assert.equal(file.tensors.get("model.layers.1.mlp.gate.weight")?.dtype, "BF16");
+      assert.deepEqual(await read.read(own), await source.read(own));
+    });
+  }
+});
+
+Deno.test("groups of experts, biases and steps that no class here computes are refused", async () => {
+  const config = async (name: string): Promise<Record<string, unknown>> =>
+    JSON.parse(await Deno.readTextFile(`${ROOT}${name}/model/config.json`));
+  const glm = await config("glm4_moe"), ernie = await config("ernie4_5_moe"), files = { path: "config.json" };
+  refuses(() => parseHfConfig({ ...glm, n_group: 2 }, files), "input", { value: 2, names: "n_group" });
+  refuses(() => parseHfConfig({ ...ernie, use_bias: true }, files), "input", { value: "true", names: "use_bias" });
+  refuses(() => parseHfConfig({ ...ernie, moe_layer_interval: 2 }, files), "input", { names: "moe_layer_interval" });
+});
+
+Deno.test("dense layers after those with experts have no GGUF of GLM or ERNIE", async () => {
+  for (const name of ["glm4_moe", "ernie4_5_moe"]) {
+    const { spec } = await openHfFolder(`${ROOT}${name}/model`), layers = spec.layers.toReversed();
+    assert.deepEqual(GGUF_ARCHS.filter((arch) => fits({ ...spec, layers }, arch)).map(({ arch }) => arch), []);
+    assert.equal(GGUF_ARCHS.filter((arch) => fits(spec, arch)).length, 1);
   }
 });

@@ -32,7 +32,7 @@ Deno.test("ggufNames() gives every canonical tensor its own name", () => {
       tensorShapes({
         ...withBiases(SPEC, PROJECTIONS),
         layers: SPEC.layers.map((layer) => ({ ...layer, experts: { count: 2, ffn: 3 } })),
-        router: { topK: 1, sharedGate: true },
+        router: { topK: 1, sharedGate: true, choiceBias: true },
         qkNorm: "head",
         normPlaces: "both",
         norm: "layer",

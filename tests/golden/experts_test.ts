@@ -6,7 +6,7 @@ import { assertClose, distance } from "./helpers/golden.ts";
 import { sharedDevice } from "../device.ts";
 
 const ROOT = fileURLToPath(new URL("../../fixtures/golden_experts/", import.meta.url));
-const NAMES = ["qwen3_moe", "olmoe", "mixtral", "qwen2_moe", "granitemoe"];
+const NAMES = ["qwen3_moe", "olmoe", "mixtral", "qwen2_moe", "granitemoe", "glm4_moe", "ernie4_5_moe"];
 // torch in f32 is within 2e-6 of its float64; the rest is room for other orders of summation.
 const TOLERANCE = 1e-4;
 

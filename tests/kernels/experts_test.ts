@@ -18,7 +18,11 @@ interface Case {
   readonly topK: number;
   readonly hidden: number;
   readonly ffn: number;
-  readonly renormalised?: boolean;
+  readonly renormalised?: true;
+  readonly scores?: "sigmoid";
+  readonly scale?: number;
+  /** What is added to the scores for the choice. */
+  readonly bias?: (expert: number) => number;
   readonly shared?: "added" | "gated";
   readonly dtype?: MatrixDtype;
   readonly placement?: "buffer" | "texture";
@@ -77,19 +81,55 @@ const CASES: Readonly<Record<string, Case>> = {
     open: [1, 3],
     logit: (row, expert) => expert === 0 ? 90 : Math.cos(row + expert) - 40,
   },
+  "by sigmoids": { rows: 23, experts: 5, topK: 2, hidden: 40, ffn: 12, scores: "sigmoid" },
+  "by sigmoids with a bias and a factor": {
+    rows: 65,
+    experts: 7,
+    topK: 3,
+    hidden: 24,
+    ffn: 5,
+    scores: "sigmoid",
+    scale: 1.75,
+    renormalised: true,
+    bias: (expert) => 0.6 * Math.sin(expert * 7),
+  },
+  "of equal sums of score and bias": {
+    rows: 3,
+    experts: 6,
+    topK: 4,
+    hidden: 8,
+    ffn: 3,
+    scores: "sigmoid",
+    bias: (expert) => expert % 2 / 4,
+    logit: () => 0,
+  },
+  "by probabilities with a bias, two closed": {
+    rows: 33,
+    experts: 6,
+    topK: 2,
+    hidden: 24,
+    ffn: 5,
+    renormalised: true,
+    bias: (expert) => 0.4 * Math.cos(expert * 5),
+    open: [0, 2, 3, 5],
+  },
   "that shards divide": { rows: 30, experts: 5, topK: 2, hidden: 48, ffn: 50, shard: 64 },
 };
 
 const silu = (x: number): number => x / (1 + Math.exp(-x));
 
-/** The experts of a token by falling logits, then rising numbers, and their weights. */
-function chosen(given: Float64Array, { topK, renormalised, open }: Case): { expert: number; weight: number }[] {
+/** The experts of a token by falling scores with their bias, then rising numbers, and their weights. */
+function chosen(given: Float64Array, own: Case): { expert: number; weight: number }[] {
+  const { topK, renormalised, open, scores, scale = 1, bias = () => 0 } = own;
   const logits = given.map((value, expert) => open && !open.includes(expert) ? -Infinity : value);
   const top = Math.max(...logits), p = logits.map((value) => Math.exp(value - top));
   const total = p.reduce((a, b) => a + b, 0);
-  const order = [...p.keys()].sort((a, b) => (logits[b] ?? 0) - (logits[a] ?? 0) || a - b).slice(0, topK);
-  const kept = order.reduce((sum, expert) => sum + (p[expert] ?? 0), 0);
-  return order.map((expert) => ({ expert, weight: (p[expert] ?? 0) / (renormalised ? kept : total) }));
+  const score = (e: number): number =>
+    scores === "sigmoid" ? 1 / (1 + Math.exp(-(logits[e] ?? NaN))) : (p[e] ?? NaN) / total;
+  const ranks = Array.from(logits, (logit, e) => logit === -Infinity ? logit : own.bias ? score(e) + bias(e) : logit);
+  const order = [...ranks.keys()].sort((a, b) => (ranks[b] ?? 0) - (ranks[a] ?? 0) || a - b).slice(0, topK);
+  const kept = renormalised ? order.reduce((sum, expert) => sum + score(expert), 0) : 1;
+  return order.map((expert) => ({ expert, weight: scale * score(expert) / kept }));
 }
 
 for (const [name, own] of Object.entries(CASES)) {
@@ -129,7 +169,13 @@ for (const [name, own] of Object.entries(CASES)) {
         ...own.open ? [{ heads: 1, kvHeads: 1, ffn: 0, experts: { count: 3, ffn } }] : [],
         { heads: 1, kvHeads: 1, ffn: shared ? 4 : 0, experts: counts },
       ],
-      router: { topK, ...own.renormalised ? { renormalised: true } : {} },
+      router: {
+        topK,
+        ...own.renormalised ? { renormalised: true } : {},
+        ...own.scores ? { scores: own.scores } : {},
+        ...own.scale ? { scale: own.scale } : {},
+        ...own.bias ? { choiceBias: true } : {},
+      },
       normEps: 1e-5,
       rope: { base: 1e4, scaling: { kind: "none" } },
       tied: true,
@@ -142,7 +188,10 @@ for (const [name, own] of Object.entries(CASES)) {
     assert.ok(act);
     if (own.open) device.write(act.open, openExperts(spec, [[0, 1, 2], own.open]));
     using plan = new Plan(device);
-    recordExperts(plan, { router, gate, up, down, sharedGate }, {
+    const choiceBias = own.bias
+      ? owned.use(device.uploadBuffer("bias", Float32Array.from({ length: count }, (_, e) => own.bias?.(e) ?? NaN)))
+      : null;
+    recordExperts(plan, { router, choiceBias, gate, up, down, sharedGate }, {
       act,
       spec,
       index: own.open ? 1 : 0,

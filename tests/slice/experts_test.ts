@@ -31,7 +31,7 @@ Deno.test("a cut of experts keeps the rows of the others, whole and in ranges", 
   }
 });
 
-for (const name of ["qwen3_moe", "mixtral", "granitemoe"]) {
+for (const name of ["qwen3_moe", "mixtral", "granitemoe", "glm4_moe", "ernie4_5_moe"]) {
   Deno.test(`${name} with fewer experts is written as a folder and read back`, async () => {
     const source = await openHfFolder(`${ROOT}${name}/model`);
     const cut = keepExperts(

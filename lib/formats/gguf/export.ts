@@ -14,6 +14,7 @@ import {
 import { neighbourRow, ropeFrequencies } from "../../spec/rope.ts";
 import type { FileSystem, Staged } from "../../files/system.ts";
 import { type GgufArch, slidingPeriod } from "../../families/gguf_arch.ts";
+import { expertKeys } from "./experts.ts";
 import { fusedGgufName, fusedTensors, joined } from "../fused.ts";
 import {
   ATTENTION_KEY,
@@ -281,20 +282,6 @@ function modelMetadata(
     if (typeof id === "number" && !metadata.has(key)) metadata.set(key, id);
   }
   return metadata;
-}
-
-/** Keys of experts, after the prefix `arch.`. */
-function expertKeys({ layers: [first], router }: DecoderSpec, { experts: record }: GgufArch): Record<string, number> {
-  const { experts, ffn = 0 } = first ?? {};
-  if (!experts || !router || !record) return {};
-  return {
-    // llama.cpp requires it also if every FFN is an expert's.
-    feed_forward_length: experts.ffn,
-    expert_count: experts.count,
-    expert_used_count: router.topK,
-    [record.columns]: experts.ffn,
-    ...record.shared === undefined ? {} : { [record.shared]: ffn },
-  };
 }
 
 /** Types of tokens that are in texts and decoded with them. */

@@ -188,9 +188,14 @@ function checkTensors(
     found.set(canonical, { tensor, rotated, part, isFlat: own.length === 1 && shape.length > 1 });
   }
   for (const name of file.tensors.keys()) {
-    if (known.has(name)) continue;
+    if (known.has(name) || (arch.laterLayers && blockOf(name) >= spec.layers.length)) continue;
     const rule = "the metadata imply each tensor of the file";
     throw ggufError(file.path, { rule, value: name });
   }
   return found;
+}
+
+/** Layer of a tensor by its name in the file; NaN if it belongs to no layer. */
+function blockOf(name: string): number {
+  return Number(/^blk\.(\d+)\./.exec(name)?.[1] ?? NaN);
 }

@@ -1,6 +1,7 @@
 // Tensor names and row order of GGUF, and the canonical ones for them.
 import {
   biasName,
+  choiceBiasName,
   type DecoderSpec,
   EMBEDDING,
   EXPERT_MATRICES,
@@ -71,6 +72,7 @@ export function ggufNames(layers: number, own: GgufArch["tensorNames"] = {}): Ma
     }
     for (const of of QK) names.set(headNormName(layer, of), { name: `blk.${layer}.attn_${of}_norm.weight` });
     names.set(routerName(layer), { name: `blk.${layer}.ffn_gate_inp.weight` });
+    names.set(choiceBiasName(layer), { name: `blk.${layer}.exp_probs_b.bias` });
     names.set(sharedGateName(layer), { name: `blk.${layer}.ffn_gate_inp_shexp.weight` });
     for (const projection of EXPERT_MATRICES) {
       const part = { layer, projection };

@@ -6,14 +6,15 @@ import {
   type Projection,
   PROJECTIONS,
   type RopeScaling,
-  type Router,
   withBiases,
   withWindow,
 } from "../../spec/decoder.ts";
 import { GGUF_ARCHS, ggufArchOf, GIVE_FAMILY } from "../../families/all.ts";
 import { type GgufArch, type GgufKeys, ZERO_KEYS } from "../../families/gguf_arch.ts";
 import type { GgufFile } from "./file.ts";
+import { ggufExperts } from "./experts.ts";
 import { epsKey, ggufNames, ROPE_FREQS, ROPE_LONG, ROPE_SHORT, storedFusions } from "./names.ts";
+import { metadataReader } from "./metadata.ts";
 import { fusedGgufName } from "../fused.ts";
 import { withoutUndefined } from "../../core/check_options.ts";
 import { ggufError } from "./types.ts";
@@ -65,12 +66,14 @@ export async function ggufSpec(file: GgufFile): Promise<{ readonly spec: Decoder
   const hidden = keys.size(own("embedding_length"));
   const maxPosition = keys.size(own("context_length"));
   const { window, slides } = windowsOf(file, { arch, maxPosition }), { hasLocalRope, isOptional } = arch.windows ?? {};
-  const experts = expertsOf(file, arch);
-  const layers = layersOf(file, arch.arch).map((layer, index) => ({
+  const experts = ggufExperts(file, arch);
+  const layers = layersOf(file, arch).map((layer, index) => ({
     ...withWindow(layer, slides(index) ? window : undefined),
     ...hasLocalRope && slides(index) ? { rope: "local" as const } : {},
     ...arch.skipsRope?.(index, slides(index)) ? { rope: "none" as const } : {},
-    ...experts ? { ffn: experts.shared, experts: { count: experts.count, ffn: experts.ffn } } : {},
+    ...experts && index >= experts.dense
+      ? { ffn: experts.shared, experts: { count: experts.count, ffn: experts.ffn } }
+      : {},
   }));
   const hasLocal = hasLocalRope && (!isOptional || layers.some(({ rope }) => rope === "local"));
   const base = metadata.has(own("rope.freq_base")) ? keys.decimal(own("rope.freq_base")) : 10000;
@@ -139,37 +142,6 @@ export async function ggufSpec(file: GgufFile): Promise<{ readonly spec: Decoder
   return { spec, arch };
 }
 
-/** What the file says of experts; null for a dense model. */
-function expertsOf(file: GgufFile, { arch, experts, holds: { router = ["none"] } }: GgufArch): {
-  readonly count: number;
-  readonly ffn: number;
-  readonly shared: number;
-  readonly router: Router;
-} | null {
-  const keys = metadataReader(file), own = (key: string): string => `${arch}.${key}`, countKey = own("expert_count");
-  const count = keys.number(countKey, 0);
-  if (count === 0 && router !== true && !router.includes("none")) keys.size(countKey);
-  if (count === 0) return null;
-  if (!experts) {
-    const rule = `a ${arch} is dense`, value = `${countKey} = ${count}`;
-    throw ggufError(file.path, { rule, value, fix: GIVE_FAMILY });
-  }
-  keys.size(countKey);
-  const usedKey = own("expert_used_count"), topK = keys.size(usedKey);
-  keys.check(usedKey, topK, (value) => value <= count, `it is at most the number of experts, ${count}`);
-  const shared = experts.shared === undefined ? 0 : keys.size(own(experts.shared));
-  return {
-    count,
-    ffn: keys.size(own(experts.columns)),
-    shared,
-    router: {
-      topK,
-      ...experts.renormalised ? { renormalised: true } : {},
-      ...experts.sharedGate ? { sharedGate: true } : {},
-    },
-  };
-}
-
 /** The keys of a file that begin with the name of the architecture. */
 function keysOf(file: GgufFile, { arch }: GgufArch): GgufKeys {
   const { path, metadata, tensors } = file, keys = metadataReader(file);
@@ -235,9 +207,14 @@ function windowsOf(
 
 const NONE = -1;
 
-function layersOf(file: GgufFile, arch: string): LayerSpec[] {
+/** Key of the number of layers at the end that predict further tokens, after the prefix `arch.`. */
+const LATER_KEY = "nextn_predict_layers";
+
+function layersOf(file: GgufFile, { arch, laterLayers }: GgufArch): LayerSpec[] {
   const keys = metadataReader(file);
-  const length = keys.size(`${arch}.block_count`);
+  const length = keys.size(`${arch}.block_count`), laterKey = `${arch}.${LATER_KEY}`;
+  const later = laterLayers ? keys.number(laterKey, 0) : 0;
+  keys.check(laterKey, later, (value) => Number.isInteger(value) && value >= 0 && value < length, `below ${length}`);
   // A broken count must not make a list of a billion layers.
   const rule = `a layer has at least one of the file's ${file.tensors.size} tensors`;
   keys.check(`${arch}.block_count`, length, (value) => value <= file.tensors.size, rule);
@@ -256,7 +233,7 @@ function layersOf(file: GgufFile, arch: string): LayerSpec[] {
   const heads = counts("attention.head_count");
   const kvHeads = counts("attention.head_count_kv", heads);
   const ffn = counts("feed_forward_length");
-  return Array.from({ length }, (_, layer) => {
+  return Array.from({ length: length - later }, (_, layer) => {
     const spec = { heads: heads[layer] ?? 0, kvHeads: kvHeads[layer] ?? 0, ffn: ffn[layer] ?? 0 };
     const shown = `layer ${layer}: ${spec.heads} heads, ${spec.kvHeads} KV heads, ${spec.ffn} FFN columns`;
     if (Object.values(spec).some((count) => !Number.isInteger(count) || count < 0)) {
@@ -351,43 +328,4 @@ async function divisors(file: GgufFile, name: string, dims: number): Promise<num
   const values = Array.from(await file.readTensor(name));
   if (values.length === dims / 2 && values.every((value) => value > 0 && value < Infinity)) return values;
   throw ggufError(file.path, { rule, value: `${values.length} numbers, ${values.slice(0, 4).join(", ")} …` });
-}
-
-interface MetadataReader {
-  /** A number; throws where the key holds something else. */
-  number(key: string, fallback?: number): number;
-  /** A whole number above 0. */
-  size(key: string): number;
-  /** A number stored as f32, as the decimal fraction that was meant. */
-  decimal(key: string): number;
-  check(key: string, value: number, allowed: (value: number) => boolean, rule: string): void;
-}
-
-function metadataReader({ path, metadata }: GgufFile): MetadataReader {
-  const number = (key: string, fallback?: number): number => {
-    const value = metadata.get(key) ?? fallback;
-    if (typeof value === "number" && Number.isFinite(value)) return value;
-    const shown = value === undefined ? "not given" : typeof value === "number" ? String(value) : `a ${typeof value}`;
-    throw ggufError(path, { rule: `${key} is a number`, value: shown });
-  };
-  const check = (key: string, value: number, allowed: (value: number) => boolean, rule: string): void => {
-    if (!allowed(value)) throw ggufError(path, { rule: `${key}: ${rule}`, value: String(value) });
-  };
-  return {
-    number,
-    check,
-    size(key): number {
-      const value = number(key);
-      check(key, value, (value) => Number.isInteger(value) && value > 0, "a whole number above 0");
-      return value;
-    },
-    decimal(key): number {
-      const value = number(key);
-      for (let digits = 1; digits < 9; digits++) {
-        const short = Number(value.toPrecision(digits));
-        if (Math.fround(short) === value) return short;
-      }
-      return value;
-    },
-  };
 }

@@ -1,6 +1,7 @@
 // Tensors of folders that hold the experts of a layer: one for each expert, or some of all; read and written as the canonical ones.
 import type { Family } from "../../families/family.ts";
 import {
+  choiceBiasName,
   type DecoderSpec,
   EXPERT_MATRICES,
   type ExpertCounts,
@@ -19,6 +20,8 @@ export interface ExpertTensor {
   readonly shape: readonly number[];
   /** Rows of canonical tensors, one after another. */
   readonly parts: readonly { readonly name: string; readonly rows: RowRange }[];
+  /** It is f32 in folders of all dtypes. */
+  readonly isExact?: true;
 }
 
 /** The tensors of a folder of a family whose layers have experts; those of dense layers are the canonical ones. */
@@ -32,11 +35,18 @@ export function expertTensors({ tensors: { experts: modules } = {} }: Family, sp
       const shape = shapes.get(canonical) ?? [];
       return { name, shape, parts: [{ name: canonical, rows: { start: 0, count: shape[0] ?? 0 } }] };
     };
+    const { choiceBias } = modules, bias = choiceBiasName(index), { count } = experts;
+    const biases: ExpertTensor[] = !choiceBias || !spec.router?.choiceBias ? [] : [{
+      ...whole(bias, at(choiceBias.name).replace(/\.weight$/, "")),
+      ...choiceBias.isRow ? { shape: [1, count] } : {},
+      isExact: true,
+    }];
     const shared = modules.shared !== undefined && layer.ffn > 0
       ? EXPERT_MATRICES.map((one) => whole(projectionName(index, one), at(`${modules.shared}.${one}_proj`)))
       : [];
     return [
       whole(routerName(index), at(modules.router)),
+      ...biases,
       ...shared,
       ...modules.each ? eachExpert(modules.each, { index, experts, hidden }) : [],
       ...modules.all ? allExperts(modules.all, { index, experts, hidden }) : [],
@@ -155,6 +165,10 @@ async function readRuns(
 /** Rows of a matrix, or of matrices that stand one after another in a stack. */
 async function readRows({ file, name }: TensorPlace, rows: RowRange, width: number): Promise<Float32Array> {
   const shape = file.tensors.get(name)?.shape ?? [], [, height = 1] = shape;
+  // A vector that stands as one row.
+  if (shape.length === 2 && shape[0] === 1 && width === 1) {
+    return (await file.read(name)).subarray(rows.start, rows.start + rows.count);
+  }
   if (shape.length < 3) return await file.read(name, rows);
   const first = Math.floor(rows.start / height), end = Math.ceil((rows.start + rows.count) / height);
   const whole = await file.read(name, { start: first, count: end - first });

@@ -170,7 +170,11 @@ function weightItems(spec: DecoderSpec, dtype: HfDtype): Omit<SafetensorsItem, "
   const headNorms = Map.groupBy(headNormTensors(family, written), ({ canonical }) => canonical);
   const experts = expertTensors(family, written);
   const ofExperts = new Set(experts.flatMap(({ parts }) => parts.map(({ name }) => name)));
-  const stacks = experts.map(({ name, shape }) => ({ name, shape, dtype: FILE_DTYPES[dtype] }));
+  const stacks = experts.map(({ name, shape, isExact }) => ({
+    name,
+    shape,
+    dtype: FILE_DTYPES[isExact ? "f32" : dtype],
+  }));
   return [
     ...stacks,
     ...[...shapes].filter(([name]) => !others.has(name) && !ofExperts.has(name)).flatMap(([name, shape]) => {
@@ -259,7 +263,7 @@ function llamaConfig(family: Family, spec: DecoderSpec): Json {
 /** Writes 8 as 8.0 where transformers expects a float: 4 warns of an integer, 5 refuses some. */
 function withFloats(json: string): string {
   return json.replace(
-    /"(factor|low_freq_factor|high_freq_factor|rope_theta|\w+_softcapping)": (\d+)(?=[,\n])/g,
+    /"(factor|routed_scaling_factor|low_freq_factor|high_freq_factor|rope_theta|\w+_softcapping)": (\d+)(?=[,\n])/g,
     '"$1": $2.0',
   );
 }

@@ -42,7 +42,9 @@ export async function openHfFolder(files: FileSystem, folder: string): Promise<H
   const { config, generation, spec } = await readHfConfig(files, `${folder}/config.json`);
   const { text_config: text } = config, { family } = textConfig(config, folder);
   const shards = await openShards(files, folder), nameOf = (name: string): string => storedName(family, name);
-  const own = isObject(text) ? textTensors(shards) : new Map([...shards].map(([name, file]) => [name, { file, name }]));
+  const all = isObject(text) ? textTensors(shards) : new Map([...shards].map(([name, file]) => [name, { file, name }]));
+  const { isIdle = () => false } = family.tensors ?? {},
+    own = new Map([...all].filter(([name]) => !isIdle(name, spec)));
   const context = { family, spec, folder };
   const named = withExperts(withPrefix(family, own), context);
   const stored = withHeadNorms(unpacked(packedTensors(family, spec), named, context), context);

@@ -27,7 +27,7 @@ export interface BatchMatvec extends BatchEnding {
   readonly norm: boolean;
   /** Of `textureUnits`. Of `rounds`, only whether it exceeds 1 matters. */
   readonly units: TextureUnits;
-  /** Rows of a workgroup at most, for {@link batchRowBytes}. */
+  /** Rows of a workgroup at most, of {@link batchRows}. */
   readonly rows: number;
   /** Whether the invocations of a workgroup exchange sums as a subgroup of 8, instead of through workgroup memory. */
   readonly exchange: boolean;
@@ -41,6 +41,8 @@ const MOST_VALUES = 1536;
 const MOST_PASS_VALUES = 1024, PASS_VALUES = 512;
 /** Rows of a pass. */
 const WAITING_ROWS = 8;
+/** Maximum number of rows of a workgroup, so that large matrices are divided evenly. */
+const MOST_ROWS = 768;
 const LANES = 8;
 const XYZW = ["x", "y", "z", "w"] as const;
 
@@ -50,14 +52,22 @@ export function batchVectors(dtype: WeightDtype, { units, half }: TextureUnits):
   return Math.max(1, 2 ** Math.floor(Math.log2(Math.min(BATCH_VECTORS, MOST_VALUES / values))));
 }
 
-/**
- * Bytes of workgroup memory for each row of W: sums of all invocations and vectors; where they are exchanged, what an
- * ending keeps.
- */
-export function batchRowBytes(kernel: Omit<BatchMatvec, "rows">): number {
+/** Bytes of workgroup memory for each row of W: sums of all vectors; where they are exchanged, what an ending keeps. */
+function rowBytes(kernel: Omit<BatchMatvec, "rows">): number {
   const { ending, batch } = kernel;
   if (isExchanged(kernel)) return ending === "swiglu" || ending === "rotate" ? 4 * LANES : 0;
   return 4 * LANES * batch * (ending === "swiglu" ? 2 : 1);
+}
+
+/** Bytes of workgroup memory beside those of the rows: sums of squares of all vectors, where a norm needs them. */
+function normBytes({ norm, exchange, batch }: Omit<BatchMatvec, "rows">): number {
+  return norm && !exchange ? 4 * LANES * batch : 0;
+}
+
+/** Rows of a workgroup at most, a multiple of 4, in so many bytes of workgroup memory. */
+export function batchRows(kernel: Omit<BatchMatvec, "rows">, memory: number): number {
+  const bytes = rowBytes(kernel);
+  return bytes === 0 ? MOST_ROWS : Math.min(MOST_ROWS, Math.floor((memory - normBytes(kernel)) / bytes / 4) * 4);
 }
 
 /** A load and its number. */
@@ -87,7 +97,7 @@ export function matvecBatchKernel(kernel: BatchMatvec): KernelSource {
   const storage = { placement: "texture", dtype } as const, matrices = ending === "swiglu" ? 2 : parts;
   const weights = weightBindings(storage), quantized = isQuantized(dtype), list = range(batch), isMany = rounds > 1;
   const { texels, step, span } = unitOf(dtype), texel = texelOf(dtype), vectors = texel.columns / 4;
-  const kept = !isExchanged(kernel), bytes = batchRowBytes(kernel);
+  const kept = !isExchanged(kernel), bytes = rowBytes(kernel), squareBytes = normBytes(kernel);
   const pair = ending === "swiglu" ? [0, 1] : [0];
   const bindings: { kind: KernelSource["bindings"][number]; declare: string }[] = [];
   for (let m = 0; m < matrices; m++) {
@@ -194,7 +204,7 @@ ${range(parts).map((p) => `  firstGroup${p}: u32, rows${p}: u32, offset${p}: u32
 }
 ${bindings.map(({ declare }, index) => `@group(0) @binding(${index}) ${declare}`).join("\n")}
 ${bytes > 0 ? `var<workgroup> sums: array<f32, ${kernel.rows * bytes / 4}>;` : ""}
-${norm && !exchange ? `var<workgroup> square_sums: array<f32, ${batch * LANES}>;` : ""}
+${squareBytes > 0 ? `var<workgroup> square_sums: array<f32, ${squareBytes / 4}>;` : ""}
 ${bytes > 0 ? `fn sum_of(i: u32, lane: u32) -> f32 { return sums[${ownPlace("i")}]; }` : ""}
 ${batchEndingFunctions(kernel)}
 @compute @workgroup_size(${LANES}) fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
@@ -220,7 +230,7 @@ ${
   let start = b * pitch + offset;
   let end = n0 + (max(rows, n0) - n0 + 3u) / 4u * 4u; // whole texels
 ${
-    kept || norm && !exchange
+    kept || squareBytes > 0
       ? "  workgroupBarrier(); // some drivers zero workgroup memory late: see CONTRIBUTING.md"
       : ""
   }

@@ -111,7 +111,7 @@ export function ruleText(rule: AnyRule): string {
         below !== undefined && `below ${below}`,
         most !== undefined && `at most ${most}`,
       ];
-      return `a number ${bounds.filter((bound) => bound !== false).join(" and ")}`;
+      return `a number ${above === undefined ? "of " : ""}${bounds.filter((bound) => bound !== false).join(" and ")}`;
     }
     case "parameters":
       return "a number of parameters above 0, such as 5.4B or 113280192";

@@ -40,7 +40,7 @@ Deno.test("a wrong value, a mistyped option and a missing argument are JSON too"
   assert.deepEqual(value, {
     code: "usage",
     what: "cannot use --sparsity 30",
-    expected: "--sparsity is a number above 0 and below 1",
+    expected: "--sparsity is a number of at least 0 and below 1",
     got: "30",
     fix: "did you mean 0.3?",
     option: "--sparsity",

@@ -57,3 +57,28 @@ Deno.test("a write before the barrier is found, in whatever form", () => {
     assert.deepEqual(earlyWrites(`var<workgroup> a: array<f32, 4>; fn main() { ${barrier} ${write} }`), []);
   }
 });
+
+/** Bytes of the arrays of f32 that a kernel declares in workgroup memory. */
+function workgroupBytes(code: string): number {
+  return [...code.matchAll(/var<workgroup>\s+\w+: array<f32, (\d+)>/g)].reduce((sum, [, n]) => sum + 4 * Number(n), 0);
+}
+
+Deno.test("the rows of a product for many sequences fit the device's workgroup memory", () => {
+  const units = { units: 2, half: false, rounds: 1 }, { matvecBatchKernel, batchRows } = kernels;
+  for (const memory of [16384, 32768, 49152]) {
+    for (const exchange of [false, true]) {
+      for (const [batch, ending] of [[2, "store"], [4, "residual"], [8, "swiglu"], [2, "rotate"]] as const) {
+        for (const norm of [false, true]) {
+          const kernel = {
+            ...{ dtype: "f16", ending, parts: 1, batch, norm, units, exchange } as const,
+            ...(ending === "rotate" ? { roles: ["q"] as const, headStride: 64 } : {}),
+          };
+          const rows = batchRows(kernel, memory), { name, code } = matvecBatchKernel({ ...kernel, rows });
+          assert.ok(rows >= 4 && rows % 4 === 0, `${name}: ${rows} rows`);
+          assert.ok(workgroupBytes(code) <= memory, `${name}: ${workgroupBytes(code)} of ${memory} bytes`);
+          if (!exchange) assert.ok(workgroupBytes(code) > memory / 2 || rows === 768, `${name}: ${rows} rows`);
+        }
+      }
+    }
+  }
+});

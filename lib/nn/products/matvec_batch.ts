@@ -1,7 +1,7 @@
 // Products of frozen matrices in textures with the vectors of several sequences.
 import {
   type BatchMatvec,
-  batchRowBytes,
+  batchRows,
   batchVectors,
   matvecBatchKernel,
   matvecPrepare,
@@ -20,8 +20,6 @@ import { exchangesLanes } from "./variants.ts";
 
 /** Minimum number of rows of a workgroup on a CPU: fewer take less time than reading x. */
 const MIN_ROWS = 32;
-/** Maximum number of rows of a workgroup, so that large matrices are divided evenly. */
-const MOST_ROWS = 768;
 
 /** Textures of vectors, which the products of a plan read and write. */
 export interface MatvecScratch extends Disposable {
@@ -103,8 +101,7 @@ export function recordBatch(plan: Plan, x: MatvecInput, scratch: MatvecScratch, 
   for (let first = 0; first < parts.length; first += most) {
     const own = parts.slice(first, first + most), roles = own.flatMap(({ role }) => role ?? []);
     const all = { ...shape, parts: own.length, ...(roles.length > 0 ? { roles } : {}) };
-    const bytes = batchRowBytes(all), memory = limits.maxComputeWorkgroupStorageSize;
-    const rows = bytes === 0 ? MOST_ROWS : Math.min(MOST_ROWS, Math.floor(memory / bytes / 4) * 4);
+    const rows = batchRows(all, limits.maxComputeWorkgroupStorageSize);
     const source = sourceOf(matvecBatchKernel, {
       ...all,
       units: { ...units, rounds: Math.min(2, units.rounds) },

@@ -5,14 +5,21 @@ import type { RunIntoOptions } from "../run/run_into.ts";
 import type { UnitKind } from "../units/kinds/all.ts";
 
 /** What can be done to a model. */
-export const LEVERS = ["types", "vocabulary", "width"] as const;
+export const LEVERS = ["types", "vocabulary", "width", "depth"] as const;
 /** One of them. */
 export type Lever = typeof LEVERS[number];
 
+/** A cut of the layers: units within each of them, or whole ones. */
+export interface LayerCut {
+  readonly lever: Extract<Lever, "width" | "depth">;
+  /** Share of the layers' linear weights that is cut, or as much as the file's size requires. */
+  readonly share: number | "to size";
+}
+
 /** What is done to a model. Without a cut, only types are chosen. */
 export interface FitChoice {
-  /** Share of the layers' linear weights that is cut, as much as the file's size requires, or null for no cut. */
-  readonly width: number | "to size" | null;
+  /** What is cut of the layers; null for nothing. */
+  readonly cut: LayerCut | null;
   /** Tokens that are kept, as many as the texts need, as many as the file's size allows, or null for all. */
   readonly vocabulary: number | "needed" | "to size" | null;
   /** Whether the type of each matrix is chosen for the size. Otherwise all have the model's own. */
@@ -27,7 +34,7 @@ export interface ChoiceShape {
   readonly names: { readonly exported: string; readonly pruned: string };
   /** The model's own type as a GGUF. */
   readonly dtype: GgufWriteType;
-  /** Units of the layers that a GGUF of the model can lose. */
+  /** Units within the layers that a GGUF of the model can lose. */
   readonly units: readonly UnitKind[];
   /** Tokens of a sequence on which units are scored. */
   readonly seq: number;
@@ -36,10 +43,18 @@ export interface ChoiceShape {
 /** The options of a run without its rows, which a command line can give too. */
 export type ChoiceRun = RunIntoOptions & { readonly rows: readonly Row[] };
 
+/** How each lever chooses what is cut of the layers. */
+const METHOD = { width: "flap", depth: "block-influence" } as const;
+
+/** Whether a choice is a prune run. Otherwise it is an export. */
+export function cutsAny({ cut, vocabulary }: FitChoice): boolean {
+  return cut !== null || vocabulary !== null;
+}
+
 /** The prune run of a choice that cuts something. Nothing is trained. */
-export function runOf({ width, vocabulary, types }: FitChoice, shape: ChoiceShape, rows: readonly Row[]): ChoiceRun {
+export function runOf({ cut, vocabulary, types }: FitChoice, shape: ChoiceShape, rows: readonly Row[]): ChoiceRun {
   const { bytes, names: { pruned: name }, dtype, units, seq } = shape,
-    isToSize = width === "to size" || vocabulary === "to size";
+    isToSize = cut?.share === "to size" || vocabulary === "to size";
   const size = bytes === null ? null : { bytes, file: { format: "gguf", dtype }, name } as const;
   const files = {
     formats: ["gguf"],
@@ -47,24 +62,25 @@ export function runOf({ width, vocabulary, types }: FitChoice, shape: ChoiceShap
     ...types && bytes !== null ? { ggufSize: bytes } : isToSize ? { ggufDtype: dtype } : {},
   } as const;
   const words = typeof vocabulary === "number" ? { vocab: { size: vocabulary } } : {};
-  if (width === null) {
+  if (cut === null) {
     return { rows, steps: 0, units: ["vocab"], ...words, ...isToSize && size ? { size } : {}, export: files };
   }
+  const { lever, share } = cut, kinds: readonly UnitKind[] = lever === "width" ? units : ["layers"];
   const whole: ChoiceRun | Omit<ChoiceRun, "size" | "sparsity"> = {
-    ...{ rows, steps: 0, method: "flap", seq, prompt: "none" },
-    units: vocabulary === null ? units : [...units, "vocab"],
+    ...{ rows, steps: 0, method: METHOD[lever], seq, prompt: "none" },
+    units: vocabulary === null ? kinds : [...kinds, "vocab"],
     ...words,
     export: files,
   };
-  if (width !== "to size") return { ...whole, sparsity: width };
+  if (share !== "to size") return { ...whole, sparsity: share };
   if (size) return { ...whole, size };
   throw new Error("a cut to size needs the size of the file");
 }
 
 /** The levers of a choice in words, such as "width 10 %, types". */
-export function choiceText({ width, vocabulary, types }: FitChoice): string {
+export function choiceText({ cut, vocabulary, types }: FitChoice): string {
   const levers = [
-    ...width === null ? [] : [width === "to size" ? "width" : `width ${Number((100 * width).toFixed(1))} %`],
+    ...cut ? [cut.share === "to size" ? cut.lever : `${cut.lever} ${Number((100 * cut.share).toFixed(1))} %`] : [],
     ...vocabulary === null
       ? []
       : [typeof vocabulary === "number" ? `vocabulary ${vocabulary.toLocaleString("en")}` : "vocabulary"],

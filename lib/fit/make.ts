@@ -13,7 +13,7 @@ import { stageModel } from "../slice/export.ts";
 import { cutModel } from "../slice/vocabulary/cut_model.ts";
 import { refuse } from "../core/errors.ts";
 import { parameterCount } from "../spec/decoder.ts";
-import { type ChoiceShape, type FitChoice, runOf } from "./choice.ts";
+import { type ChoiceShape, cutsAny, type FitChoice, runOf } from "./choice.ts";
 import type { FitTexts } from "./texts.ts";
 import { memoryOfUse, speedOfUse } from "./use.ts";
 
@@ -58,8 +58,10 @@ export interface Workshop {
   readonly window: number;
   readonly windows: number;
   readonly signal: AbortSignal | undefined;
-  /** Scores of units, which all cuts share. */
-  readonly work: SharedWork;
+  /** Sizes of vocabularies that have all tokens of the rows. */
+  readonly whole: Set<number>;
+  /** Scores of units by lever and vocabulary, which cuts of any share have in common. */
+  readonly work: Map<string, SharedWork>;
   /** The dense model's reading of the text by the size of the vocabulary. */
   readonly references: Map<number, FidelityReference>;
   /** Bits per byte that a vocabulary of a size costs. */
@@ -68,10 +70,9 @@ export interface Workshop {
 
 /** A workshop without results. */
 export function createWorkshop(
-  given: Omit<Workshop, "work" | "references" | "prices">,
+  given: Omit<Workshop, "whole" | "work" | "references" | "prices">,
 ): Workshop {
-  const work: SharedWork = { scores: null, sequences: 1, dense: null };
-  return { ...given, work, references: new Map(), prices: new Map() };
+  return { ...given, whole: new Set(), work: new Map(), references: new Map(), prices: new Map() };
 }
 
 /** Folder in the memory. */
@@ -84,13 +85,12 @@ const OUT = "fit";
  * @throws CompressoError("usage") for a size that the lever cannot reach.
  */
 export async function makeRow(choice: FitChoice, workshop: Workshop): Promise<FitRow> {
-  const { dense, shape, texts, work, signal, prices } = workshop, files = memoryFiles();
-  const isCut = choice.width !== null || choice.vocabulary !== null;
+  const { dense, shape, texts, signal, prices, whole } = workshop, files = memoryFiles();
   let summary: RunSummary | null = null;
-  if (isCut) {
+  if (cutsAny(choice)) {
     const run = runOf(choice, shape, texts.rows);
     const sink = memorySink(files, { out: OUT, export: run.export });
-    summary = await runInto(sink, dense, { ...run, signal }, choice.width === null ? {} : { work });
+    summary = await runInto(sink, dense, { ...run, signal }, workOf(choice, workshop));
   } else {
     const { names: { exported: name }, bytes } = shape, { tokenizer } = dense;
     using staged = await stageModel(dense.source, OUT, {
@@ -100,6 +100,7 @@ export async function makeRow(choice: FitChoice, workshop: Workshop): Promise<Fi
     await staged.commit();
   }
   const path = `${OUT}/model.gguf`, made = await openModel(files, path), { vocabulary = null } = summary ?? {};
+  if (vocabulary && choice.vocabulary === "needed") whole.add(vocabulary.after);
   if (vocabulary && !prices.has(vocabulary.after)) {
     const { kept = [] } = JSON.parse(await files.text(`${OUT}/${VOCABULARY_FILE}`) ?? "{}");
     prices.set(vocabulary.after, await priceOf(Int32Array.from(kept, Number), workshop));
@@ -110,6 +111,22 @@ export async function makeRow(choice: FitChoice, workshop: Workshop): Promise<Fi
     parameters: parameterCount(made.source.spec),
     ...await measureModel(made, workshop),
   };
+}
+
+/**
+ * What cuts by the same lever in the same vocabulary share. In a vocabulary that has all tokens of the rows, the rows
+ * give the same scores.
+ */
+function workOf(
+  { cut, vocabulary }: FitChoice,
+  { work, whole }: Pick<Workshop, "work" | "whole">,
+): { readonly work?: SharedWork } {
+  if (!cut || vocabulary === "to size") return {};
+  const key = `${cut.lever} ${vocabulary}`, hasAll = typeof vocabulary === "number" && whole.has(vocabulary);
+  const scores = hasAll ? work.get(`${cut.lever} null`)?.scores ?? null : null;
+  const known = work.get(key) ?? { scores, sequences: 1, dense: null };
+  work.set(key, known);
+  return { work: known };
 }
 
 /** Bits per byte that the text takes more in a cut vocabulary, with the dense model's layers. */

@@ -1,14 +1,17 @@
 // Looks for the choice of levers that loses least at a size: makes and measures candidates, one after the other.
-import { CompressoError, option, refuse } from "../core/errors.ts";
+import { CompressoError, option, refusal, refuse } from "../core/errors.ts";
 import { TooSmallError } from "../formats/gguf/fit_types.ts";
 import { noTokenizer } from "../text/no_tokenizer.ts";
 import type { Row } from "../data/rows.ts";
 import type { Model } from "../model/model.ts";
 import { fittingShape } from "../run/options/fitting.ts";
 import { ggufDtypeFor } from "../slice/export_options.ts";
+import type { DecoderSpec } from "../spec/decoder.ts";
+import { whyWhole } from "../units/fitting_kinds.ts";
+import { livingLayers } from "../units/rules.ts";
 import { type ChoiceShape, choiceText, type FitChoice, type Lever, LEVERS } from "./choice.ts";
 import { createWorkshop, type FitRow, makeRow, type Workshop } from "./make.ts";
-import { searchChoices } from "./search.ts";
+import { depthsOf, searchChoices } from "./search.ts";
 import { splitTexts } from "./texts.ts";
 
 /** What is asked of a model. */
@@ -47,6 +50,8 @@ export interface FitPlan {
   readonly workshop: Workshop;
 }
 
+/** Budgets that a larger cut may meet, and that are measured. */
+const BUDGETS: ReadonlySet<string> = new Set(["memory", "tokensPerSecond"] satisfies (keyof FitOptions)[]);
 /** Tokens of a window. */
 const WINDOW = 256;
 /** Windows at most by default. */
@@ -57,8 +62,8 @@ const CONTEXT = 2048;
 const SEQ = 128;
 
 /**
- * Makes and measures choices within a budget. For a size of the file: types alone; the vocabulary alone and the width alone at the model's own type;
- * vocabularies with types; widths with types; and the best of these together. Along the vocabulary and the width it
+ * Makes and measures choices within a budget. For a size of the file: types alone; the vocabulary, the width and the
+ * depth alone at the model's own type; each of them with types; and the best of these together. Along each of them it
  * stops where a larger cut loses more. The row that loses least comes first, be it a single lever or several.
  *
  * Without a size: the model as it is, and cuts in its own type.
@@ -89,7 +94,7 @@ export async function planFit(dense: Model, options: FitOptions): Promise<FitPla
   const workshop = createWorkshop({ dense, shape, budget, texts, window, windows, signal });
   const rows: FitRow[] = [], impossible: { choice: FitChoice; error: CompressoError }[] = [];
   let smallest = Infinity;
-  const attempt = async (choice: FitChoice): Promise<FitRow | null> => {
+  const attempt = async (choice: FitChoice): Promise<FitRow | "over" | null> => {
     onChoice?.(choiceText(choice), rows);
     try {
       const row = await makeRow(choice, workshop);
@@ -99,23 +104,32 @@ export async function planFit(dense: Model, options: FitOptions): Promise<FitPla
       if (!(error instanceof CompressoError) || !["usage", "input"].includes(error.code)) throw error;
       if (error instanceof TooSmallError) smallest = Math.min(smallest, error.smallest);
       impossible.push({ choice, error });
-      return null;
+      return error instanceof TooSmallError || BUDGETS.has(error.parts.option ?? "") ? "over" : null;
     }
   };
-  await searchChoices(levers, attempt, { hasSize: fileSize !== undefined });
+  const whole = levers.includes("depth") ? whyDeep(spec) : null;
+  if (whole) impossible.push(whole);
+  await searchChoices(levers, attempt, { hasSize: fileSize !== undefined, depths: whole ? [] : depthsOf(spec) });
   if (rows.length === 0) {
     const isSize = smallest < Infinity,
-      budgets = ["memory", "tokensPerSecond"],
       fault = impossible.at(-1)?.error.parts.option;
     refuse("input", "cannot fit the model", {
       rule: isSize ? `the smallest file that was found has ${smallest} bytes` : reasonsOf(impossible),
       value: fileSize ?? memory ?? tokensPerSecond,
       fix: "allow more, or try more levers",
-      option: !isSize && fault !== undefined && budgets.includes(fault) ? fault : "fileSize",
+      option: !isSize && fault !== undefined && BUDGETS.has(fault) ? fault : "fileSize",
     });
   }
   rows.sort((a, b) => a.lost - b.lost);
   return { rows, impossible, cutRows: texts.rows.length, workshop };
+}
+
+/** The choice of fewer layers with its error, of a model that cannot lose layers; null if it can. */
+function whyDeep(spec: DecoderSpec): FitPlan["impossible"][number] | null {
+  const rules = livingLayers(spec) < 2 ? { rule: "one layer stays", value: "one layer" } : whyWhole("layers", spec, "compact");
+  if (!rules) return null;
+  const choice = { cut: { lever: "depth", share: "to size" }, vocabulary: null, types: false } as const;
+  return { choice, error: refusal("usage", "cannot cut whole layers", { ...rules, option: "levers" }) };
 }
 
 function reasonsOf(impossible: FitPlan["impossible"]): string {

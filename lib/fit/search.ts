@@ -1,5 +1,7 @@
 // The order in which choices are tried, and where the search stops.
-import type { FitChoice, Lever } from "./choice.ts";
+import { livingLayers } from "../units/rules.ts";
+import type { DecoderSpec } from "../spec/decoder.ts";
+import type { FitChoice, LayerCut, Lever } from "./choice.ts";
 
 /** A choice as it was made, and what it loses. */
 export interface Tried {
@@ -7,63 +9,94 @@ export interface Tried {
   readonly lost: number;
 }
 
-/** Makes a choice; null if it cannot be made at the size. */
-export type Attempt = (choice: FitChoice) => Promise<Tried | null>;
+/** Makes a choice. "over": it misses the budget, and a larger cut may meet it; null: it cannot be made at all. */
+export type Attempt = (choice: FitChoice) => Promise<Tried | "over" | null>;
 
 /** Shares of the layers' weights that are tried, in this order, until more loses more. */
 const WIDTHS = [0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5];
 /** Times that the vocabulary is halved at most. */
 const HALVINGS = 3;
 
-const NOTHING: FitChoice = { width: null, vocabulary: null, types: false };
+const NOTHING: FitChoice = { cut: null, vocabulary: null, types: false };
+
+/** Shares of the layers' weights that are tried by whole layers, in whole percents: none cuts as many layers as another. */
+export function depthsOf(spec: Pick<DecoderSpec, "layers">): readonly number[] {
+  const layers = livingLayers(spec), counts = WIDTHS.map((share) => Math.max(1, Math.floor(share * layers + 1e-9)));
+  return layers < 2 ? [] : [...new Set(counts)].map((count) => Math.floor(100 * count / layers) / 100);
+}
 
 /**
- * Tries the levers alone, then the vocabulary and the width with types, and these together. Without a size of the file
- * there are no types: it tries the model as it is, the vocabulary, the width, and both. Along the width, and along the
- * vocabulary, it stops where a larger cut loses more.
+ * Tries the levers alone, then the vocabulary, the width and the depth with types, and the vocabulary together with the
+ * better one of width and depth. Without a size of the file there are no types: it tries the model as it is, the
+ * vocabulary, width and depth, and both. Along each of them it stops where a larger cut loses more.
  */
 export async function searchChoices(
   levers: readonly Lever[],
   attempt: Attempt,
-  { hasSize }: { readonly hasSize: boolean },
+  { hasSize, depths }: {
+    readonly hasSize: boolean;
+    /** Shares that whole layers are cut by, see {@link depthsOf}; empty where they cannot be cut. */
+    readonly depths: readonly number[];
+  },
 ): Promise<void> {
   const types = hasSize && levers.includes("types"), rest: FitChoice = { ...NOTHING, types };
-  const vocabulary = levers.includes("vocabulary"), width = levers.includes("width");
+  const vocabulary = levers.includes("vocabulary");
+  const cuts = ([["width", WIDTHS], ["depth", depths]] as const).filter(([lever, shares]) =>
+    levers.includes(lever) && shares.length > 0
+  );
   if (types || !hasSize) await attempt(rest);
   if (hasSize && vocabulary) await attempt({ ...NOTHING, vocabulary: "to size" });
-  if (hasSize && width) await attempt({ ...NOTHING, width: "to size" });
+  if (hasSize) { for (const [lever] of cuts) await attempt({ ...NOTHING, cut: { lever, share: "to size" } }); }
   if (hasSize && !types) return;
   const words = vocabulary ? await bestVocabulary(rest, attempt) : null;
-  const share = width ? await bestWidth(rest, attempt) : null;
-  if (!vocabulary || share === null) return;
-  // With fewer tokens less of the width may have to go.
-  const less = WIDTHS[WIDTHS.indexOf(share) - 1];
-  for (const both of less === undefined ? [share] : [less, share]) {
-    await attempt({ ...rest, width: both, vocabulary: words ?? "needed" });
+  let best: BestCut | null = null;
+  for (const [lever, shares] of cuts) {
+    const found = await bestCut(rest, { lever, shares, attempt });
+    if (found && !(best && best.lost <= found.lost)) best = found;
   }
+  if (!vocabulary || !best) return;
+  for (const cut of best.joined) await attempt({ ...rest, cut, vocabulary: words ?? "needed" });
+}
+
+function isMade(tried: Tried | "over" | null): tried is Tried {
+  return tried !== null && tried !== "over";
 }
 
 /** The vocabulary that loses least with the rest of the choice: as many tokens as the texts need, or half of these, and so on. */
 async function bestVocabulary(rest: FitChoice, attempt: Attempt): Promise<number | null> {
   let best = await attempt({ ...rest, vocabulary: "needed" });
-  const first = best?.choice.vocabulary;
+  const first = isMade(best) ? best.choice.vocabulary : null;
   if (typeof first !== "number") return null;
-  for (let halving = 1; halving <= HALVINGS && best; halving++) {
+  for (let halving = 1; halving <= HALVINGS && isMade(best); halving++) {
     const next = await attempt({ ...rest, vocabulary: Math.floor(first / 2 ** halving) });
-    if (!next || next.lost >= best.lost) break;
+    if (!isMade(next) || next.lost >= best.lost) break;
     best = next;
   }
-  return typeof best?.choice.vocabulary === "number" ? best.choice.vocabulary : null;
+  return isMade(best) && typeof best.choice.vocabulary === "number" ? best.choice.vocabulary : null;
 }
 
-/** The share of the width that loses least with the rest of the choice; null if none can be made. */
-async function bestWidth(rest: FitChoice, attempt: Attempt): Promise<number | null> {
-  let best: Tried | null = null, share: number | null = null;
-  for (const width of WIDTHS) {
-    const next = await attempt({ ...rest, width });
-    if (best && next && next.lost >= best.lost) break;
-    if (!next) continue;
-    [best, share] = [next, width];
+/** The cut of a lever that loses least. */
+interface BestCut extends Pick<Tried, "lost"> {
+  /** Cuts to try with fewer tokens: less of the layers may have to go then. */
+  readonly joined: readonly LayerCut[];
+}
+
+/** The share of a lever that loses least with the rest of the choice; null if none can be made. */
+async function bestCut(
+  rest: FitChoice,
+  { lever, shares, attempt }: {
+    readonly lever: LayerCut["lever"];
+    readonly shares: readonly number[];
+    readonly attempt: Attempt;
+  },
+): Promise<BestCut | null> {
+  let best: BestCut | null = null;
+  for (const [at, share] of shares.entries()) {
+    const next = await attempt({ ...rest, cut: { lever, share } });
+    if (next === null) break;
+    if (next === "over") continue;
+    if (best && next.lost >= best.lost) break;
+    best = { lost: next.lost, joined: shares.slice(Math.max(0, at - 1), at + 1).map((own) => ({ lever, share: own })) };
   }
-  return share;
+  return best;
 }

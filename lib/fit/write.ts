@@ -5,7 +5,7 @@ import { openModelFiles } from "../local/open_model.ts";
 import { pruneToFolder } from "../run/prune_to_folder.ts";
 import type { RunSummary } from "../run/result.ts";
 import type { SessionExportOptions } from "../slice/export_options.ts";
-import { runOf } from "./choice.ts";
+import { cutsAny, runOf } from "./choice.ts";
 import { type FitBudget, type FitRow, type MeasuredUse, measureModel, type Workshop } from "./make.ts";
 
 /** A file that was written, measured as the rows of the plan are. */
@@ -32,7 +32,7 @@ export async function writeFit(
     { names: { exported: name }, bytes } = shape,
     { source, tokenizer } = dense;
   let summary: RunSummary | null = null;
-  if (choice.width === null && choice.vocabulary === null) {
+  if (!cutsAny(choice)) {
     const types = bytes === null ? { ggufDtype: "auto" } as const : { ggufSize: bytes };
     await exportModel(source, out, { ...{ name, tokenizer, replace, signal }, ...types, formats: ["gguf"] });
   } else {

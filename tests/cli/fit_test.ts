@@ -1,10 +1,14 @@
 // `fit`: its plan is measured on the very files that it writes, its command writes them again, and a budget that nothing meets is refused.
 import assert from "node:assert/strict";
 import { demoData } from "../../lib/local/open_model.ts";
-import { choiceText, runOf } from "../../lib/fit/choice.ts";
-import { type Attempt, searchChoices } from "../../lib/fit/search.ts";
+import { choiceText, type FitChoice, type Lever, LEVERS, runOf } from "../../lib/fit/choice.ts";
+import { type Attempt, depthsOf, searchChoices } from "../../lib/fit/search.ts";
+import { createWorkshop, type FitRow, makeRow } from "../../lib/fit/make.ts";
+import { planFit } from "../../lib/fit/plan.ts";
 import { memoryOfUse, writeText } from "../../lib/fit/use.ts";
 import { openDevice } from "../../lib/gpu/device.ts";
+import { readRows } from "../../lib/local/rows.ts";
+import { parameterCount } from "../../lib/spec/decoder.ts";
 import { loadModelFrom } from "../../lib/model/model.ts";
 import { splitTexts } from "../../lib/fit/texts.ts";
 import type { Row } from "../../lib/data/rows.ts";
@@ -38,6 +42,29 @@ Deno.test("fit writes what its plan has measured, and its command writes the sam
   assert.deepEqual(Deno.readFileSync(folder.at("again", "model.gguf")), file);
 });
 
+Deno.test("cuts that share scores are those of runs without others, whole layers and smaller vocabularies too", async () => {
+  const { source, tokenizer } = await shortDemo(), { rows } = await readRows(demoData("train"));
+  using device = await openDevice();
+  using model = await loadModelFrom(source, { device, tokenizer });
+  const names = { exported: "m", pruned: "m" }, levers: readonly Lever[] = [];
+  const { workshop } = await planFit(model, { memory: 2 ** 30, context: 40, rows: rows.slice(0, 60), names, levers });
+  const made = async (cut: FitChoice["cut"], vocabulary: FitChoice["vocabulary"] = null): Promise<FitRow> => {
+    const choice = { cut, vocabulary, types: false }, row = await makeRow(choice, workshop);
+    if (vocabulary !== null) assert.deepEqual(row, await makeRow(choice, createWorkshop(workshop)));
+    return row;
+  };
+  const { choice: { vocabulary: needed } } = await made(null, "needed"), tokens = Number(needed);
+  const narrow = { lever: "width", share: 0.2 } as const, deep = { lever: "depth", share: 0.5 } as const;
+  await made(narrow);
+  await made(narrow, tokens);
+  await made(narrow, Math.floor(tokens / 2));
+  const { parameters, lost } = await made(deep), { layers: [layer] } = source.spec;
+  assert.ok(layer && lost > 0);
+  assert.equal(parameters, parameterCount({ ...source.spec, layers: [layer] }));
+  const joint = await made(deep, tokens);
+  assert.ok(joint.bytes > 0 && joint.parameters < parameters && joint.fidelity.kl > 0);
+});
+
 Deno.test("fit chooses types alone where a cut loses more, and says what a vocabulary costs", async () => {
   using folder = new TemporaryFolder();
   const asked = ["fit", ...await written(folder), "--levers", "types,vocabulary"];
@@ -59,28 +86,40 @@ Deno.test("fit chooses types alone where a cut loses more, and says what a vocab
 });
 
 Deno.test("the search stops where a larger cut loses more, and then joins the best ones", async () => {
-  const tried: string[] = [];
-  /** Loses by a made-up rule: a width of 15 % and 1,500 tokens lose least. */
+  const tried: string[] = [], depths = depthsOf({ layers: new Array(24).fill({ heads: 1, ffn: 1 }) });
+  let most = 1;
+  /** Loses by a made-up rule: 15 % of the layers' weights and 1,500 tokens lose least. */
   const attempt: Attempt = (choice) => {
     tried.push(choiceText(choice));
-    const { width, vocabulary, types } = choice, tokens = vocabulary === "needed" ? 6000 : vocabulary;
-    if (!types || (tokens === null && Number(width) < 0.1)) return Promise.resolve(null);
-    const lost = Math.abs((Number(width) || 0.15) - 0.15) + Math.abs((Number(tokens) || 1500) - 1500);
+    const { cut, vocabulary, types } = choice, tokens = vocabulary === "needed" ? 6000 : vocabulary;
+    const share = Number(cut?.share) || 0;
+    if (share >= most) return Promise.resolve(null);
+    if (!types || (tokens === null && share < 0.1)) return Promise.resolve("over");
+    const lost = Math.abs((share || 0.15) - 0.15) + Math.abs((Number(tokens) || 1500) - 1500);
     return Promise.resolve({ choice: { ...choice, vocabulary: tokens }, lost });
   };
-  await searchChoices(["types", "vocabulary", "width"], attempt, { hasSize: true });
+  const triedOf = async (levers: readonly Lever[], { hasSize = true } = {}): Promise<string[]> => {
+    await searchChoices(levers, attempt, { hasSize, depths });
+    return tried.splice(0);
+  };
   const words = [6000, 3000, 1500, 750].map((count) => `vocabulary ${count.toLocaleString("en")}, types`);
-  assert.deepEqual(tried, [
-    ...["types", "vocabulary", "width", "vocabulary, types", ...words.slice(1)],
+  assert.deepEqual(await triedOf(LEVERS), [
+    ...["types", "vocabulary", "width", "depth", "vocabulary, types", ...words.slice(1)],
     ...[5, 10, 15, 20].map((share) => `width ${share} %, types`),
+    ...[4, 8, 12, 16, 25].map((share) => `depth ${share} %, types`),
     ...[10, 15].map((share) => `width ${share} %, vocabulary 1,500, types`),
   ]);
-  tried.length = 0;
-  await searchChoices(["vocabulary", "width"], attempt, { hasSize: true });
-  assert.deepEqual(tried, ["vocabulary", "width"]);
-  tried.length = 0;
-  await searchChoices(["types", "width"], attempt, { hasSize: false });
-  assert.deepEqual(tried, ["as it is", ...[5, 10, 15, 20, 25, 30, 40, 50].map((share) => `width ${share} %`)]);
+  assert.deepEqual((await triedOf(["types", "depth", "vocabulary"])).slice(-3), [
+    "depth 25 %, types",
+    ...[12, 16].map((share) => `depth ${share} %, vocabulary 1,500, types`),
+  ]);
+  assert.deepEqual(await triedOf(["vocabulary", "width"]), ["vocabulary", "width"]);
+  const free = [5, 10, 15, 20, 25, 30, 40, 50].map((share) => `width ${share} %`);
+  assert.deepEqual(await triedOf(["types", "width"], { hasSize: false }), ["as it is", ...free]);
+  // What cannot be made at all ends the lever.
+  most = 0.2;
+  assert.deepEqual(await triedOf(["width"], { hasSize: false }), ["as it is", ...free.slice(0, 4)]);
+  assert.deepEqual(depthsOf({ layers: new Array(5).fill({ heads: 1, ffn: 1 }) }), [0.2, 0.4]);
 });
 
 Deno.test("memory and speed are budgets, too: memory is what a device holds, and the file may have any size", async () => {
@@ -118,12 +157,16 @@ Deno.test("a choice is a run, and has a name", () => {
     seq: 4,
   } as const;
   const size = { bytes: 9, file: { format: "gguf", dtype: "q8_0" }, name: "m pruned" };
-  const words = runOf({ width: null, vocabulary: "to size", types: false }, shape, []);
+  const words = runOf({ cut: null, vocabulary: "to size", types: false }, shape, []);
   assert.deepEqual([words.units, words.size, words.method], [["vocab"], size, undefined]);
-  const both = runOf({ width: 0.2, vocabulary: 700, types: true }, shape, []);
+  const both = runOf({ cut: { lever: "width", share: 0.2 }, vocabulary: 700, types: true }, shape, []);
   assert.deepEqual([both.units, both.vocab, both.sparsity], [["kv", "ffn", "vocab"], { size: 700 }, 0.2]);
   assert.deepEqual(both.export, { formats: ["gguf"], name: "m pruned", ggufSize: 9 });
-  assert.equal(choiceText({ width: 0.05, vocabulary: 24000, types: true }), "width 5 %, vocabulary 24,000, types");
+  const deep = { cut: { lever: "depth", share: "to size" }, vocabulary: null, types: false } as const;
+  const layers = runOf(deep, shape, []);
+  assert.deepEqual([layers.units, layers.method, layers.size], [["layers"], "block-influence", size]);
+  const few = { cut: { lever: "width", share: 0.05 }, vocabulary: 24000, types: true } as const;
+  assert.deepEqual([few, deep].map(choiceText), ["width 5 %, vocabulary 24,000, types", "depth"]);
 });
 
 Deno.test("texts are measured from the end, and never cut by", async () => {

@@ -1,5 +1,5 @@
 // The command that makes a choice of `fit` by an export or a prune run.
-import { runOf } from "../../../lib/fit/choice.ts";
+import { cutsAny, runOf } from "../../../lib/fit/choice.ts";
 import type { FitRow } from "../../../lib/fit/make.ts";
 import type { FitPlan } from "../../../lib/fit/plan.ts";
 import { FOLDER_PATHS, valueAt } from "../../../lib/run/options/check.ts";
@@ -22,7 +22,7 @@ export function commandOf(
   { cutRows, workshop: { shape } }: Pick<FitPlan, "cutRows" | "workshop">,
   { model, data, textField, baseDtype, out }: Named,
 ): string {
-  if (choice.width === null && choice.vocabulary === null) {
+  if (!cutsAny(choice)) {
     return lineOf("export", model, [["ggufSize", shape.bytes], ["formats", "gguf"], ["out", out]]);
   }
   const run = runOf(choice, shape, []);
@@ -35,7 +35,7 @@ export function commandOf(
     ...model === "demo" && data !== null ? [] : [["data", data] as const],
     ...[["textField", textField], ["limitRows", cutRows], ["baseDtype", baseDtype]] as const,
     ...flags,
-    ...choice.width === null ? [] : [["--no-prompt", ""] as const],
+    ...choice.cut === null ? [] : [["--no-prompt", ""] as const],
     ["out", out],
   ]);
 }

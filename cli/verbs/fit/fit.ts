@@ -41,7 +41,7 @@ const FLAGS = {
     above: 0,
     help: "least tokens a second that the model writes for one sequence on this device; each choice is measured",
   },
-  levers: { type: "words", words: LEVERS, initially: LEVERS, help: "what may be done: types, vocabulary, width" },
+  levers: { type: "words", words: LEVERS, initially: LEVERS, help: `what may be done: ${LEVERS.join(", ")}` },
   windows: {
     type: "count",
     least: 1,
@@ -64,13 +64,13 @@ type Flags = FlagValues<typeof FLAGS>;
 export function fitVerb(): CommandUnknownOpts {
   const command = verb("fit", {
     description:
-      "Find the most faithful model for a size of its file, memory or speed: tries types of matrices, a smaller vocabulary, narrower layers and these together, measures each, and writes the best.",
+      "Find the most faithful model for a size of its file, memory or speed: tries types of matrices, a smaller vocabulary, narrower or fewer layers and these together, measures each, and writes the best.",
     examples: [
       "fit demo --file-size 700K --out runs/fit",
       "fit path/to/model --file-size 700M --data texts.jsonl --dry",
     ],
     notes:
-      "Cuts are made by most rows of --data and measured on the last ones, which they do not see. Nothing is trained: give the command that is shown steps of recovery, --postfinetune 100 where width is cut, --steps 100 where the vocabulary alone is.",
+      "Cuts are made by most rows of --data and measured on the last ones, which they do not see. Nothing is trained: give the command that is shown steps of recovery, --postfinetune 100 where layers are cut, --steps 100 where the vocabulary alone is.",
   }).argument("<model>", MODEL_TEXT);
   return addFlags(command, FLAGS).action(fit);
 }

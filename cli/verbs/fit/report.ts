@@ -101,7 +101,9 @@ export function showWritten(row: FitRow, written: WrittenFit): void {
 
 /** What `--json` has of a row. */
 function rowValues({ choice, parameters, ...shown }: FitRow): object {
-  return { levers: choiceText(choice), ...choice, parameters, ...shownValues(shown) };
+  const { cut, ...others } = choice, width = cut?.lever === "width" ? cut.share : null;
+  const depth = cut?.lever === "depth" ? cut.share : null;
+  return { levers: choiceText(choice), width, depth, ...others, parameters, ...shownValues(shown) };
 }
 
 function shownValues({ bytes, fidelity, lost, memory, tokensPerSecond }: Shown): object {

@@ -36,7 +36,7 @@ export interface ChoiceShape {
   readonly dtype: GgufWriteType;
   /** Units within the layers that a GGUF of the model can lose. */
   readonly units: readonly UnitKind[];
-  /** Tokens of a sequence on which units are scored. */
+  /** Tokens of a sequence on which units are scored, and trained. */
   readonly seq: number;
 }
 
@@ -51,8 +51,19 @@ export function cutsAny({ cut, vocabulary }: FitChoice): boolean {
   return cut !== null || vocabulary !== null;
 }
 
-/** The prune run of a choice that cuts something. Nothing is trained. */
-export function runOf({ cut, vocabulary, types }: FitChoice, shape: ChoiceShape, rows: readonly Row[]): ChoiceRun {
+/** What a run gets besides its choice. */
+export interface RunParts {
+  readonly rows: readonly Row[];
+  /** Steps that train LoRA after the cut. Default: none. */
+  readonly steps?: number | undefined;
+}
+
+/** The prune run of a choice that cuts something. */
+export function runOf(
+  { cut, vocabulary, types }: FitChoice,
+  shape: ChoiceShape,
+  { rows, steps = 0 }: RunParts,
+): ChoiceRun {
   const { bytes, names: { pruned: name }, dtype, units, seq } = shape,
     isToSize = cut?.share === "to size" || vocabulary === "to size";
   const size = bytes === null ? null : { bytes, file: { format: "gguf", dtype }, name } as const;
@@ -62,12 +73,15 @@ export function runOf({ cut, vocabulary, types }: FitChoice, shape: ChoiceShape,
     ...types && bytes !== null ? { ggufSize: bytes } : isToSize ? { ggufDtype: dtype } : {},
   } as const;
   const words = typeof vocabulary === "number" ? { vocab: { size: vocabulary } } : {};
+  const reading = { seq, prompt: "none" } as const;
   if (cut === null) {
-    return { rows, steps: 0, units: ["vocab"], ...words, ...isToSize && size ? { size } : {}, export: files };
+    const trained = steps > 0 ? { steps, ...reading } : { steps: 0 };
+    return { rows, ...trained, units: ["vocab"], ...words, ...isToSize && size ? { size } : {}, export: files };
   }
   const { lever, share } = cut, kinds: readonly UnitKind[] = lever === "width" ? units : ["layers"];
   const whole: ChoiceRun | Omit<ChoiceRun, "size" | "sparsity"> = {
-    ...{ rows, steps: 0, method: METHOD[lever], seq, prompt: "none" },
+    ...{ rows, steps: 0, method: METHOD[lever], ...reading },
+    ...steps > 0 ? { postfinetune: steps } : {},
     units: vocabulary === null ? kinds : [...kinds, "vocab"],
     ...words,
     export: files,

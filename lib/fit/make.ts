@@ -88,7 +88,7 @@ export async function makeRow(choice: FitChoice, workshop: Workshop): Promise<Fi
   const { dense, shape, texts, signal, prices, whole } = workshop, files = memoryFiles();
   let summary: RunSummary | null = null;
   if (cutsAny(choice)) {
-    const run = runOf(choice, shape, texts.rows);
+    const run = runOf(choice, shape, texts);
     const sink = memorySink(files, { out: OUT, export: run.export });
     summary = await runInto(sink, dense, { ...run, signal }, workOf(choice, workshop));
   } else {

@@ -126,7 +126,9 @@ export async function planFit(dense: Model, options: FitOptions): Promise<FitPla
 
 /** The choice of fewer layers with its error, of a model that cannot lose layers; null if it can. */
 function whyDeep(spec: DecoderSpec): FitPlan["impossible"][number] | null {
-  const rules = livingLayers(spec) < 2 ? { rule: "one layer stays", value: "one layer" } : whyWhole("layers", spec, "compact");
+  const rules = livingLayers(spec) < 2
+    ? { rule: "one layer stays", value: "one layer" }
+    : whyWhole("layers", spec, "compact");
   if (!rules) return null;
   const choice = { cut: { lever: "depth", share: "to size" }, vocabulary: null, types: false } as const;
   return { choice, error: refusal("usage", "cannot cut whole layers", { ...rules, option: "levers" }) };

@@ -2,10 +2,10 @@
 import { disk } from "../files/disk.ts";
 import { exportModel } from "../local/export_model.ts";
 import { openModelFiles } from "../local/open_model.ts";
-import { pruneToFolder } from "../run/prune_to_folder.ts";
+import { pruneToFolder, type PruneToFolderOptions } from "../run/prune_to_folder.ts";
 import type { RunSummary } from "../run/result.ts";
 import type { SessionExportOptions } from "../slice/export_options.ts";
-import { cutsAny, runOf } from "./choice.ts";
+import { cutsAny, runOf, type RunParts } from "./choice.ts";
 import { type FitBudget, type FitRow, type MeasuredUse, measureModel, type Workshop } from "./make.ts";
 
 /** A file that was written, measured as the rows of the plan are. */
@@ -17,16 +17,20 @@ export interface WrittenFit extends MeasuredUse, Pick<FitRow, "bytes"> {
 }
 
 /** Where and how {@link writeFit} writes. */
-export interface WriteOptions extends Pick<SessionExportOptions, "replace" | "origin" | "command"> {
+export interface WriteOptions
+  extends
+    Pick<SessionExportOptions, "replace" | "origin" | "command" | "inputs">,
+    Pick<RunParts, "steps">,
+    Pick<PruneToFolderOptions, "identity" | "onStart" | "onRecord"> {
   /** Folder of the run. */
   readonly out: string;
 }
 
-/** Writes the model of a row. Throws as `exportModel` and `pruneToFolder` do. */
+/** Writes the model of a row, trained for some steps after its cut. Throws as `exportModel` and `pruneToFolder` do. */
 export async function writeFit(
   { choice }: Pick<FitRow, "choice">,
   workshop: Workshop,
-  { out, replace = false, origin, command }: WriteOptions,
+  { out, replace = false, origin, command, inputs, steps, ...run }: WriteOptions,
 ): Promise<WrittenFit> {
   const { dense, shape, texts, signal } = workshop,
     { names: { exported: name }, bytes } = shape,
@@ -36,8 +40,9 @@ export async function writeFit(
     const types = bytes === null ? { ggufDtype: "auto" } as const : { ggufSize: bytes };
     await exportModel(source, out, { ...{ name, tokenizer, replace, signal }, ...types, formats: ["gguf"] });
   } else {
-    const { export: files, ...run } = runOf(choice, shape, texts.rows);
-    summary = await pruneToFolder(dense, { ...run, signal, out, export: { ...files, replace, origin, command } });
+    const { export: files, ...chosen } = runOf(choice, shape, { rows: texts.rows, steps });
+    const written = { ...files, replace, origin, command, inputs };
+    summary = await pruneToFolder(dense, { ...chosen, ...run, signal, out, export: written });
   }
   const gguf = `${out}/model.gguf`, written = await openModelFiles(gguf);
   const measured = await measureModel(written, { ...workshop, budget: withoutLimits(workshop.budget) });

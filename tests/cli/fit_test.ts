@@ -14,7 +14,7 @@ import { splitTexts } from "../../lib/fit/texts.ts";
 import type { Row } from "../../lib/data/rows.ts";
 import { shortDemo, writeShortDemo } from "../demo.ts";
 import { refuses } from "../refuses.ts";
-import { cli, json, refused, TemporaryFolder } from "./helpers/cli.ts";
+import { assertFinished, cli, json, refused, TemporaryFolder } from "./helpers/cli.ts";
 
 const textRow = (text: string): Row => ({ kind: "text", text, extra: {} });
 
@@ -42,34 +42,47 @@ Deno.test("fit writes what its plan has measured, and its command writes the sam
   assert.deepEqual(Deno.readFileSync(folder.at("again", "model.gguf")), file);
 });
 
+Deno.test("fit trains the cut that it chose, and the command that it shows finds its run", async () => {
+  using folder = new TemporaryFolder();
+  const asked = ["fit", ...await written(folder), "--levers", "depth", "--file-size", "700K", "--steps", "2"];
+  const made = await json([...asked, "--out", folder.at("made"), "--windows", "1"]), [best] = made.rows;
+  assert.deepEqual([best.levers, best.depth, best.width], ["depth", "to size", null]);
+  assert.equal(made.written.bytes, best.bytes);
+  assert.notEqual(made.written.kl, best.kl);
+  const summary = JSON.parse(Deno.readTextFileSync(folder.at("made", "run.json")));
+  assert.deepEqual([summary.options.units, summary.options.postfinetune], [["layers"], 2]);
+  const words: string[] = made.command.split(" ").slice(1);
+  assert.ok(words.join(" ").includes("--postfinetune 2"), made.command);
+  await assertFinished([...words, "--resume"], folder.at("made"));
+});
+
 Deno.test("cuts that share scores are those of runs without others, whole layers and smaller vocabularies too", async () => {
   const { source, tokenizer } = await shortDemo(), { rows } = await readRows(demoData("train"));
   using device = await openDevice();
   using model = await loadModelFrom(source, { device, tokenizer });
   const names = { exported: "m", pruned: "m" }, levers: readonly Lever[] = [];
-  const { workshop } = await planFit(model, { memory: 2 ** 30, context: 40, rows: rows.slice(0, 60), names, levers });
-  const made = async (cut: FitChoice["cut"], vocabulary: FitChoice["vocabulary"] = null): Promise<FitRow> => {
-    const choice = { cut, vocabulary, types: false }, row = await makeRow(choice, workshop);
-    if (vocabulary !== null) assert.deepEqual(row, await makeRow(choice, createWorkshop(workshop)));
-    return row;
-  };
+  const asked = { memory: 2 ** 30, context: 40, rows: rows.slice(0, 60), names, levers, windows: 1 };
+  const { workshop: planned } = await planFit(model, asked);
+  const workshop = createWorkshop({ ...planned, shape: { ...planned.shape, seq: 32 } });
+  const made = async (cut: FitChoice["cut"], vocabulary: FitChoice["vocabulary"], by = workshop): Promise<FitRow> =>
+    await makeRow({ cut, vocabulary, types: false }, by);
   const { choice: { vocabulary: needed } } = await made(null, "needed"), tokens = Number(needed);
   const narrow = { lever: "width", share: 0.2 } as const, deep = { lever: "depth", share: 0.5 } as const;
-  await made(narrow);
-  await made(narrow, tokens);
-  await made(narrow, Math.floor(tokens / 2));
-  const { parameters, lost } = await made(deep), { layers: [layer] } = source.spec;
-  assert.ok(layer && lost > 0);
-  assert.equal(parameters, parameterCount({ ...source.spec, layers: [layer] }));
-  const joint = await made(deep, tokens);
-  assert.ok(joint.bytes > 0 && joint.parameters < parameters && joint.fidelity.kl > 0);
+  await made(narrow, null);
+  for (const size of [tokens, Math.floor(tokens / 2)]) {
+    assert.deepEqual(await made(narrow, size), await made(narrow, size, createWorkshop(workshop)));
+  }
+  const { parameters, lost, fidelity: { kl } } = await made(deep, tokens), { spec: { layers, ...spec } } = source;
+  assert.equal(parameters, parameterCount({ ...spec, layers: layers.slice(1), vocab: tokens }));
+  assert.ok(kl > 0 && lost > 0);
 });
 
 Deno.test("fit chooses types alone where a cut loses more, and says what a vocabulary costs", async () => {
   using folder = new TemporaryFolder();
   const asked = ["fit", ...await written(folder), "--levers", "types,vocabulary"];
-  const { code, stdout, stderr } = await cli([...asked, "--file-size", "420K", "--dry"]);
+  const { code, stdout, stderr } = await cli([...asked, "--file-size", "420K", "--dry", "--steps", "2"]);
   assert.equal(code, 0, stderr);
+  assert.match(stderr, /--steps/); // nothing is cut, so nothing is trained
   assert.ok(stdout.split("\n").every((line) => line.length <= 80 || line.startsWith("command")), stdout);
   const [first = "", second = ""] = stdout.split("\n").filter((line) => /^[> ] \w.* [KM]iB .* %/.test(line));
   assert.match(first, /^> types /);
@@ -157,13 +170,13 @@ Deno.test("a choice is a run, and has a name", () => {
     seq: 4,
   } as const;
   const size = { bytes: 9, file: { format: "gguf", dtype: "q8_0" }, name: "m pruned" };
-  const words = runOf({ cut: null, vocabulary: "to size", types: false }, shape, []);
+  const words = runOf({ cut: null, vocabulary: "to size", types: false }, shape, { rows: [] });
   assert.deepEqual([words.units, words.size, words.method], [["vocab"], size, undefined]);
-  const both = runOf({ cut: { lever: "width", share: 0.2 }, vocabulary: 700, types: true }, shape, []);
+  const both = runOf({ cut: { lever: "width", share: 0.2 }, vocabulary: 700, types: true }, shape, { rows: [] });
   assert.deepEqual([both.units, both.vocab, both.sparsity], [["kv", "ffn", "vocab"], { size: 700 }, 0.2]);
   assert.deepEqual(both.export, { formats: ["gguf"], name: "m pruned", ggufSize: 9 });
   const deep = { cut: { lever: "depth", share: "to size" }, vocabulary: null, types: false } as const;
-  const layers = runOf(deep, shape, []);
+  const layers = runOf(deep, shape, { rows: [] });
   assert.deepEqual([layers.units, layers.method, layers.size], [["layers"], "block-influence", size]);
   const few = { cut: { lever: "width", share: 0.05 }, vocabulary: 24000, types: true } as const;
   assert.deepEqual([few, deep].map(choiceText), ["width 5 %, vocabulary 24,000, types", "depth"]);

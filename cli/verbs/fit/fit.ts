@@ -1,22 +1,23 @@
 // `compresso fit MODEL`: the choice of levers that loses least at a size of the file, written and measured.
 import type { CommandUnknownOpts } from "../../packages.ts";
-import { refuse } from "../../../lib/core/errors.ts";
-import { LEVERS } from "../../../lib/fit/choice.ts";
+import { CompressoError, refuse } from "../../../lib/core/errors.ts";
+import { cutsAny, LEVERS } from "../../../lib/fit/choice.ts";
 import { checkBudget, planFit, WINDOWS } from "../../../lib/fit/plan.ts";
 import { writeFit } from "../../../lib/fit/write.ts";
 import { modelPath } from "../../../lib/local/open_model.ts";
 import { readRows } from "../../../lib/local/rows.ts";
+import { stagesOf } from "../../../lib/run/methods/stages.ts";
 import { originOf } from "../../../lib/run/origin.ts";
 import { OPTION_TABLE } from "../../../lib/run/options/table.ts";
 import { MODEL_TEXT, verb } from "../../command.ts";
 import { fetchInputs, modelName } from "../../hub.ts";
 import { addFlags, type FlagTable, type FlagValues, JSON_FLAG, required } from "../../options/flags.ts";
-import { printJson } from "../../terminal/output.ts";
+import { note, printJson } from "../../terminal/output.ts";
 import { withModel } from "../../with_model.ts";
 import { dataPathOf } from "../prune/inputs.ts";
-import { checkRunFolder } from "../prune/run_folder.ts";
+import { checkRunFolder, isResumable } from "../prune/run_folder.ts";
 import { nameOf } from "../prune/start.ts";
-import { commandOf } from "./command.ts";
+import { commandOf, inputsOfChoice } from "./command.ts";
 import { planValues, showPlan, showWritten, writtenValues } from "./report.ts";
 
 const { data, textField, "export.replace": overwrite, baseDtype, memoryLimit } = OPTION_TABLE;
@@ -51,6 +52,11 @@ const FLAGS = {
   data,
   textField,
   out: { type: "text", placeholder: "dir", help: "folder for model.gguf and, where something is cut, the run's files" },
+  steps: {
+    type: "count",
+    initially: 0,
+    help: "steps of LoRA that recover the chosen cut on --data; choices are measured without (default: 0)",
+  },
   dry: { type: "switch", help: "stop at the plan" },
   overwrite: { type: "switch", help: overwrite.help },
   baseDtype,
@@ -70,14 +76,14 @@ export function fitVerb(): CommandUnknownOpts {
       "fit path/to/model --file-size 700M --data texts.jsonl --dry",
     ],
     notes:
-      "Cuts are made by most rows of --data and measured on the last ones, which they do not see. Nothing is trained: give the command that is shown steps of recovery, --postfinetune 100 where layers are cut, --steps 100 where the vocabulary alone is.",
+      "Cuts are made by most rows of --data and measured on the last ones, which they do not see. The cut is a prune run: the command that is shown makes the same files, and with --resume it continues a fit that was stopped.",
   }).argument("<model>", MODEL_TEXT);
   return addFlags(command, FLAGS).action(fit);
 }
 
 async function fit(path: string, flags: Flags): Promise<void> {
   const { levers, windows, textField, dry = false, overwrite = false, json = false, baseDtype, memoryLimit } = flags;
-  const { fileSize, memory, context, tokensPerSecond } = flags;
+  const { fileSize, memory, context, tokensPerSecond, steps } = flags;
   if (context !== undefined && memory === undefined) {
     const rule = "it is what --memory is counted for", fix = "give --memory, or leave it out";
     refuse("usage", "cannot use --context", { rule, value: context, fix, option: "context" });
@@ -96,18 +102,27 @@ async function fit(path: string, flags: Flags): Promise<void> {
     });
     const [best] = plan.rows;
     if (!best) return;
-    const words = commandOf(best, plan, { model: path, data, textField, baseDtype, out: out ?? "DIR" });
+    const named = { model: path, data, textField, baseDtype, out: out ?? "DIR", steps };
+    const words = commandOf(best, plan, named), isCut = cutsAny(best.choice);
     if (!json) showPlan(plan, { command: words });
+    if (steps > 0 && !isCut) note("compresso: nothing is cut, so nothing is trained: --steps has no effect");
     if (dry || out === null) {
       if (json) printJson(planValues(plan, { command: words }));
       return;
     }
     progress.phase(`writing ${out}/model.gguf`);
+    const inputs = isCut ? await inputsOfChoice(best, plan, named) : undefined;
     const written = await writeFit(best, plan.workshop, {
-      ...{ out, replace: overwrite, command: words },
+      ...{ out, replace: overwrite, command: words, steps, inputs },
+      ...inputs ? { identity: { weights: inputs.model } } : {},
       origin: await originOf({ model: path, data }),
+      onStart: ({ options }) => progress.stages(stagesOf(options)),
+      onRecord: (record) => progress.step(record),
+    }).catch(async (error) => {
+      if (!(error instanceof CompressoError && error.code === "aborted" && await isResumable(out))) throw error;
+      throw error.with({ fix: `to resume, run: ${words} --resume` });
     });
     if (json) printJson({ ...planValues(plan, { command: words }), written: writtenValues(written) });
-    else showWritten(best, written);
+    else showWritten(best, written, { steps: isCut ? steps : 0 });
   });
 }

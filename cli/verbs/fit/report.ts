@@ -86,10 +86,11 @@ function whyNot(error: CompressoError): string {
   return rule === undefined ? what : `${rule}, not ${value ?? "this"}`;
 }
 
-/** Prints what was predicted of the written file beside what was measured. */
-export function showWritten(row: FitRow, written: WrittenFit): void {
+/** Prints what was predicted of the written file beside what was measured, where `steps` have trained it since. */
+export function showWritten(row: FitRow, written: WrittenFit, { steps }: { readonly steps: number }): void {
+  const [before, after] = steps > 0 ? ["untrained", `${steps} steps`] : ["predicted", "measured"];
   print();
-  print(`${"".padEnd(10)}${"predicted".padStart(14)}${"measured".padStart(14)}`);
+  print(`${"".padEnd(10)}${before.padStart(14)}${after.padStart(14)}`);
   const line = (name: string, of: Column["of"]): void => {
     const [before, after] = [of(row), of(written)];
     if (before !== null) print(`${name.padEnd(10)}${before.padStart(14)}${(after ?? "").padStart(14)}`);

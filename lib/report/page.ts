@@ -1,5 +1,5 @@
 // The frame of a report: one HTML document with its style, its script and its content policy.
-import { Sha256 } from "../core/digest.ts";
+import { sourceHash } from "../core/digest.ts";
 import SCRIPT_FILE from "./page.js" with { type: "text" };
 import { escape, FIGURE_STYLE } from "./svg.ts";
 
@@ -22,12 +22,13 @@ figure { margin: 0 } .plot { position: relative; margin-top: 8px } .plot svg { d
 output { position: absolute; top: 0; right: 0; max-width: 70%; padding: 1px 6px; border-radius: 4px; background: var(--raised); font-size: 12px; font-variant-numeric: tabular-nums } output:empty { display: none }
 .scroll + .note { margin-top: 8px } details { margin-top: 6px } summary { cursor: pointer; color: var(--link); font-size: 13px }
 .scroll { overflow-x: auto; margin-top: 8px; background: linear-gradient(to right, var(--ground) 40%, transparent) left / 28px 100% no-repeat local, linear-gradient(to left, var(--ground) 40%, transparent) right / 28px 100% no-repeat local, linear-gradient(to right, var(--shade), transparent) left / 10px 100% no-repeat scroll, linear-gradient(to left, var(--shade), transparent) right / 10px 100% no-repeat scroll } details .scroll { max-height: 480px; overflow-y: auto }
+.broad { position: relative; left: 50%; transform: translateX(-50%); width: max-content; min-width: 100%; max-width: calc(100vw - 40px) }
 table { border-collapse: collapse; font-size: 13px } caption { text-align: left; color: var(--soft); padding-bottom: 4px; max-width: min(780px, 100vw - 40px) }
 th, td { padding: 4px 16px 4px 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); max-width: 420px; overflow-wrap: break-word } th { font-weight: 600 } tbody th { font-weight: 400; color: var(--soft) }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
 :focus-visible { outline: 2px solid var(--link); outline-offset: 2px }
 @media (max-width: 480px) { body { padding: 16px 12px 32px } .tiles { grid-template-columns: 1fr 1fr } }
-@media print { body { max-width: none; padding: 0; font-size: 11pt } nav, details, output, #status { display: none } figure, .tiles, tr { break-inside: avoid } h2 { break-after: avoid } .scroll, details .scroll { overflow: visible; max-height: none } * { print-color-adjust: exact; -webkit-print-color-adjust: exact } }
+@media print { body { max-width: none; padding: 0; font-size: 11pt } nav, details, output, #status { display: none } figure, .tiles, tr { break-inside: avoid } h2 { break-after: avoid } .scroll, details .scroll { overflow: visible; max-height: none } .broad { position: static; transform: none; max-width: none } * { print-color-adjust: exact; -webkit-print-color-adjust: exact } }
 `;
 
 /** What a page is made of. */
@@ -43,12 +44,10 @@ export interface PageParts {
 
 /** The document. It loads nothing from elsewhere, and its policy forbids that. */
 export function pageHtml({ title, note, content, live }: PageParts): string {
-  const bytes = new Sha256().update(SCRIPT).hex().match(/../g)?.map((pair) => parseInt(pair, 16)) ?? [];
-  const hash = btoa(String.fromCharCode(...bytes));
   const policy = [
     "default-src 'none'",
     "style-src 'unsafe-inline'",
-    `script-src 'sha256-${hash}'`,
+    `script-src '${sourceHash(SCRIPT)}'`,
     "img-src data:",
     "base-uri 'none'",
     "form-action 'none'",

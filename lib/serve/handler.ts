@@ -11,6 +11,7 @@ import { eventStream } from "./event_stream.ts";
 import { chatFields, type CommonFields, completionFields } from "./fields.ts";
 import { type Job, type Piece, runJob, type Usage, type Workbench } from "./job.ts";
 import type { ServeLimits } from "./limits.ts";
+import { chatPage } from "./page.ts";
 import { prepareChat, prepareCompletion, type PrepareOptions } from "./prepare.ts";
 import type { HttpRequest } from "./http.ts";
 import { closing, type Queue } from "./queue.ts";
@@ -127,6 +128,10 @@ async function route(serving: Serving, call: Call): Promise<Response> {
   if (pathname === "/health") {
     allow(request, "GET");
     return health(serving);
+  }
+  if (pathname === "/") {
+    allow(request, "GET");
+    return chatPage();
   }
   checkKey(request, serving.apiKey);
   switch (pathname) {

@@ -34,6 +34,14 @@ export const SAMPLING_FLAGS = {
     defaultText: "1",
     help: "factor that makes tokens that occurred before less likely (above 1) or more likely (below 1)",
   },
+  frequencyPenalty: {
+    ...{ type: "number", least: -2, most: 2, defaultText: "0" },
+    help: "taken from a token's logit for each time that the answer has it; above 0 against repetition",
+  },
+  presencePenalty: {
+    ...{ type: "number", least: -2, most: 2, defaultText: "0" },
+    help: "taken from the logit of each token that the answer has; above 0 for new words",
+  },
   stop: {
     type: "value",
     placeholder: "text",
@@ -49,6 +57,7 @@ export type SamplingSettings = FlagValues<typeof SAMPLING_FLAGS>;
 /** The options as the library takes them. Throws `CompressoError("usage")` for options that have no effect. */
 export function samplingOf(settings: SamplingSettings): SamplingOptions & { readonly stop: readonly string[] } {
   const { temperature, topK, topP, repetitionPenalty = 1, stop = [], seed } = settings;
+  const { frequencyPenalty = 0, presencePenalty = 0 } = settings;
   const drawing = Object.entries({ topK, topP, seed }).flatMap(([name, value]) => value === undefined ? [] : [name]);
   if (temperature === 0 && drawing.length > 0) {
     refuse("usage", `cannot use ${drawing.map(flagNamed).join(" and ")}`, {
@@ -58,7 +67,8 @@ export function samplingOf(settings: SamplingSettings): SamplingOptions & { read
       option: drawing.length === 1 ? drawing[0] : undefined,
     });
   }
-  return { temperature, topK: topK ?? 0, topP: topP ?? 1, repetitionPenalty, stop, seed: seed ?? 1 };
+  const penalties = { repetitionPenalty, frequencyPenalty, presencePenalty };
+  return { temperature, topK: topK ?? 0, topP: topP ?? 1, ...penalties, stop, seed: seed ?? 1 };
 }
 
 const ESCAPES: Readonly<Record<string, string>> = { "\\n": "\n", "\\t": "\t", "\\\\": "\\" };

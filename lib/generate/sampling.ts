@@ -1,10 +1,19 @@
 // The next token from logits.
 //
 // The definitions are those of transformers' generation/logits_process.py, in its order: RepetitionPenaltyLogitsProcessor, TemperatureLogitsWarper,
-// TopKLogitsWarper, TopPLogitsWarper. Penalty and distances are in f32, weights and sums in integers, as in
+// TopKLogitsWarper, TopPLogitsWarper. The penalties of frequency and presence, which transformers has not, are those of OpenAI's API and come
+// after that of repetition, as in vLLM. Penalties and distances are in f32, weights and sums in integers, as in
 // kernels/shared/sample_next.wgsl, which draws the same tokens.
 import { count, type NamesOf } from "../core/check_options.ts";
-import { CHOICE_STREAM, CHOICE_UNIT, type DrawSettings, inverseTemperature, weightTable } from "../nn/decode/choice.ts";
+import {
+  CHOICE_STREAM,
+  CHOICE_UNIT,
+  type DrawSettings,
+  inverseTemperature,
+  isPenalized,
+  takenFrom,
+  weightTable,
+} from "../nn/decode/choice.ts";
 import { notFinite } from "../nn/decode/pass.ts";
 import { MAX_SEED, uniform } from "../core/random.ts";
 
@@ -28,6 +37,17 @@ export interface SamplingOptions {
    * arXiv 1909.05858); above 1 against repetition, 1 for none. Default 1.
    */
   readonly repetitionPenalty?: number | undefined;
+  /**
+   * Taken from a token's logit for each time that the continuation has it, from −2 to 2, in parts of 2^−16, as OpenAI's
+   * `frequency_penalty`; above 0 against repetition. The prompt does not count. All penalties together take at most 256.
+   * Default 0.
+   */
+  readonly frequencyPenalty?: number | undefined;
+  /**
+   * Taken from the logit of each token that the continuation has, from −2 to 2, in parts of 2^−16, as OpenAI's
+   * `presence_penalty`; above 0 for new words. Default 0.
+   */
+  readonly presencePenalty?: number | undefined;
   /** Seed of the draws, which depend on it and the token's position alone. Default 0, where the command line has 1. */
   readonly seed?: number | undefined;
 }
@@ -38,6 +58,8 @@ export const SAMPLING_NAMES: NamesOf<SamplingOptions> = {
   topK: count(0),
   topP: { type: "number", least: 0, most: 1 },
   repetitionPenalty: { type: "number", above: 0 },
+  frequencyPenalty: { type: "number", least: -2, most: 2 },
+  presencePenalty: { type: "number", least: -2, most: 2 },
   seed: count(0, MAX_SEED),
 };
 
@@ -51,26 +73,42 @@ export interface Sampler {
 export interface ChoiceOptions extends Omit<SamplingOptions, "seed"> {
   /** Tokens that the repetition penalty counts. Default: none. */
   readonly seen?: Iterable<number> | undefined;
+  /** How often tokens were chosen before, which the penalties of frequency and presence count. Default: none. */
+  readonly chosen?: ReadonlyMap<number, number> | undefined;
   /** Uniform number in (0, 1) that draws. */
   readonly u: number;
 }
 
-/** A sampler for the continuation of a prompt. The options are within the bounds of {@link SAMPLING_NAMES}. */
-export function createSampler(options: SamplingOptions, prompt: readonly number[]): Sampler {
-  const { repetitionPenalty = 1, seed = 0 } = options;
-  const seen = new Set(repetitionPenalty === 1 ? [] : prompt);
+/**
+ * A sampler for the continuation of a prompt, of which tokens may have been chosen already. The options are within the
+ * bounds of {@link SAMPLING_NAMES}.
+ */
+export function createSampler(
+  options: SamplingOptions,
+  prompt: readonly number[],
+  { chosen = [] }: { readonly chosen?: readonly number[] } = {},
+): Sampler {
+  const { seed = 0 } = options, counts = isPenalized(options);
+  const seen = new Set(counts ? prompt : []), times = new Map<number, number>();
+  const count = (id: number): void => {
+    seen.add(id);
+    times.set(id, (times.get(id) ?? 0) + 1);
+  };
+  if (counts) chosen.forEach(count);
   return {
     choose(logits, position): number {
-      const id = sampleToken(logits, { ...options, seen, u: uniform(seed, CHOICE_STREAM, position) });
-      if (repetitionPenalty !== 1) seen.add(id);
+      const u = uniform(seed, CHOICE_STREAM, position),
+        id = sampleToken(logits, { ...options, seen, chosen: times, u });
+      if (counts) count(id);
       return id;
     },
   };
 }
 
 /** Whether the largest logit of the model is always chosen: the temperature is 0 and no penalty changes the logits. */
-export function isGreedy({ temperature = 0, repetitionPenalty = 1 }: SamplingOptions): boolean {
-  return temperature === 0 && repetitionPenalty === 1;
+export function isGreedy(options: SamplingOptions): boolean {
+  const { temperature = 0 } = options;
+  return temperature === 0 && !isPenalized(options);
 }
 
 /**
@@ -110,28 +148,35 @@ function partOf(whole: number, part: number): number {
   return Number(BigInt(whole) * BigInt(Math.round(part * CHOICE_UNIT)) / BigInt(CHOICE_UNIT));
 }
 
-/** The settings of a sampler on the GPU that continues a prompt; null for the most likely tokens. */
-export function drawSettings(options: SamplingOptions, seen: Iterable<number>): DrawSettings | null {
+/** The settings of a sampler on the GPU, as {@link createSampler} has them; null for the most likely tokens. */
+export function drawSettings(
+  options: SamplingOptions,
+  prompt: readonly number[],
+  { chosen = [] }: { readonly chosen?: readonly number[] } = {},
+): DrawSettings | null {
   if (isGreedy(options)) return null;
   const { temperature = 0, topK = 0, topP = 1, repetitionPenalty = 1, seed = 0 } = options;
-  return { temperature, topK, topP, repetitionPenalty, seed, seen };
+  const { frequencyPenalty = 0, presencePenalty = 0 } = options;
+  return { temperature, topK, topP, repetitionPenalty, frequencyPenalty, presencePenalty, seed, prompt, chosen };
 }
 
 // The loops below pass over a whole vocabulary for each token: they count indices, as iterators take several times as long.
 
-function penalized(logits: Float32Array, { repetitionPenalty = 1, seen = [] }: ChoiceOptions): Float64Array {
+function penalized(logits: Float32Array, options: ChoiceOptions): Float64Array {
+  const { repetitionPenalty = 1, seen = [], chosen = new Map() } = options;
   const scores = new Float64Array(logits.length);
   for (let id = 0; id < scores.length; id++) {
     const logit = logits[id] ?? NaN;
     if (!Number.isFinite(logit)) throw notFinite();
     scores[id] = logit;
   }
-  if (repetitionPenalty === 1) return scores;
+  if (!isPenalized(options)) return scores;
   const penalty = Math.fround(repetitionPenalty), reciprocal = Math.fround(1 / repetitionPenalty);
   for (const id of new Set(seen)) {
     const score = scores[id];
     if (score !== undefined) scores[id] = Math.fround(score * (score < 0 ? penalty : reciprocal));
   }
+  for (const [id, times] of chosen) scores[id] = Math.fround((scores[id] ?? 0) - takenFrom(times, options));
   return scores;
 }
 

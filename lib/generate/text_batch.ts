@@ -55,8 +55,8 @@ const READING_SECONDS = 0.1;
 interface Text {
   readonly prompt: readonly number[];
   readonly options: BatchTextOptions;
-  /** Tokens of prompt and text. */
-  readonly seen: number[];
+  /** Tokens of the text. */
+  readonly chosen: number[];
   readonly sequence: { current: BatchSequence | null };
   readonly tokens: number[];
   /** The token that is read next. */
@@ -143,7 +143,7 @@ export class TextBatch implements AsyncDisposable {
     const text: Text = {
       prompt,
       options,
-      seen: [...prompt],
+      chosen: [],
       sequence: { current: null },
       tokens: [],
       last: prompt.at(-1) ?? 0,
@@ -318,8 +318,8 @@ export class TextBatch implements AsyncDisposable {
   /** Decodes tokens of the active texts until one of them ends or another one has come. */
   async #decode(batch: DecodeBatch): Promise<void> {
     const texts = [...this.#active];
-    const rows = texts.flatMap(({ sequence: { current }, last, options, seen }) =>
-      current ? [{ sequence: current, token: last, draw: drawSettings(options, seen) }] : []
+    const rows = texts.flatMap(({ sequence: { current }, last, options, prompt, chosen }) =>
+      current ? [{ sequence: current, token: last, draw: drawSettings(options, prompt, { chosen }) }] : []
     );
     if (texts.some(({ options: { onChoice } }) => onChoice)) {
       const logits = await batch.logits(rows);
@@ -352,7 +352,8 @@ export class TextBatch implements AsyncDisposable {
   #choose(text: Text, logits: Float32Array, position: number): void {
     if (text.end) return;
     try {
-      const { options, seen } = text, id = createSampler(options, seen).choose(logits, position);
+      const { options, prompt, chosen } = text;
+      const id = createSampler(options, prompt, { chosen }).choose(logits, position);
       options.onChoice?.(id, logits);
       this.#take(text, id);
     } catch (error) {
@@ -365,7 +366,7 @@ export class TextBatch implements AsyncDisposable {
     const { endTokens = [], maxTokens } = text.options, { spec } = this.#model;
     if (spec.eosIds.includes(id) || endTokens.includes(id)) return this.#finish(text, { reason: "end" });
     text.tokens.push(id);
-    text.seen.push(id);
+    text.chosen.push(id);
     text.last = id;
     if (--text.left > 0) return text.wake();
     this.#finish(text, { reason: roomFor(spec, text.prompt, { maxTokens }) < maxTokens ? "context" : "length" });

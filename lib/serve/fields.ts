@@ -26,6 +26,8 @@ const stops = z.union([z.string(), z.array(z.string())], "must be a string or an
   .refine((stop) => stop.length <= MOST_STOPS, `may have at most ${MOST_STOPS} strings`)
   .refine((stop) => stop.every((text) => text !== ""), "must not hold an empty string");
 
+const penalty = z.number("must be a number").min(-2, "must be at least -2").max(2, "must be at most 2").nullish();
+
 const common = {
   model: z.string("must name a model"),
   temperature: z.number("must be a number").min(0, "must be at least 0").max(2, "must be at most 2").nullish(),
@@ -37,8 +39,8 @@ const common = {
   stream: z.boolean("must be true or false").nullish(),
   stream_options: z.strictObject({ include_usage: z.boolean().optional() }).nullish(),
   n: whole(1, MOST_ANSWERS).nullish(),
-  frequency_penalty: only(0),
-  presence_penalty: only(0),
+  frequency_penalty: penalty,
+  presence_penalty: penalty,
   logit_bias: none,
   // Who asks: it has no part in the answer.
   user: z.string().nullish(),

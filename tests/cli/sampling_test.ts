@@ -14,7 +14,16 @@ Deno.test("what is for draws is refused at temperature 0, a seed too, and draws 
       names: Object.keys(options).map(flagNamed),
     });
     const { temperature, ...sampling } = samplingOf({ temperature: 0.5, ...options });
-    assert.deepEqual(sampling, { topK: 0, topP: 1, repetitionPenalty: 1, stop: [], seed: 1, ...options });
+    assert.deepEqual(sampling, {
+      topK: 0,
+      topP: 1,
+      repetitionPenalty: 1,
+      frequencyPenalty: 0,
+      presencePenalty: 0,
+      stop: [],
+      seed: 1,
+      ...options,
+    });
     assert.equal(temperature, 0.5);
   }
   assert.equal(samplingOf({ temperature: 0 }).seed, 1);

@@ -55,6 +55,7 @@ Deno.test("texts of many kinds are the same together and alone, more of them tha
     { prompt: prompt(5, 2), maxTokens: 9, temperature: 1, seed: 7 },
     { prompt: prompt(5, 2), maxTokens: 9, temperature: 1, seed: 8, topK: 5 },
     { prompt: prompt(3, 4), maxTokens: 12, temperature: 0.7, topP: 0.8, repetitionPenalty: 1.3, seed: 7 },
+    { prompt: prompt(3, 5), maxTokens: 12, frequencyPenalty: 1.5, presencePenalty: 0.5 },
     { prompt: prompt(3, 4), maxTokens: 5 },
   ];
   for (const all of [requests, drawn, [...requests, ...drawn]]) {

@@ -68,6 +68,29 @@ Deno.test("at temperature 0 the largest logit is taken after the repetition pena
   assert.equal(sampleToken(Float32Array.of(-3, -1), { repetitionPenalty: 4, seen: [1], u: 0.5 }), 0);
 });
 
+Deno.test("penalties of frequency and presence are those of OpenAI's API: of the continuation alone, by how often it has a token", () => {
+  const logits = Float32Array.from({ length: 40 }, (_, id) => 4 * uniform(6, id) - 2);
+  const chosen = new Map([[3, 1], [0, 2], [39, 5]]);
+  for (const frequencyPenalty of [-2, 0, 0.3, 2]) {
+    for (const presencePenalty of [-1, 0, 0.7]) {
+      for (const repetitionPenalty of [1, 1.5]) {
+        const choice = {
+          temperature: 1,
+          frequencyPenalty,
+          presencePenalty,
+          repetitionPenalty,
+          seen: [5, 3, 0, 39],
+          chosen,
+        };
+        assertDraws(logits, choice, { probabilities: definition(logits, choice), what: JSON.stringify(choice) });
+      }
+    }
+  }
+  const sampler = createSampler({ frequencyPenalty: 0.6 }, [0, 0, 0, 0], { chosen: [0] });
+  const picked = [1, 2, 3, 4, 5].map((position) => sampler.choose(Float32Array.of(4, 3, -9), position));
+  assert.deepEqual(picked, [0, 1, 0, 1, 0]);
+});
+
 Deno.test("a sampler counts the prompt and the tokens it chose itself", () => {
   const logits = Float32Array.of(4, 3, 2, 1), sampler = createSampler({ repetitionPenalty: 10 }, [1]);
   assert.deepEqual([1, 2, 3, 4].map((position) => sampler.choose(logits, position)), [0, 2, 3, 0]);
@@ -80,6 +103,8 @@ Deno.test("only a choice that no processor can change counts as greedy", () => {
   assert.ok(isGreedy({ temperature: 0, topK: 5, topP: 0.5, repetitionPenalty: 1 }));
   assert.ok(!isGreedy({ temperature: 0.1 }));
   assert.ok(!isGreedy({ repetitionPenalty: 1.1 }));
+  assert.ok(!isGreedy({ frequencyPenalty: 0.1 }));
+  assert.ok(!isGreedy({ presencePenalty: -0.1 }));
 });
 
 Deno.test("sampling options out of range are refused", () => {
@@ -92,6 +117,8 @@ Deno.test("sampling options out of range are refused", () => {
     { topP: NaN },
     { repetitionPenalty: 0 },
     { repetitionPenalty: Infinity },
+    { frequencyPenalty: 2.1 },
+    { presencePenalty: -2.1 },
     { seed: 0.5 },
   ];
   for (const options of cases) {
@@ -133,11 +160,14 @@ function lowerFirst(probabilities: readonly number[], logits: readonly number[])
 /** Probabilities as the docstrings of transformers' processors define them, by sorting everything. */
 function definition(logits: Float32Array, choice: Choice): number[] {
   const { temperature = 1, topK = 0, topP = 1, repetitionPenalty = 1, seen = [] } = choice;
-  const counted = new Set(seen);
+  const counted = new Set(seen), { frequencyPenalty = 0, presencePenalty = 0, chosen = new Map() } = choice;
   let scores = [...logits].map((score, id) => {
     if (!counted.has(id)) return score;
     return score < 0 ? score * repetitionPenalty : score / repetitionPenalty;
-  }).map((score) => score / temperature);
+  }).map((score, id) => {
+    const times = chosen.get(id) ?? 0;
+    return (score - times * frequencyPenalty - (times > 0 ? presencePenalty : 0)) / temperature;
+  });
   if (topK > 0) {
     const least = [...scores].sort((a, b) => b - a)[Math.min(topK, scores.length) - 1] ?? NaN;
     scores = scores.map((score) => score < least ? -Infinity : score);

@@ -17,6 +17,9 @@ const OPTIONS: readonly SamplingOptions[] = [
   { temperature: 0.8, topK: 40, topP: 0.95, repetitionPenalty: 1.2 },
   { temperature: 1, topK: 3, repetitionPenalty: 0.7 },
   { temperature: 0, repetitionPenalty: 1.3 },
+  { temperature: 0, frequencyPenalty: 0.7 },
+  { temperature: 1, frequencyPenalty: -0.2, presencePenalty: 1.3, topP: 0.9 },
+  { temperature: 0.9, repetitionPenalty: 1.3, frequencyPenalty: 0.4, presencePenalty: -0.1 },
   {},
 ];
 
@@ -24,7 +27,8 @@ const OPTIONS: readonly SamplingOptions[] = [
 async function drawn(
   logits: readonly Float32Array<ArrayBuffer>[],
   { rows, steps, start }: {
-    readonly rows: readonly (SamplingOptions & { readonly seen: readonly number[] })[];
+    readonly rows:
+      readonly (SamplingOptions & { readonly prompt: readonly number[]; readonly chosen?: readonly number[] })[];
     readonly steps: number;
     readonly start: number;
   },
@@ -43,7 +47,7 @@ async function drawn(
   using plan = new Plan(device);
   const buffers = { logits: input, token, picks, position, capacity, rows: rows.length, choice };
   recordChoice(plan, { ...buffers, weights: { spec: { vocab } } } as Omit<DecodeState, "masks" | "rope">);
-  writeChoice(device, choice, rows.map((row) => drawSettings(row, row.seen)));
+  writeChoice(device, choice, rows.map((row) => drawSettings(row, row.prompt, row)));
   assert.ok(choice.draws);
   await plan.run({ repeat: steps });
   const [bytes = new ArrayBuffer(0)] = await device.read([{ buffer: picks, bytes: 4 * rows.length * capacity }]);
@@ -54,7 +58,8 @@ async function drawn(
 Deno.test("the GPU draws the tokens that the CPU draws, for every option, any vocabulary, and equal logits", async () => {
   for (const vocab of [1, 2, 255, 257, 1000, 40_001]) {
     for (const equal of [false, true]) {
-      const rows = OPTIONS.map((options, row) => ({ ...options, seed: 7 * row + 1, seen: [0, vocab - 1, vocab >> 1] }));
+      const prompt = [0, vocab - 1, vocab >> 1], chosen = [vocab >> 2, 0, 0];
+      const rows = OPTIONS.map((options, row) => ({ ...options, seed: 7 * row + 1, prompt, chosen }));
       const logits = rows.map((_, row) =>
         Float32Array.from({ length: vocab }, (_, id) => {
           const value = 3 * normal(5, row, id);
@@ -63,7 +68,7 @@ Deno.test("the GPU draws the tokens that the CPU draws, for every option, any vo
       );
       const steps = vocab > 10_000 ? 6 : 12;
       const want = rows.map((row, index) => {
-        const sampler = createSampler(row, row.seen), own = logits[index] ?? new Float32Array();
+        const sampler = createSampler(row, row.prompt, row), own = logits[index] ?? new Float32Array();
         return Array.from({ length: steps }, (_, step) => sampler.choose(own, 9 + step + 1));
       });
       assert.deepEqual(await drawn(logits, { rows, steps, start: 9 }), want, `${vocab}, equal ${equal}`);
@@ -72,7 +77,7 @@ Deno.test("the GPU draws the tokens that the CPU draws, for every option, any vo
 });
 
 Deno.test("the GPU draws by weight, whatever the size of the logits, and chooses nothing where one is not finite", async () => {
-  const vocab = 300, row = { temperature: 1, seed: 3, seen: [] };
+  const vocab = 300, row = { temperature: 1, seed: 3, prompt: [] };
   for (const size of [0, 1e-6, 1, 80, 1e30]) {
     const logits = Float32Array.from({ length: vocab }, (_, id) => size * (uniform(2, id) - 0.5));
     const sampler = createSampler(row, []),
@@ -83,5 +88,20 @@ Deno.test("the GPU draws by weight, whatever the size of the logits, and chooses
   for (const bad of [NaN, Infinity, -Infinity]) {
     const logits = Float32Array.from({ length: vocab }, (_, id) => id === 271 ? bad : 0);
     assert.deepEqual(await drawn([logits], { rows: [row], steps: 1, start: 0 }), [[NONE]]);
+  }
+});
+
+Deno.test("the GPU takes as much as the CPU from tokens that were chosen very often, and no more than 256", async () => {
+  for (
+    const [penalty, times] of [[2, 127], [2, 128], [2, 20_000], [-2, 300], [1 / 3, 700], [-1 / 3, 17_000]] as const
+  ) {
+    const row = { temperature: 0, frequencyPenalty: penalty, prompt: [1], chosen: Array<number>(times).fill(0) };
+    const taken = Math.min(256, Math.abs(penalty) * times);
+    for (const gap of [0.99, 1.01]) {
+      const logits = Float32Array.of(taken * gap * Math.sign(penalty), 0, -500);
+      const want = createSampler(row, row.prompt, row).choose(logits, 1);
+      assert.equal(want, (gap > 1) === (penalty > 0) ? 0 : 1, `${penalty}, ${times}, ${gap}`);
+      assert.deepEqual(await drawn([logits], { rows: [row], steps: 1, start: 0 }), [[want]]);
+    }
   }
 });

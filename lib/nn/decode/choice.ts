@@ -13,9 +13,13 @@ export interface DrawSettings {
   readonly topK: number;
   readonly topP: number;
   readonly repetitionPenalty: number;
+  readonly frequencyPenalty: number;
+  readonly presencePenalty: number;
   readonly seed: number;
-  /** Tokens that the repetition penalty counts; chosen tokens are added. */
-  readonly seen: Iterable<number>;
+  /** Tokens of the prompt. */
+  readonly prompt: Iterable<number>;
+  /** Tokens that were chosen after it, as often as they were; those that the GPU chooses are added there. */
+  readonly chosen: Iterable<number>;
 }
 
 /** Buffers of the choice. */
@@ -26,8 +30,7 @@ export interface ChoiceState extends Disposable {
   readonly table: DeviceBuffer;
   readonly weights: DeviceBuffer;
   readonly seen: DeviceBuffer;
-  /** Words of `seen` for a row. */
-  readonly words: number;
+  readonly vocab: number;
 }
 
 /** Stream of the random numbers that choose tokens. */
@@ -38,6 +41,12 @@ export const CHOICE_UNIT = 2 ** 25;
 const WEIGHT_UNIT = 2 ** 30;
 /** Words of the settings of a row. */
 const SETTINGS = 8;
+/** Penalties of frequency and presence are parts of this. */
+const PENALTY_UNIT = 2 ** 16;
+/** The most times that a token counts, and the largest sum of penalties in units; as in kernels/shared/sample_next.wgsl. */
+const MOST_TIMES = 16383, MOST_PENALTY = 2 ** 24;
+/** Set of a token that the prompt has. */
+const IN_PROMPT = 2 ** 31;
 
 /**
  * Tables from which weights of tokens are computed: 2^30·2^(−i / 2^10) for i < 1024, then 2^26·(1 − 2^(−i / 2^20)). A
@@ -55,20 +64,44 @@ export function inverseTemperature(temperature: number): number {
   return temperature === 0 ? 0 : Math.fround(Math.LOG2E / temperature);
 }
 
+/** Penalties, as `SamplingOptions` has them. */
+interface Penalties {
+  readonly repetitionPenalty?: number | undefined;
+  readonly frequencyPenalty?: number | undefined;
+  readonly presencePenalty?: number | undefined;
+}
+
+/** Whether penalties change logits. */
+export function isPenalized(
+  { repetitionPenalty = 1, frequencyPenalty = 0, presencePenalty = 0 }: Penalties,
+): boolean {
+  return repetitionPenalty !== 1 || penaltyUnits(frequencyPenalty) !== 0 || penaltyUnits(presencePenalty) !== 0;
+}
+
+/** What is taken from the logit of a token that was chosen `times` times, at least once. */
+export function takenFrom(times: number, { frequencyPenalty = 0, presencePenalty = 0 }: Penalties): number {
+  const sum = penaltyUnits(frequencyPenalty) * Math.min(times, MOST_TIMES) + penaltyUnits(presencePenalty);
+  return Math.max(-MOST_PENALTY, Math.min(MOST_PENALTY, sum)) / PENALTY_UNIT;
+}
+
+function penaltyUnits(penalty: number): number {
+  return Math.round(penalty * PENALTY_UNIT);
+}
+
 /** Allocates the buffers for `rows` sequences. */
 export function createChoice(
   device: Device,
   { rows, vocab }: { readonly rows: number; readonly vocab: number },
 ): ChoiceState {
-  const stack = new DisposableStack(), words = Math.ceil(vocab / 32);
+  const stack = new DisposableStack();
   try {
     return {
       draws: false,
-      words,
+      vocab,
       settings: stack.use(device.createBuffer("draw settings", 4 * SETTINGS * rows)),
       table: stack.use(device.uploadBuffer("weight table", weightTable())),
       weights: stack.use(device.createBuffer("token weights", 4 * rows * strideOf(vocab))),
-      seen: stack.use(device.createBuffer("seen tokens", 4 * rows * words)),
+      seen: stack.use(device.createBuffer("seen tokens", 4 * rows * vocab)),
       [Symbol.dispose]: () => stack.dispose(),
     };
   } catch (error) {
@@ -82,20 +115,21 @@ export function writeChoice(device: Device, choice: ChoiceState, rows: readonly 
   choice.draws = rows.some((row) => row !== null);
   if (!choice.draws) return;
   const words = new Uint32Array(rows.length * SETTINGS), floats = new Float32Array(words.buffer);
-  const seen = new Uint32Array(rows.length * choice.words);
+  const { vocab } = choice;
   rows.forEach((row, index) => {
+    floats.set([0, 1, 1], index * SETTINGS); // the most likely token, without a penalty
     if (!row) return;
-    const { temperature, topK, topP, repetitionPenalty, seed } = row, isPenalized = repetitionPenalty !== 1;
+    const { temperature, topK, topP, repetitionPenalty, frequencyPenalty, presencePenalty, seed } = row;
     floats.set([inverseTemperature(temperature), repetitionPenalty, 1 / repetitionPenalty], index * SETTINGS);
-    words.set([topK, Math.round(topP * CHOICE_UNIT), seed, isPenalized ? 1 : 0], index * SETTINGS + 3);
-    if (!isPenalized) return;
-    for (const id of row.seen) {
-      const word = index * choice.words + (id >> 5);
-      seen[word] = ((seen[word] ?? 0) | (1 << (id & 31))) >>> 0;
-    }
+    words.set([topK, Math.round(topP * CHOICE_UNIT), seed], index * SETTINGS + 3);
+    words.set([frequencyPenalty, presencePenalty].map(penaltyUnits), index * SETTINGS + 6);
+    if (!isPenalized(row)) return;
+    const seen = new Uint32Array(vocab);
+    for (const id of row.prompt) seen[id] = IN_PROMPT;
+    for (const id of row.chosen) seen[id] = (seen[id] ?? 0) + 1;
+    device.write(choice.seen, seen, 4 * vocab * index);
   });
   device.write(choice.settings, words);
-  device.write(choice.seen, seen);
 }
 
 /**
@@ -119,7 +153,7 @@ export function recordChoice(
     plan.dispatch(
       compileKernel(plan.device, sampleNext),
       [logits, choice.settings, choice.table, token, picks, position, choice.weights, choice.seen, {
-        params: [...sizes, choice.words, CHOICE_STREAM].map(u32),
+        params: [...sizes, CHOICE_STREAM].map(u32),
       }],
       { groups: [rows], cost: 100 * rows * vocab },
     ));

@@ -1,5 +1,5 @@
 // Inputs that are names on the Hugging Face Hub: fetched with progress before a verb begins, and how models are called.
-import { basename, resolve } from "node:path";
+import { basename, dirname, resolve } from "node:path";
 import { type CompressoError, refusal } from "../lib/core/errors.ts";
 import { lastPart } from "../lib/files/path.ts";
 import { snapshotOf } from "../lib/hub/cache.ts";
@@ -86,6 +86,17 @@ export async function pinned(words: readonly string[]): Promise<string[]> {
     const source = uses.find((use) => use !== null)?.source;
     return source === undefined ? word : flag + source;
   }));
+}
+
+/**
+ * The name by which a model is served: "SmolLM2-135M" of "models/SmolLM2-135M.gguf". What a run wrote is named by the
+ * run's folder: "mine" of "runs/mine/model", "mine-gguf" of "runs/mine/model.gguf".
+ */
+export function servedName(model: string): string {
+  const name = modelName(model), written = /^model(\.gguf)?$/i.exec(name);
+  if (!written) return name.replace(/\.gguf$/i, "") || "model";
+  const run = isHubName(model) ? lastPart(parseHubName(model, "model").repo) : basename(dirname(resolve(model)));
+  return run === "" ? "model" : written[1] === undefined ? run : `${run}-gguf`;
 }
 
 /** What a model is called: the last part of its path, or of its name on the Hub. */

@@ -7,9 +7,10 @@ import { generateMany } from "../../lib/generate/many.ts";
 import { MOST_SEQUENCES } from "../../lib/nn/decode/batch.ts";
 import { checkOrigin } from "../../lib/serve/cors.ts";
 import type { RequestRecord } from "../../lib/serve/handler.ts";
+import { servedStyle } from "../../lib/serve/prepare.ts";
 import { checkListen, isLoopback, serveModel } from "../../lib/serve/serve.ts";
 import { MODEL_TEXT, verb } from "../command.ts";
-import { fetchInputs, modelName } from "../hub.ts";
+import { fetchInputs, servedName } from "../hub.ts";
 import { note, print } from "../terminal/output.ts";
 import { promptNote, promptText } from "../options/prompt.ts";
 import { ADAPTER_FLAG, addFlags, type FlagTable, type FlagValues, MODEL_FLAGS } from "../options/flags.ts";
@@ -43,7 +44,7 @@ const FLAGS = {
   name: {
     type: "value",
     placeholder: "name",
-    defaultText: "the last part of its path",
+    defaultText: "the last part of its path; a run's model has the name of the run's folder",
     help: "name of the model in requests",
   },
   apiKeyFile: {
@@ -119,14 +120,14 @@ type Flags = FlagValues<typeof FLAGS>;
 export function serveVerb(): CommandUnknownOpts {
   const command = verb("serve", {
     description:
-      "Serve a model over HTTP with OpenAI's API: completions, models, health, and chat if the model has a chat template.",
+      "Serve a model over HTTP with OpenAI's API, and a page to chat with it: completions, models, health, and chat if the model has a chat template.",
     examples: ["serve path/to/model --port 8000", "serve runs/mine/model --api-key-file key.txt --port 0"],
     notes: "A request that sets no limit gets at most 16 tokens as a completion and 1,024 in a chat.",
   }).argument("<model>", MODEL_TEXT);
   return addFlags(command, FLAGS).action(async (path: string, options: Flags) => {
     const { host, port, withPrompt = false, promptFile = withPrompt } = options;
     const apiKey = await readKey(options.apiKeyFile, { host });
-    const name = options.name ?? nameOf(path);
+    const name = options.name ?? servedName(path);
     checkOrigin(originOf(options.cors));
     checkListen({ host, port });
     const prompt = await promptText(promptFile);
@@ -147,13 +148,13 @@ function checkName(name: string): void {
   });
 }
 
-/** A prompt can only be put before chats, so it needs a chat template. */
+/** A prompt can only be put before chats, so it needs a model that chats. */
 async function checkChats(path: string): Promise<void> {
   const { tokenizer } = await openModelFiles(path);
-  if (!tokenizer || tokenizer.chatTemplate !== null) return;
+  if (!tokenizer || servedStyle(tokenizer) !== null) return;
   refuse("usage", "cannot put a prompt before chats", {
-    rule: "the model has a chat template",
-    value: "no chat template in its tokenizer",
+    rule: "the model has a chat template, or its tokenizer_config.json names a compresso_style",
+    value: "neither",
     fix: "leave --with-prompt and --prompt-file out",
   });
 }
@@ -169,9 +170,8 @@ async function run({ model, adapters, signal, progress, tune }: Loaded, settings
   const { host, port, name, apiKey, cors, temperature, prompt: before } = settings;
   const { maxBody, maxRequestTokens, parallel, maxQueue, timeout, grace, log, json } = settings;
   const tokenizer = tokenizerOf(model);
-  if (before !== null && tokenizer.chatTemplate !== null) {
-    promptNote(promptCost({ tokenizer, prompt: before, style: "chat" }), "every chat");
-  }
+  const style = servedStyle(tokenizer);
+  if (before !== null && style !== null) promptNote(promptCost({ tokenizer, prompt: before, style }), "every chat");
   await tune({ rows: PROMPT_ROWS, directions: ["forward"], tokens: SOON_TOKENS });
   // The first pass compiles kernels, which on some adapters takes longer than a client would wait.
   progress.phase("compiling kernels");
@@ -259,11 +259,6 @@ async function readFile(path: string): Promise<string> {
       cause: error,
     });
   }
-}
-
-/** "SmolLM2-135M" of "models/SmolLM2-135M.gguf". */
-function nameOf(path: string): string {
-  return modelName(path).replace(/\.gguf$/i, "") || "model";
 }
 
 function requestLine({ method, path, status, seconds, promptTokens, completionTokens }: RequestRecord): string {

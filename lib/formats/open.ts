@@ -67,11 +67,20 @@ export async function modelInfo(files: FileSystem, path: string): Promise<FileIn
   throw fix === null ? failure : failure.with({ fix });
 }
 
-/** What to do about a path where nothing is and that has the form of a name on the Hub; null for other paths. */
+/** What to do about a path where nothing is and that is a page of the Hub, or has the form of a name there; null for other paths. */
 export async function hubMeant(files: FileSystem, path: string): Promise<string | null> {
+  const [, repo, revision = "main", file] = HUB_PAGE.exec(path) ?? [];
+  if (repo !== undefined) {
+    const at = revision === "main" ? "" : `@${revision}`;
+    return `did you mean hf:${repo}${at}${file === undefined ? "" : `:${file}`}?`;
+  }
   const [owner = ""] = path.split("/");
   return !HUB_ID.test(path) || await isThere(files, owner) ? null : `did you mean hf:${path}?`;
 }
+
+/** The page of a repository on the Hub, of a revision of it, or of a file or folder in it; or the address of a file. */
+const HUB_PAGE =
+  /^(?:https?:\/\/)?(?:www\.)?(?:huggingface\.co|hf\.co)\/(?:datasets\/)?([\w.-]+\/[\w.-]+)(?:\/(?:tree|blob|resolve)\/([^/?#]+)(?:\/([^?#]*[^/?#]))?)?\/?(?:[?#].*)?$/;
 
 /** Owner and name of a model on the Hub; names of files end otherwise. */
 const HUB_ID = /^[A-Za-z0-9][\w.-]*\/[A-Za-z0-9][\w.-]*(?<!\.(?:gguf|json|jsonl|safetensors|txt))$/;

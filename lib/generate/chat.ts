@@ -3,7 +3,7 @@ import { option, refuse } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import type { ChatMessage } from "../text/chat_template.ts";
 import { encodeChatPrompt } from "../data/prompts/chat.ts";
-import { checkPromptText, endToken, type PromptStyle, promptStyle, turnShape } from "../data/prompts/format.ts";
+import { chatStyle, checkPromptText, endToken, type PromptStyle, turnShape } from "../data/prompts/format.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { noTokenizer } from "../text/no_tokenizer.ts";
 import type { FinishReason, GenerateOptions } from "./generate.ts";
@@ -169,12 +169,8 @@ function tokenizerFor({ tokenizer }: Model): Tokenizer {
   throw noTokenizer("cannot chat with this model");
 }
 
-/** The style of a tokenizer that has one: Alpaca's headings for lack of anything else would only let a base model guess. */
 function ownStyle(tokenizer: Tokenizer): PromptStyle {
-  if (tokenizer.chatTemplate !== null || tokenizer.config["compresso_style"] !== undefined) {
-    return promptStyle(tokenizer);
-  }
-  refuse("input", "cannot chat with this model", {
+  return chatStyle(tokenizer) ?? refuse("input", "cannot chat with this model", {
     rule: "its tokenizer has a chat template, or its tokenizer_config.json names a compresso_style",
     value: "it has neither",
     fix: `take a model that was trained to chat, or choose the style "alpaca" or "plain" (${option("style")})`,

@@ -1,7 +1,8 @@
 // From the fields of a request to a job: tokens, defaults, and the lengths that the model and the limits allow.
 import { type ChatMessage, renderChat } from "../text/chat_template.ts";
 import { endToken } from "../data/prompts/encode.ts";
-import { withPrompt } from "../data/prompts/format.ts";
+import { encodeChatPrompt } from "../data/prompts/chat.ts";
+import { chatStyle, type FormatOptions, type PromptStyle, withPrompt } from "../data/prompts/format.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { MAX_SEED } from "../core/random.ts";
 import type { SamplingOptions } from "../generate/sampling.ts";
@@ -18,6 +19,8 @@ export interface PrepareOptions {
 
 /** OpenAI's default for completions. */
 const COMPLETION_TOKENS = 16;
+/** How a template writes a conversation that the model is to continue. It writes BOS itself where the model needs it. */
+const TURN = { addGenerationPrompt: true, today: true } as const;
 /** Default length of a chat's answer: a cache for the whole context would take much memory. */
 const CHAT_TOKENS = 1024;
 
@@ -56,11 +59,14 @@ export function prepareCompletion(fields: CompletionFields, options: PrepareOpti
   );
 }
 
-/** The job of a chat. Throws `ApiError` 400, without a chat template too, and `CompressoError("input")` if it refuses the messages. */
+/**
+ * The job of a chat. Throws `ApiError` 400, for a model with neither chat template nor style too, and
+ * `CompressoError("input")` if the template refuses the messages.
+ */
 export function prepareChat(fields: ChatFields, options: PrepareOptions): Job {
-  const { tokenizer, prompt } = options.bench;
+  const { tokenizer, prompt } = options.bench, style = servedStyle(tokenizer);
   const { max_tokens, max_completion_tokens, logprobs, top_logprobs } = fields;
-  if (tokenizer.chatTemplate === null) {
+  if (style === null) {
     throw badRequest(
       "this model has no chat template; use /v1/completions, or put chat_template.jinja next to its weights",
       {
@@ -80,16 +86,14 @@ export function prepareChat(fields: ChatFields, options: PrepareOptions): Job {
   }));
   const field = "messages";
   checkChars(messages.reduce((sum, { content }) => sum + content.length, 0), field, options);
-  const text = renderChat(tokenizer, withPrompt(messages, { tokenizer, prompt }), {
-    addGenerationPrompt: true,
-    today: true,
-  });
-  const end = endToken({ tokenizer, prompt: null, style: "chat" });
-  // The template writes BOS itself where the model needs it.
+  const ids = style === "chat"
+    ? encodeWithin(renderChat(tokenizer, withPrompt(messages, { tokenizer, prompt }), TURN), field, options)
+    : encodeTurns(messages, { tokenizer, prompt, style }, options);
+  const end = endToken({ tokenizer, prompt: null, style });
   return checkLengths(
     {
       // Some templates put a space before an answer. It is not part of the answer, which is decoded as a separate text.
-      prompts: answersTo({ ids: encodeWithin(text, field, options), leading: 0, text, before: [] }, fields, options),
+      prompts: answersTo({ ids, leading: 0, text: "", before: [] }, fields, options),
       maxTokens: max_completion_tokens ?? max_tokens ?? null,
       defaultTokens: CHAT_TOKENS,
       stop: fields.stop ?? [],
@@ -100,6 +104,23 @@ export function prepareChat(fields: ChatFields, options: PrepareOptions): Job {
     { field, length: max_completion_tokens ? "max_completion_tokens" : "max_tokens" },
     options,
   );
+}
+
+/** How chats are written: by the chat template if there is one, else in the tokenizer's own style; null for neither. */
+export function servedStyle(tokenizer: Tokenizer): PromptStyle | null {
+  return tokenizer.chatTemplate === null ? chatStyle(tokenizer) : "chat";
+}
+
+/** A conversation in a style without a template. */
+function encodeTurns(
+  messages: readonly ChatMessage[],
+  format: FormatOptions,
+  { bench: { model: { spec: { maxPosition } } } }: PrepareOptions,
+): readonly number[] {
+  // Each question and each answer has at least one token.
+  const said = messages.filter(({ role, content }) => role !== "system" && content !== "").length;
+  if (said > maxPosition) throw tooLong(maxPosition, `${said} messages have more`, "messages");
+  return encodeChatPrompt(messages, format);
 }
 
 /** The most characters of a text that one token stands for: a longer text has more tokens than the context, and need not be encoded to know. */
@@ -182,7 +203,7 @@ function answersTo(
 }
 
 function samplingOf(
-  { temperature, top_p, top_k, repetition_penalty, seed }: CommonFields,
+  { temperature, top_p, top_k, repetition_penalty, frequency_penalty, presence_penalty, seed }: CommonFields,
   { bench }: PrepareOptions,
 ): SamplingOptions {
   return {
@@ -190,6 +211,8 @@ function samplingOf(
     topP: top_p ?? 1,
     topK: top_k ?? 0,
     repetitionPenalty: repetition_penalty ?? 1,
+    frequencyPenalty: frequency_penalty ?? 0,
+    presencePenalty: presence_penalty ?? 0,
     seed: seed ?? crypto.getRandomValues(new Uint32Array(1))[0] ?? 0,
   };
 }

@@ -2,6 +2,8 @@ import assert from "node:assert/strict";
 import { type Refusal, rejects } from "../refuses.ts";
 import { exportGguf } from "../disk.ts";
 import { openWeights } from "../disk.ts";
+import { disk } from "../../lib/files/disk.ts";
+import { hubMeant } from "../../lib/formats/open.ts";
 import { fixture, inTemporaryFolder } from "./files.ts";
 import { assertSameWeights, randomSource, SPEC } from "./models.ts";
 
@@ -89,4 +91,21 @@ const CONFIG = JSON.stringify({
   num_hidden_layers: 1,
   num_attention_heads: 1,
   intermediate_size: 4,
+});
+
+Deno.test("an address of the Hub is answered with the name that stands for it", async () => {
+  const cases = [
+    ["https://huggingface.co/x/y", "hf:x/y"],
+    ["huggingface.co/x/y.z-1/", "hf:x/y.z-1"],
+    ["https://hf.co/datasets/x/y?row=3", "hf:x/y"],
+    ["https://huggingface.co/x/y/tree/main", "hf:x/y"],
+    ["https://huggingface.co/x/y/blob/v1/a/b.gguf?download=true", "hf:x/y@v1:a/b.gguf"],
+    ["https://huggingface.co/x/y/resolve/main/b.gguf", "hf:x/y:b.gguf"],
+    ["https://example.org/x/y", null],
+    ["https://huggingface.co/x", null],
+  ] as const;
+  for (const [path, name] of cases) {
+    const fix = await hubMeant(disk, path);
+    assert.equal(fix?.match(/hf:[^?]*/)?.[0] ?? null, name, path);
+  }
 });

@@ -1,5 +1,6 @@
 // `compresso serve` as a user runs it: what it says, the key's file, a busy port, and how it ends.
 import assert from "node:assert/strict";
+import { servedName } from "../../cli/hub.ts";
 import { cli, command, copyDemo, ROOT, TemporaryFolder } from "../cli/helpers/cli.ts";
 import { join } from "../cli/helpers/paths.ts";
 
@@ -55,6 +56,19 @@ Deno.test("serve names a model after its folder, where that is given as a dot", 
   assert.equal((await child.status).code, 130);
   await reader.cancel();
   assert.match(line, /^serving small at /);
+});
+
+Deno.test("the name of a model tells runs and files apart", () => {
+  const names = [
+    ["models/SmolLM2-135M.gguf", "SmolLM2-135M"],
+    ["hf:HuggingFaceTB/SmolLM2-135M", "SmolLM2-135M"],
+    ["hf:me/small@main:model.gguf", "small-gguf"],
+    ["runs/mine/model", "mine"],
+    ["runs/mine/model/", "mine"],
+    ["runs/mine/model.gguf", "mine-gguf"],
+    ["/model", "model"],
+  ];
+  assert.deepEqual(names.map(([path = ""]) => servedName(path)), names.map(([, name]) => name));
 });
 
 Deno.test("serve says at once that a port is busy", async () => {

@@ -39,7 +39,8 @@ Deno.test("every request that cannot be answered gets a status, the field at fau
     [COMPLETIONS, { ...base, stream_options: { include_usage: true } }, 400, "stream_options", /stream: true/],
     [COMPLETIONS, { ...base, logprobs: 21 }, 400, "logprobs", /at most 20/],
     [COMPLETIONS, { ...base, logit_bias: { 5: 1 } }, 400, "logit_bias.5", /not supported/],
-    [COMPLETIONS, { ...base, frequency_penalty: 1 }, 400, "frequency_penalty", /only 0/],
+    [COMPLETIONS, { ...base, frequency_penalty: 2.5 }, 400, "frequency_penalty", /at most 2/],
+    [COMPLETIONS, { ...base, presence_penalty: -3 }, 400, "presence_penalty", /at least -2/],
     [COMPLETIONS, { ...base, min_p: 1 }, 400, "min_p", /knows no parameter 'min_p'/],
     [COMPLETIONS, { ...base, prompt: "x".repeat(19_000) }, 400, "prompt", /19000 characters/],
     [COMPLETIONS, { ...base, prompt: "x".repeat(20_000) }, 413, null, /20000 bytes/],
@@ -84,8 +85,8 @@ Deno.test("every request that cannot be answered gets a status, the field at fau
   await response.body?.cancel();
 });
 
-Deno.test("a model without chat template answers completions, and says what a chat needs", async () => {
-  await using served = await serveDemo({ template: false });
+Deno.test("a model with neither chat template nor style answers completions, and says what a chat needs", async () => {
+  await using served = await serveDemo({ template: false, style: false });
   const response = await served.post(CHAT, { model: NAME, messages: [{ role: "user", content: "x" }] });
   assert.equal(response.status, 400);
   assert.match((await response.json()).error.message, /no chat template.*\/v1\/completions/);
@@ -106,6 +107,15 @@ Deno.test("a server with a key answers only those who have it, but anyone may as
   assert.equal(response.status, 200);
   await response.body?.cancel();
   assert.equal((await (await fetch(`${url}/health`)).json()).status, "ok");
+  const page = await fetch(url), html = await page.text();
+  assert.equal(page.status, 200);
+  assert.match(page.headers.get("content-type") ?? "", /^text\/html/);
+  assert.ok(new TextEncoder().encode(html).length <= 8192);
+  const policy = page.headers.get("content-security-policy") ?? "";
+  assert.match(policy, /^default-src 'none'; script-src 'sha256-[^']+'; style-src 'sha256-[^']+'; connect-src 'self'/);
+  assert.doesNotMatch(policy, /unsafe/);
+  assert.equal((await fetch(url, { method: "HEAD" })).status, 200);
+  assert.equal((await post("/", {})).status, 405);
   const models = await fetch(`${url}/v1/models`);
   assert.equal(models.status, 401);
   await models.body?.cancel();

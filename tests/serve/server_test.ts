@@ -2,6 +2,7 @@
 import "../pooled_gpu.ts";
 import assert from "node:assert/strict";
 import { renderChat } from "../../lib/text/chat_template.ts";
+import { createChat } from "../../lib/generate/chat.ts";
 import { generate } from "../../lib/generate/generate.ts";
 import { generateText } from "../../lib/generate/text.ts";
 import { tokenLogprobs } from "../../lib/eval/logprobs.ts";
@@ -17,12 +18,13 @@ Deno.test("completions are the library's own text, whole, in a stream, for strin
   await using served = await serveDemo();
   const { post, model } = served, { tokenizer } = model;
   const ids = tokenizer?.encode(PROMPT) ?? [];
-  const settings = { temperature: 0.8, top_p: 0.9, top_k: 20, repetition_penalty: 1.1, seed: 7, max_tokens: 12 };
+  const penalties = { repetition_penalty: 1.1, frequency_penalty: 0.5, presence_penalty: -0.2 };
+  const settings = { temperature: 0.8, top_p: 0.9, top_k: 20, ...penalties, seed: 7, max_tokens: 12 };
   let text = "";
   const { temperature, top_p: topP, top_k: topK, repetition_penalty: repetitionPenalty, seed } = settings;
-  for await (
-    const piece of generateText(model, PROMPT, { maxTokens: 12, temperature, topP, topK, repetitionPenalty, seed })
-  ) text += piece;
+  const { frequency_penalty: frequencyPenalty, presence_penalty: presencePenalty } = settings;
+  const options = { temperature, topP, topK, repetitionPenalty, frequencyPenalty, presencePenalty, seed };
+  for await (const piece of generateText(model, PROMPT, { maxTokens: 12, ...options })) text += piece;
   assert.notEqual(text, "");
   const fields = { model: NAME, ...settings };
   const both = await (await post(COMPLETIONS, { ...fields, prompt: [PROMPT, PROMPT] })).json();
@@ -194,6 +196,36 @@ Deno.test("a server with a prompt puts it before every chat and before no comple
   const whole = "system: Tom went to Rome.\nuser: Where?\nassistant: ";
   assert.equal(await used(CHAT, { messages }), count(whole));
   assert.equal(await used("/v1/completions", { prompt: "Where?" }), count("Where?"));
+  // The role "developer" of OpenAI's newer models is the system turn of others.
+  const told = { role: "developer", content: "Be brief." };
+  const instructed = "system: Tom went to Rome.\n\nBe brief.\nuser: Where?\nassistant: ";
+  assert.notEqual(count(instructed), count(instructed.replace("system", "developer")));
+  assert.equal(await used(CHAT, { messages: [told, ...messages] }), count(instructed));
+});
+
+Deno.test("a model without chat template chats in its own style, as createChat does", async () => {
+  const prompt = "Answer the question.";
+  await using served = await serveDemo({ template: false, prompt });
+  const { post, model } = served, questions = ["Story: Tom went to Rome. Where is Tom?", "Where?"];
+  const messages: { readonly role: string; readonly content: string }[] = [];
+  const answers: unknown[] = [];
+  for (const content of questions) {
+    messages.push({ role: "user", content });
+    const fields = { model: NAME, messages, temperature: 0, max_tokens: 8 };
+    const { choices: [{ message }], usage } = await (await post(CHAT, fields)).json();
+    messages.push(message);
+    answers.push([message.content, usage.prompt_tokens]);
+  }
+  using chat = createChat(model, { system: prompt, maxTokens: 8 });
+  for (const [index, content] of questions.entries()) {
+    const pieces = chat.ask(content);
+    let next = await pieces.next();
+    while (!next.done) next = await pieces.next();
+    assert.notEqual(next.value.text, "");
+    assert.deepEqual(answers[index], [next.value.text, next.value.promptTokens]);
+  }
+  const long = { model: NAME, messages: Array.from({ length: 600 }, () => ({ role: "user", content: "x" })) };
+  assert.equal((await post(CHAT, long)).status, 400);
 });
 
 Deno.test("an answer goes back as history, with every field that a client may write and none that asks for something", async () => {

@@ -48,6 +48,15 @@ export function promptStyle(tokenizer: Tokenizer): PromptStyle {
   });
 }
 
+/**
+ * The style of a tokenizer that was made to chat: it has a template, or its config names a style. Null for others:
+ * Alpaca's headings would only let a base model guess.
+ */
+export function chatStyle(tokenizer: Tokenizer): PromptStyle | null {
+  const isMade = tokenizer.chatTemplate !== null || tokenizer.config["compresso_style"] !== undefined;
+  return isMade ? promptStyle(tokenizer) : null;
+}
+
 /** The style that the options ask for. */
 export function styleOf({ style = "auto", tokenizer }: FormatOptions): PromptStyle {
   return style === "auto" ? promptStyle(tokenizer) : style;

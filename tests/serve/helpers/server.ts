@@ -29,19 +29,21 @@ export interface PostOptions {
 }
 
 /**
- * Serves the demo, with a chat template that it does not have of itself. An `endless` one never ends a text, so that work lasts as long as a
+ * Serves the demo, with a chat template that it does not have of itself. Without `template` it chats in its own style,
+ * or if `style` is false not at all. An `endless` one never ends a text, so that work lasts as long as a
  * test needs it to.
  */
 export async function serveDemo(
-  options: ServeOptions & { readonly endless?: boolean; readonly template?: boolean } = {},
+  options: ServeOptions & { readonly endless?: boolean; readonly template?: boolean; readonly style?: boolean } = {},
 ): Promise<Served> {
-  const { endless = false, template = true, ...own } = options;
+  const { endless = false, template = true, style = true, ...own } = options;
   const { source, tokenizer } = await openModelFiles(DEMO);
   if (!tokenizer) throw new Error("the demo has a tokenizer");
-  const { json, config } = tokenizer;
+  const { json, config: { compresso_style, ...others } } = tokenizer,
+    config = style ? { ...others, compresso_style } : others;
   return await serve(
     endless ? { ...source, spec: { ...source.spec, eosIds: [] } } : source,
-    template ? createTokenizer(json, { config, chatTemplate: TEMPLATE }) : tokenizer,
+    createTokenizer(json, { config, chatTemplate: template ? TEMPLATE : null }),
     own,
   );
 }

@@ -32,6 +32,9 @@ const FLAGS = {
   json: JSON_FLAG,
 } as const satisfies FlagTable;
 
+/** Where sweeps and experiments write the comparison of their runs. */
+const COMPARISONS = ["sweep.html", "report.md"] as const;
+
 /** Declares the verb. */
 export function reportVerb(): CommandUnknownOpts {
   const command = verb("report", {
@@ -70,6 +73,11 @@ still running or was interrupted is shown up to its last step.`,
     const bytes = new TextEncoder().encode(html).length;
     if (json) printJson({ file: path, bytes, runs: runs.map(({ name }) => name) });
     else print(`${path}  ${formatBytes(bytes)}`);
+    for (const folder of named) {
+      for (const file of COMPARISONS) {
+        if (await exists(join(folder, file))) note(`compresso: ${join(folder, file)} compares the runs of ${folder}`);
+      }
+    }
   });
 }
 

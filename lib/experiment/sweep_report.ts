@@ -56,17 +56,30 @@ export function sweepChart(result: SweepResult): string {
     const at = (loss: LossChange, which: "before" | "after"): number => loss.bitsPerByte?.[which] ?? loss[which];
     const measured = points.flatMap((point) => {
       const loss = lossOf(point);
-      return loss ? [[millions(point.parameters), at(loss, "after")] as const] : [];
+      return loss ? [{ size: millions(point.parameters), loss }] : [];
     });
-    return [{ name, points: [[millions(dense.parameters), at(start, "before")], ...measured], style: { dots: true } }];
+    // The interval of the rise, in the unit of the axis.
+    const around = (loss: LossChange): readonly [number, number] => {
+      const unit = at(loss, "before") / loss.before, { low, high } = loss.difference;
+      return [(loss.before + low) * unit, (loss.before + high) * unit];
+    };
+    return [{
+      name,
+      points: [
+        [millions(dense.parameters), at(start, "before")],
+        ...measured.map(({ size, loss }) => [size, at(loss, "after")] as const),
+      ],
+      intervals: [[NaN, NaN], ...measured.map(({ loss }) => around(loss))],
+      style: { dots: true },
+    }];
   };
   const series = [...line("held-out rows", ({ heldout }) => heldout), ...line("text", ({ text }) => text)];
   const isBits = points.every(({ heldout, text }) => (text ?? heldout)?.bitsPerByte !== null);
   return drawChart({
     title: `Quality against size: ${method}`,
-    description: knee
-      ? `Before pruning at the right. Past the knee at ${share(knee.sparsity)}, pruning costs more than average.`
-      : "Before pruning at the right.",
+    description: `Before pruning at the right. Bars are 95 % intervals of the rise.${
+      knee ? ` Past the knee at ${share(knee.sparsity)}, pruning costs more than average.` : ""
+    }`,
     panels: [{
       x: { label: "parameters, millions" },
       y: { label: isBits ? "bits per byte" : "loss, nats a token" },
@@ -84,7 +97,7 @@ export function sweepPage(result: SweepResult): string {
     title: "Sweep: quality against size",
     note: `${points.length} sparsities, method ${method}.`,
     content: `<section><h2>Result</h2>
-${tableHtml(sweepTable(result), "sweep-table")}
+<div class="broad">${tableHtml(sweepTable(result), "sweep-table")}</div>
 </section>
 ${hasLosses(result) ? `<section><h2>Chart</h2>\n<figure>${sweepChart(result)}</figure>\n</section>` : ""}
 <section><h2>Runs</h2>

@@ -34,6 +34,8 @@ export interface Series {
   readonly shown?: boolean;
   /** Text at the right end of the line. */
   readonly endLabel?: string;
+  /** Where an interval of each point begins and ends along y; NaN for none. */
+  readonly intervals?: readonly (readonly [low: number, high: number])[];
   /** Of values in a row: their mean, and half of the whisker's length, null for none. */
   readonly spread?: { readonly mean: number; readonly sd: number | null };
 }
@@ -74,9 +76,10 @@ export function drawPanel(
   const all = series.flatMap(({ points }) => points.filter(isShown));
   const places = marks.map((mark) => mark.x).filter(Number.isFinite);
   const whiskers = series.flatMap(({ spread }) => spread ? endsOf(spread, x) : []).filter(Number.isFinite);
+  const intervals = series.flatMap((one) => one.intervals ?? []).flat().filter(Number.isFinite);
   const axes = drawAxes(
     {
-      ...{ x, y, ys: all.map(([, value]) => value) },
+      ...{ x, y, ys: [...all.map(([, value]) => value), ...intervals] },
       // Lines decide where their axis ends, and rows hold all that is drawn.
       xs: [...all.map(([value]) => value), ...(y.rows ? [...whiskers, ...places] : [])],
     },
@@ -104,7 +107,8 @@ export function drawPanel(
         style: { ...style, color },
         place: ([px, py]) => [toX(px), toY(py)],
       });
-    body.push(group(parts, { ...style, color, ...(shown ? { name } : {}) }));
+    const bounds = drawIntervals(one, axes);
+    body.push(group([...parts, ...bounds], { ...style, color, ...(shown ? { name } : {}) }));
   });
   const ends = series.flatMap(({ points, endLabel }) => {
     const last = points.findLast(isShown);
@@ -220,6 +224,16 @@ function barPath(path: string, { color, width }: { readonly color: number; reado
   return `<path d="${path}" fill="none" stroke="currentColor" stroke-width="${
     round(width)
   }" stroke-opacity="0.75"${pieces}/>`;
+}
+
+/** Intervals of points as bars with ends. */
+function drawIntervals({ points, intervals = [] }: Series, { toX, toY }: DrawnAxes): string[] {
+  return intervals.flatMap(([low, high], index) => {
+    const x = round(toX(points[index]?.[0] ?? NaN)), [from, to] = [round(toY(low)), round(toY(high))];
+    if (![x, from, to].every(Number.isFinite)) return [];
+    const path = `M${x - 4} ${from}H${x + 4}M${x} ${from}V${to}M${x - 4} ${to}H${x + 4}`;
+    return [`<path d="${path}" fill="none" stroke="currentColor" stroke-width="1.5"/>`];
+  });
 }
 
 /** Ends of a whisker. A share cannot lie beyond 0 and 1. */

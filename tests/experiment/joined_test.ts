@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { exists } from "../../lib/files/exists.ts";
 import { demoData } from "../../lib/local/open_model.ts";
 import { cli } from "../cli/helpers/cli.ts";
+import { assertNames } from "../refuses.ts";
 import { experimentTest, MODEL, TINY } from "./tiny.ts";
 
 experimentTest(
@@ -29,6 +30,7 @@ experimentTest(
     assert.equal(await Deno.readTextFile(`${folder}/run.json`), made);
 
     const reported = await cli(["report", out]);
+    assertNames(reported.stderr, `${out}/report.md`);
     assert.equal(reported.code, 0, reported.stderr);
     const page = await Deno.readTextFile(`${out}/report.html`);
     for (const name of ["mine", "rank=2"]) assert.ok(page.includes(`data-name="${name}"`), name);

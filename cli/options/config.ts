@@ -7,7 +7,7 @@ import { accepts, ruleText } from "../../lib/core/value_rule.ts";
 import { COLLABORATIVE_PROMPT } from "../../lib/data/prompts/encode.ts";
 import { scheduleName } from "../../lib/experiment/identity.ts";
 import { calibrationDefault } from "../../lib/run/calibration.ts";
-import { optionsOfRun } from "../../lib/run/options/again.ts";
+import { isSame, optionsOfRun } from "../../lib/run/options/again.ts";
 import { valueAt } from "../../lib/run/options/check.ts";
 import { resolveOptions } from "../../lib/run/options/resolve.ts";
 import { entryOf, nameOf, type OptionPath } from "../../lib/run/options/table.ts";
@@ -31,10 +31,30 @@ interface Config {
   readonly lacks: readonly OptionPath[];
 }
 
+/** A verb that takes a file. */
+export interface ConfiguredVerb {
+  /** Its options. */
+  readonly paths: readonly OptionPath[];
+  /** Values that it gives other options. */
+  readonly fixed: { readonly [path in OptionPath]?: unknown };
+}
+
 /** Adds the options of the file of --config. Options of the command line take precedence. */
-export async function withConfig(flags: TableFlags, command: CommandUnknownOpts): Promise<TableFlags> {
+export async function withConfig(
+  flags: TableFlags,
+  command: CommandUnknownOpts,
+  { paths, fixed }: ConfiguredVerb = { paths: FLAG_PATHS, fixed: {} },
+): Promise<TableFlags> {
   if (flags.config === undefined) return flags;
   const { values, lacks } = await readConfig(flags.config);
+  const others = [...values].filter(([path, value]) => !paths.includes(path) && !isSame(fixed[path], value));
+  if (others.length > 0) {
+    refuse("usage", `cannot use ${flags.config}`, {
+      rule: `it has only options of ${command.name()}`,
+      value: others.map(([path, value]) => `${path} ${JSON.stringify(value)}`).join(", "),
+      option: others[0]?.[0],
+    });
+  }
   const isTyped = (path: OptionPath): boolean => command.getOptionValueSource(nameOf(path) ?? path) === "cli";
   const typed = FLAG_PATHS.filter(isTyped), lacking = lacks.find((path) => !isTyped(path));
   if (lacking !== undefined) {
@@ -48,7 +68,8 @@ export async function withConfig(flags: TableFlags, command: CommandUnknownOpts)
   // A target of the command line replaces that of the file, and what belongs to it.
   const replaced = new Set<string>([...typed, ...typed.flatMap((path) => entryOf(path).excludes ?? [])]);
   const kept = [...values].filter(([path]) =>
-    !replaced.has(path) && !Object.keys(entryOf(path).when ?? {}).some((other) => isExcluded(other, typed))
+    paths.includes(path) && !replaced.has(path) &&
+    !Object.keys(entryOf(path).when ?? {}).some((other) => isExcluded(other, typed))
   );
   return { ...flags, ...Object.fromEntries(kept.map(([path, value]) => [nameOf(path) ?? path, value])) };
 }
@@ -114,7 +135,7 @@ function unknown(strangers: readonly string[], file: string): Error {
   const known = FLAG_PATHS.filter((path) => !TYPED.includes(path)).flatMap((path) => [path, nameOf(path) ?? path]);
   const meant = strangers.flatMap((key) => nearest(key, known) ?? []);
   return refusal("usage", `cannot use ${file}`, {
-    rule: "its keys are options of prune, by name (loraRate) or nested by path (rates, lora)",
+    rule: "its keys are options of a run, by name (loraRate) or nested by path (rates, lora)",
     value: strangers.join(", "),
     fix: meant.length > 0 ? `did you mean ${meant.join(", ")}?` : undefined,
     option: strangers[0],

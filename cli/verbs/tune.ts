@@ -1,6 +1,7 @@
 // `compresso tune MODEL`: a run of `prune` that cuts nothing. Its flags are rows of the same table.
 import type { CommandUnknownOpts } from "../packages.ts";
 import { MODEL_TEXT, verb } from "../command.ts";
+import { withConfig } from "../options/config.ts";
 import { required } from "../options/flags.ts";
 import { addTableFlags, FLAG_PATHS, type TableFlags } from "../options/table_flags.ts";
 import { entryOf, type OptionPath } from "../../lib/run/options/table.ts";
@@ -24,9 +25,10 @@ const OF_CUTS: readonly OptionPath[] = [
   "trustSchedule",
   // An adapter is always written.
   "export.saveAdapter",
-  // A file of options is read by prune, which tunes at a sparsity of 0, too.
-  "config",
 ];
+
+/** What makes a run of prune one that tunes. */
+const FIXED = { sparsity: 0, units: [], "export.saveAdapter": true } as const;
 
 /** Paths of the options of the verb. */
 export const TUNE_PATHS: readonly OptionPath[] = FLAG_PATHS.filter((path) => {
@@ -57,13 +59,14 @@ export function tuneVerb(): CommandUnknownOpts {
       "objective.distillation":
         "weight of the KL divergence from the model before tuning in the training loss; costs one more forward pass per step",
     },
-  }).action(async (model: string, flags: TableFlags) =>
+  }).action(async (model: string, typed: TableFlags, called: CommandUnknownOpts) => {
+    const flags = await withConfig(typed, called, { paths: TUNE_PATHS, fixed: FIXED });
     await runPrune(model, {
       ...flags,
-      sparsity: 0,
-      saveAdapter: true,
+      sparsity: FIXED.sparsity,
+      saveAdapter: FIXED["export.saveAdapter"],
       steps: flags.steps ?? STEPS,
       out: required(flags.out, "--out"),
-    })
-  );
+    });
+  });
 }

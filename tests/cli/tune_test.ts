@@ -30,6 +30,20 @@ Deno.test("tune trains an adapter and a merged model: the bytes of prune at spar
       name,
     );
   }
+  // The run.json of a run without a cut makes it again; what the command line says comes first.
+  const again = [
+    "tune",
+    model,
+    "--config",
+    folder.at("tuned", "run.json"),
+    "--data",
+    data,
+    "--no-tuning",
+    "--steps",
+    "1",
+  ];
+  const repeated = await json([...again, "--out", folder.at("again")]);
+  assert.deepEqual(repeated.options, { ...summary.options, steps: 1 });
   const { base_model_name_or_path: base } = JSON.parse(
     await Deno.readTextFile(folder.at("tuned", "adapter/adapter_config.json")),
   );
@@ -41,5 +55,18 @@ Deno.test("tune trains an adapter and a merged model: the bytes of prune at spar
 Deno.test("tune has no options of a cut, and refuses to start without a folder or steps", async () => {
   await refused(["tune", "demo", "--out", "unused", "--sparsity", "0.2"], "usage", { names: "--sparsity" });
   await refused(["tune", "demo"], "usage", { option: "--out" });
+  using folder = new TemporaryFolder();
+  await Deno.writeTextFile(folder.at("cut.json"), JSON.stringify({ sparsity: 0.2, steps: 4, units: ["ffn"] }));
+  await refused(["tune", "nowhere", "--out", "unused", "--config", folder.at("cut.json")], "usage", {
+    value: ["sparsity 0.2", "ffn"],
+  });
+  await Deno.writeTextFile(folder.at("own.json"), JSON.stringify({ sparsity: 0, steps: 4, rank: 3 }));
+  await refused(
+    ["tune", "nowhere", "--out", "unused", "--config", folder.at("own.json"), "--data", "x.json"],
+    "input",
+    {
+      names: "nowhere",
+    },
+  );
   await refused(["tune", "demo", "--out", "unused", "--steps", "0"], "usage", { option: "--steps" });
 });

@@ -92,6 +92,7 @@ function writtenAt(options: Pick<ResolvedOptions, "objective">, path: OptionPath
   return value !== null ? value : path === "prompt" ? "none" : undefined;
 }
 
-function isSame(a: unknown, b: unknown): boolean {
+/** Whether two values of options are written the same. */
+export function isSame(a: unknown, b: unknown): boolean {
   return JSON.stringify(a) === JSON.stringify(b);
 }

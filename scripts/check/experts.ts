@@ -19,7 +19,7 @@ what the dense one does, cuts shares of the experts by each method, and prints t
   --calibration FILE  rows or a text on which routers are fitted and experts are scored, from its beginning on
   --text NAME=FILE    a text or rows to measure on; rows are read from the end of the file
   --fit TOKENS        tokens for the routers (1536)
-  --score TOKENS      tokens for the scores (4096)
+  --score TOKENS      tokens for the scores (2048)
   --measure TOKENS    tokens of each text (1024)
   --window TOKENS     tokens of a window (256)
   --seeds LIST        seeds of random (1,2,3)
@@ -33,7 +33,7 @@ const { values: options, positionals: [path = ""] } = parseArgs({
     calibration: { type: "string", default: "" },
     text: { type: "string", multiple: true, default: [] },
     fit: { type: "string", default: "1536" },
-    score: { type: "string", default: "4096" },
+    score: { type: "string", default: "2048" },
     measure: { type: "string", default: "1024" },
     window: { type: "string", default: "256" },
     seeds: { type: "string", default: "1,2,3" },

@@ -210,23 +210,90 @@ Deno.test("layers that predict further tokens are not read, of a folder or a GGU
     tensors.set("model.mtp_linear_proj.0.weight", { shape: [2, 3], data: new Float32Array(6) });
   }, async (folder) => assert.equal((await openHfFolder(folder)).spec.layers.length, 2));
   // A file of three layers whose last one is said to predict.
-  await inTemporaryFolder(async (folder) => {
-    const path = `${folder}/x.gguf`;
-    await exportGguf(source, path, OPTIONS);
-    const file = await openGgufFile(path), { tensors } = file, metadata = new Map<string, GgufValue | GgufTyped>();
-    for (const [key, value] of file.metadata) {
-      metadata.set(key, typeof value === "number" && !Number.isInteger(value) ? { type: "f32", value } : value);
-    }
-    await writeGguf(`${folder}/y.gguf`, {
-      metadata: metadata.set("glm4moe.nextn_predict_layers", 1),
-      tensors: [...tensors.values()].map(({ name, shape }) => {
-        return { name, type: "f32", shape, data: () => file.readTensor(name) };
-      }),
-    });
-    const read = await openGguf(`${folder}/y.gguf`);
+  const predicts = { "glm4moe.nextn_predict_layers": 1 };
+  await changedGguf(source, { metadata: predicts }, async (path) => {
+    const read = await openGguf(path);
     assert.deepEqual(read.spec.layers, source.spec.layers.slice(0, 2));
     assert.equal(read.spec.qkNorm, "head");
   });
+});
+
+/** A tensor of a GGUF. */
+interface Stored {
+  readonly name: string;
+  readonly shape: readonly number[];
+  readonly data: () => Promise<Float32Array<ArrayBuffer>>;
+}
+
+/** A GGUF of a model in f32, with other tensors or metadata. */
+async function changedGguf(
+  source: WeightSource,
+  { change = (tensors) => tensors, metadata: added = {} }: {
+    readonly change?: (tensors: readonly Stored[]) => readonly Stored[];
+    readonly metadata?: Readonly<Record<string, number>>;
+  },
+  check: (path: string) => Promise<void>,
+): Promise<void> {
+  await inTemporaryFolder(async (folder) => {
+    await exportGguf(source, `${folder}/x.gguf`, OPTIONS);
+    const file = await openGgufFile(`${folder}/x.gguf`), metadata = new Map<string, GgufValue | GgufTyped>();
+    for (const [key, value] of file.metadata) {
+      metadata.set(key, typeof value === "number" && !Number.isInteger(value) ? { type: "f32", value } : value);
+    }
+    for (const [key, value] of Object.entries(added)) metadata.set(key, value);
+    const stored = [...file.tensors.values()].map(({ name, shape }): Stored => {
+      return { name, shape, data: () => file.readTensor(name) };
+    });
+    const tensors = change(stored).map((tensor) => ({ ...tensor, type: "f32" as const }));
+    await writeGguf(`${folder}/y.gguf`, { metadata, tensors });
+    await check(`${folder}/y.gguf`);
+  });
+}
+
+Deno.test("a GGUF whose router or stack of experts has another shape, or whose experts stand alone, is refused", async () => {
+  const source = await openHfFolder(`${ROOT}olmoe/model`), { hidden } = source.spec, ffn = 17;
+  const refused = async (part: string, shape: readonly number[]): Promise<void> => {
+    const name = `blk.1.${part}.weight`, count = shape.reduce((product, size) => product * size, 1);
+    const change = (tensors: readonly Stored[]): readonly Stored[] =>
+      tensors.map((one) =>
+        one.name === name ? { name, shape, data: () => Promise.resolve(new Float32Array(count)) } : one
+      );
+    await changedGguf(source, { change }, (path) => rejects(openGguf(path), "input", { value: shape, names: name }));
+  };
+  await refused("ffn_gate_inp", [2, hidden]);
+  await refused("ffn_gate_inp", [hidden, 3]);
+  await refused("ffn_gate_exps", [2, ffn, hidden]);
+  await refused("ffn_up_exps", [ffn, 3, hidden]);
+  await refused("ffn_down_exps", [3, ffn, hidden]);
+  // One tensor for each expert, as the oldest files have them.
+  const alone = (tensors: readonly Stored[]): readonly Stored[] =>
+    tensors.flatMap((one) => {
+      if (one.name !== "blk.1.ffn_up_exps.weight") return [one];
+      const data = async (): Promise<Float32Array<ArrayBuffer>> => (await one.data()).slice(0, ffn * hidden);
+      return [0, 1, 2].map((e) => ({ name: `blk.1.ffn_up.${e}.weight`, shape: [ffn, hidden], data }));
+    });
+  await changedGguf(source, { change: alone }, async (path) => {
+    await rejects(openGguf(path), "input", { value: "no such tensor", names: "blk.1.ffn_up_exps.weight" });
+  });
+});
+
+Deno.test("tensors of experts may stand in any order", async () => {
+  const source = await openHfFolder(`${ROOT}olmoe/model`);
+  await changedGguf(source, { change: (tensors) => tensors.toReversed() }, async (path) => {
+    await assertSameWeights(await openGguf(path), source);
+  });
+  await changed("olmoe", (tensors) => {
+    const all = [...tensors].toReversed();
+    tensors.clear();
+    for (const [name, tensor] of all) tensors.set(name, tensor);
+  }, async (folder) => await assertSameWeights(await openHfFolder(folder), source));
+  // Experts 0 and 2 without 1: the number of the config is what counts.
+  const expert = "model.layers.1.mlp.experts.1.gate_proj.weight";
+  await changed("olmoe", (tensors) => {
+    const moved = tensors.get(expert);
+    tensors.delete(expert);
+    if (moved) tensors.set(expert.replace(".1.gate", ".7.gate"), moved);
+  }, async (folder) => await rejects(openHfFolder(folder), "input", { names: expert }));
 });
 
 Deno.test("a bias of the choice stays f32 in a folder of bf16", async () => {

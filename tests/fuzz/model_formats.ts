@@ -1,7 +1,7 @@
 // Formats of models: safetensors, GGUF, Hugging Face folders with their configuration, shards and tokenizer, PEFT adapters and checkpoints.
 import { memoryFiles, memorySource } from "../../lib/files/memory.ts";
 import { openModel, readSpec } from "../../lib/formats/open.ts";
-import { stageGguf } from "../../lib/formats/gguf/export.ts";
+import { type GgufExportOptions, stageGguf } from "../../lib/formats/gguf/export.ts";
 import type { GgufWriteType } from "../../lib/formats/gguf/mixes.ts";
 import { ggufTokenizerMetadata } from "../../lib/formats/gguf/tokenizer_export.ts";
 import { stageHf } from "../../lib/formats/hf/export.ts";
@@ -11,6 +11,7 @@ import { readCheckpoint, writeCheckpoint } from "../../lib/run/checkpoint.ts";
 import type { RunPosition, TrainerArrays } from "../../lib/run/contract.ts";
 import { planMemory } from "../../lib/run/memory/plan.ts";
 import { type DecoderSpec, parameterCount, tensorShapes } from "../../lib/spec/decoder.ts";
+import type { WeightSource } from "../../lib/spec/source.ts";
 import { loraModules } from "../../lib/spec/lora.ts";
 import { renderChat } from "../../lib/text/chat_template.ts";
 import { createStreamDecoder, loadHfTokenizer, type Tokenizer } from "../../lib/text/tokenizer.ts";
@@ -27,16 +28,27 @@ const BLOCKS: DecoderSpec = {
   tied: true,
 };
 
-/** Names of the golden models, of all families. */
+/** Folders of the golden models, of all families, as `golden/NAME/model`; first those with experts. */
 function goldenModels(): string[] {
-  const folder = new URL("../../fixtures/golden/", import.meta.url);
-  return [...Deno.readDirSync(folder)].map(({ name }) => name).sort().filter((name) => {
-    try {
-      return Deno.statSync(new URL(`${name}/model/config.json`, folder)).isFile;
-    } catch {
-      return false;
-    }
+  return ["golden_experts", "golden"].flatMap((root) => {
+    const folder = new URL(`../../fixtures/${root}/`, import.meta.url);
+    return [...Deno.readDirSync(folder)].map(({ name }) => name).sort().filter((name) => {
+      try {
+        return Deno.statSync(new URL(`${name}/model/config.json`, folder)).isFile;
+      } catch {
+        return false;
+      }
+    }).map((name) => `${root}/${name}/model`);
   });
+}
+
+/** A golden model with experts, as a folder at `model`. */
+function expertFolder(name: string): Files {
+  const file = (one: string): [string, Uint8Array<ArrayBuffer>] => [
+    `model/${one}`,
+    fixture(`golden_experts/${name}/model/${one}`),
+  ];
+  return new Map(["config.json", "model.safetensors"].map(file));
 }
 
 /** The files of a folder of a model of random weights. */
@@ -49,9 +61,17 @@ async function hfFolder(spec: DecoderSpec, options: { readonly maxShardBytes?: n
 
 /** A GGUF of a model of random weights. */
 export async function ggufFile(spec: DecoderSpec, dtype: GgufWriteType): Promise<Uint8Array<ArrayBuffer>> {
-  const files = memoryFiles(), tokenizer = await tokenizerIn(tokenizerFiles("byte_level"));
+  const tokenizer = await tokenizerIn(tokenizerFiles("byte_level"));
   const tokenizerMetadata = tokenizer ? ggufTokenizerMetadata(tokenizer, { vocab: spec.vocab }) : new Map();
-  using staged = await stageGguf(randomSource(spec), "a.gguf", { dtype, tokenizerMetadata, name: "fuzz", files });
+  return await ggufOf(randomSource(spec), { dtype, tokenizerMetadata });
+}
+
+async function ggufOf(
+  source: WeightSource,
+  how: Pick<GgufExportOptions, "dtype" | "tokenizerMetadata">,
+): Promise<Uint8Array<ArrayBuffer>> {
+  const files = memoryFiles();
+  using staged = await stageGguf(source, "a.gguf", { ...how, name: "fuzz", files });
   await staged.commit();
   return files.files.get("a.gguf") ?? new Uint8Array();
 }
@@ -100,6 +120,10 @@ const GGUF: Format = {
       await ggufFile({ ...SPEC, vocab: 400 }, "f16"),
       await ggufFile({ ...BLOCKS, vocab: 400 }, "q8_0"),
       await ggufFile({ ...BLOCKS, vocab: 400 }, "q4_0"),
+      ...await Promise.all(["mixtral", "glm4_moe"].map(async (name) => {
+        const { source } = await openModel(memoryFiles(expertFolder(name)), "model");
+        return await ggufOf(source, { dtype: "f32", tokenizerMetadata: new Map() });
+      })),
     ),
   read: (files) => useModel(files, "a.gguf"),
 };
@@ -128,7 +152,7 @@ const CONFIG: Format = {
       mutators: { "model/config.json": json },
     });
     const configs = goldenModels().map((name): unknown =>
-      JSON.parse(new TextDecoder().decode(fixture(`golden/${name}/model/config.json`)))
+      JSON.parse(new TextDecoder().decode(fixture(`${name}/config.json`)))
     );
     const folder = await hfFolder(SPEC),
       mutators = { "model/config.json": oneOf(json, bytes()), "model/generation_config.json": json };
@@ -144,11 +168,17 @@ const CONFIG: Format = {
 };
 
 const INDEX: Format = {
-  name: "shard index",
+  name: "shard index and experts",
   async cases(): Promise<Case[]> {
     const files = await hfFolder(SPEC, { maxShardBytes: 4000 }), index = "model/model.safetensors.index.json";
     const shard = [...files.keys()].find((path) => path.endsWith(".safetensors")) ?? "";
-    return [{ files, mutators: { [index]: json } }, { files, mutators: { [index]: json, [shard]: safetensors } }];
+    // The tensors of experts, one for each or all in a stack, and the configuration that says how many there are.
+    const ofExperts = { "model/config.json": json, "model/model.safetensors": safetensors };
+    return [
+      { files, mutators: { [index]: json } },
+      { files, mutators: { [index]: json, [shard]: safetensors } },
+      ...["qwen2_moe", "granitemoe"].map((name) => ({ files: expertFolder(name), mutators: ofExperts })),
+    ];
   },
   read: (files) => useModel(files, "model"),
 };

@@ -7,6 +7,7 @@ import type { Tokenizer } from "../lib/text/tokenizer.ts";
 import { noTokenizer } from "../lib/text/no_tokenizer.ts";
 import type { DecoderSpec } from "../lib/spec/decoder.ts";
 import { type Adapters, loadModelFrom, type Model } from "../lib/model/model.ts";
+import type { OpenedModel } from "../lib/model/opened.ts";
 import { fetchInputs } from "./hub.ts";
 import { watchInterrupt } from "./terminal/interrupt.ts";
 import { type Progress, stderrProgress } from "./terminal/progress.ts";
@@ -52,44 +53,58 @@ export interface Loaded {
   readonly tune: (request: TuneRequest) => Promise<void>;
 }
 
+/** What {@link withOpened} lends. */
+export interface Opened extends Pick<Loaded, "signal" | "progress" | "listen"> {
+  readonly model: OpenedModel;
+}
+
+/** Opens the device and the files of a model, whose weights are not loaded, and frees the device when the work is over. */
+export async function withOpened<T>(
+  path: string,
+  settings: Omit<ModelSettings, "tuning" | "ranks">,
+  work: (opened: Opened) => Promise<T>,
+): Promise<T> {
+  const { baseDtype = "f16", memoryLimit, compare, adapter, onInterrupt, listensLater } = settings;
+  using interrupt = watchInterrupt(onInterrupt);
+  if (!listensLater) interrupt.start();
+  await fetchInputs({ model: [path, compare], adapter: [adapter] }, { signal: interrupt.signal });
+  using progress = stderrProgress();
+  using device = await openDeviceHere({ memoryLimit });
+  progress.detail(`device      ${device.facts.description}`);
+  const { source, tokenizer } = await openModelFiles(path), { signal, start: listen } = interrupt;
+  await settings.onShape?.(source.spec, device);
+  return await work({ model: { device, source, tokenizer, baseDtype }, signal, progress, listen });
+}
+
 /** Opens the device, loads the model, and frees both when the work is done or has failed. */
 export async function withModel<T>(
   path: string,
   settings: ModelSettings,
   work: (loaded: Loaded) => Promise<T>,
 ): Promise<T> {
-  const { baseDtype = "f16", memoryLimit, tuning: setting = true, onInterrupt, listensLater } = settings;
-  using interrupt = watchInterrupt(onInterrupt);
-  if (!listensLater) interrupt.start();
-  await fetchInputs({ model: [path, settings.compare], adapter: [settings.adapter] }, { signal: interrupt.signal });
-  using progress = stderrProgress();
-  using device = await openDeviceHere({ memoryLimit });
-  const { signal } = interrupt;
-  progress.detail(`device      ${device.facts.description}`);
-  const files = await openModelFiles(path), { spec } = files.source;
-  // Both are opened before either is loaded, so that a wrong path fails at once.
-  const otherFiles = settings.compare === undefined ? null : await openModelFiles(settings.compare);
-  await settings.onShape?.(spec, device);
-  const adapters = await readAdapters(settings.adapter, spec);
-  const load = async ({ source, tokenizer }: typeof files, what: string): Promise<Model> => {
-    const onProgress = (share: number): void => progress.phase(`loading ${what}`, share);
-    return await loadModelFrom(source, { device, tokenizer, baseDtype, signal, onProgress });
+  const { compare, tuning: setting = true, ranks } = settings;
+  let otherFiles: Awaited<ReturnType<typeof openModelFiles>> | null = null;
+  const onShape = async (spec: DecoderSpec, device: Device): Promise<void> => {
+    // Both are opened before either is loaded, so that a wrong path fails at once.
+    if (compare !== undefined) otherFiles = await openModelFiles(compare);
+    await settings.onShape?.(spec, device);
   };
-  using model = await load(files, "the model");
-  using other = otherFiles && await load(otherFiles, "the model to compare with");
-  signal.throwIfAborted();
-  const tune = async (request: TuneRequest): Promise<void> => {
-    for (const each of other ? [model, other] : [model]) await tuneFor(each, request, { setting, progress, signal });
-  };
-  return await work({
-    model,
-    other,
-    adapters,
-    ranks: settings.ranks ?? undefined,
-    signal,
-    progress,
-    listen: interrupt.start,
-    tune,
+  return await withOpened(path, { ...settings, onShape }, async ({ model: files, signal, progress, listen }) => {
+    const { device, baseDtype } = files, adapters = await readAdapters(settings.adapter, files.source.spec);
+    const load = async (
+      { source, tokenizer }: Pick<OpenedModel, "source" | "tokenizer">,
+      what: string,
+    ): Promise<Model> => {
+      const onProgress = (share: number): void => progress.phase(`loading ${what}`, share);
+      return await loadModelFrom(source, { device, tokenizer, baseDtype, signal, onProgress });
+    };
+    using model = await load(files, "the model");
+    using other = otherFiles && await load(otherFiles, "the model to compare with");
+    signal.throwIfAborted();
+    const tune = async (request: TuneRequest): Promise<void> => {
+      for (const each of other ? [model, other] : [model]) await tuneFor(each, request, { setting, progress, signal });
+    };
+    return await work({ model, other, adapters, ranks: ranks ?? undefined, signal, progress, listen, tune });
   });
 }
 

@@ -130,7 +130,7 @@ const ENCODING_MS = 50;
  * `CompressoError("input")` as {@link encodeQuestion} does, and for a model without tokenizer.
  */
 export async function encodeTask(
-  model: Model,
+  model: Pick<Model, "spec" | "tokenizer">,
   task: LoadedTask,
   { known, refuseLong, signal, onEncoded }: EncodeTaskOptions = {},
 ): Promise<EncodedTask> {
@@ -156,7 +156,7 @@ function knownScores({ choices }: Question, { scores = [] }: Partial<KnownQuesti
   return scores.length === choices.length && !scores.some(Number.isNaN) ? scores : null;
 }
 
-function tokenizerFor({ tokenizer }: Model, { name }: LoadedTask): Tokenizer {
+function tokenizerFor({ tokenizer }: Pick<Model, "tokenizer">, { name }: LoadedTask): Tokenizer {
   if (tokenizer) return tokenizer;
   throw noTokenizer(`cannot score the task ${name}`);
 }

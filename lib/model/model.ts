@@ -5,7 +5,7 @@ import type { Plan } from "../gpu/plan.ts";
 import type { WeightSource } from "../spec/source.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { notFinite } from "../nn/decode/pass.ts";
-import { lossByRow, recordFinalNorm, recordLogits, recordLoss, writeTargets } from "../nn/head.ts";
+import { lossByRow, recordFinalNorm, recordLogits, recordLoss, targetStates, writeTargets } from "../nn/head.ts";
 import { strideOf } from "../nn/padding.ts";
 import { loraScale } from "../spec/lora.ts";
 import { unpackLora } from "../nn/lora.ts";
@@ -14,8 +14,14 @@ import { MATRIX_DTYPES, type MatrixDtype } from "../nn/products/matrix.ts";
 import type { Pass } from "../nn/context.ts";
 import { refuseExperts } from "../nn/experts.ts";
 import { createPass, recordForward, recordGradients, shiftLabels } from "../nn/pass.ts";
-import { AGREEMENT_VALUES, type AgreementPass, createAgreementPass, type DenseSide } from "../nn/agreement.ts";
-import { type DecoderSpec, embeddingWidth } from "../spec/decoder.ts";
+import {
+  type AgreementPass,
+  createAgreementPass,
+  type DenseSide,
+  type LabelAgreement,
+  labelAgreement,
+} from "../nn/agreement.ts";
+import type { DecoderSpec } from "../spec/decoder.ts";
 import { IDLE_STATE, writeStepState } from "../nn/train/step_state.ts";
 import { createTopPass, type TopLogprobs, type TopPass } from "../nn/top_pass.ts";
 import { checkRoom, type TokenTree, writeTree } from "../nn/token_tree.ts";
@@ -38,6 +44,7 @@ import {
 } from "./input.ts";
 
 export type { Adapters, GradientInput, LoraInput, ModelCallOptions } from "./input.ts";
+export type { LabelAgreement } from "../nn/agreement.ts";
 
 /** Options of `loadModel`. */
 export interface LoadModelOptions {
@@ -87,20 +94,6 @@ interface CachedPass {
   agreement: AgreementPass | null;
 }
 
-/** How a model compares with a dense one at each label of some sequences, in their order. */
-export interface LabelAgreement {
-  /** KL divergence of the model's next tokens from the dense model's, in nats. */
-  readonly divergence: Float32Array<ArrayBuffer>;
-  /** 1 if both have the same first choice, else 0. */
-  readonly isSame: Float32Array<ArrayBuffer>;
-  /** Negative log-likelihood of the label, in nats. */
-  readonly loss: Float32Array<ArrayBuffer>;
-  /** The same by the dense model. */
-  readonly denseLoss: Float32Array<ArrayBuffer>;
-  /** The dense model's share for tokens that the model lacks. */
-  readonly dropped: Float32Array<ArrayBuffer>;
-}
-
 /**
  * A model on the GPU. Calls may overlap: each call copies its input when it is made. Dispose the model to free its
  * memory; calls in progress finish first. Later calls throw `CompressoError("usage")`.
@@ -138,6 +131,11 @@ export class Model implements Disposable {
   /** Shape of the model. */
   get spec(): DecoderSpec {
     return this.weights.spec;
+  }
+
+  /** Storage of the frozen weights on the GPU. */
+  get baseDtype(): MatrixDtype {
+    return this.weights.baseDtype;
   }
 
   /**
@@ -238,7 +236,7 @@ export class Model implements Disposable {
   ): Promise<Float32Array<ArrayBuffer>> {
     return await this.#atLabels(tokens, labels, options, async (prepared, targets) => {
       await this.#layersOf(prepared).run(stopOf(options));
-      return await this.#statesAt(prepared.pass, targets);
+      return await targetStates(prepared.pass, targets);
     });
   }
 
@@ -256,7 +254,7 @@ export class Model implements Disposable {
   ): Promise<{ readonly losses: Float32Array<ArrayBuffer>; readonly states: Float32Array<ArrayBuffer> }> {
     return await this.#atLabels(tokens, labels, options, async (prepared, targets) => {
       const losses = await this.#losses(prepared, targets, options);
-      return { losses, states: await this.#statesAt(prepared.pass, targets) };
+      return { losses, states: await targetStates(prepared.pass, targets) };
     });
   }
 
@@ -290,16 +288,6 @@ export class Model implements Disposable {
     return lossByRow(await this.device.readFloats(prepared.pass.act.loss, targets.length), targets);
   }
 
-  /** What the head reads at each target, from the buffers of a pass that has run. */
-  async #statesAt({ act }: Pass, targets: Int32Array): Promise<Float32Array<ArrayBuffer>> {
-    const width = embeddingWidth(this.spec), stride = strideOf(width);
-    const all = await this.device.readFloats(act.final, targets.length * stride);
-    const rows = [...targets.keys()].filter((row) => (targets[row] ?? -1) >= 0);
-    const states = new Float32Array(rows.length * width);
-    rows.forEach((row, at) => states.set(all.subarray(row * stride, row * stride + width), at * width));
-    return states;
-  }
-
   /**
    * Compares the model with a dense one at every label, from one forward pass and the `states` that
    * {@link Model.labelStates} of the dense model gave for the same tokens. Only the head of the dense model is
@@ -322,18 +310,7 @@ export class Model implements Disposable {
         prepared.agreement = createAgreementPass(prepared.pass, dense);
       }
       const values = await prepared.agreement.run({ targets, states, signal });
-      const column = (index: number): Float32Array<ArrayBuffer> =>
-        Float32Array.from(
-          { length: values.length / AGREEMENT_VALUES },
-          (_, row) => values[row * AGREEMENT_VALUES + index] ?? NaN,
-        );
-      return {
-        divergence: column(0),
-        isSame: column(1),
-        loss: column(2),
-        denseLoss: column(3),
-        dropped: column(4),
-      };
+      return labelAgreement(values);
     });
   }
 

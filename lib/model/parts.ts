@@ -1,4 +1,5 @@
 // A part of a model as a model: half a layer, or a band of the output head.
+import type { QuantRows } from "../spec/quant.ts";
 import type { RowRange, WeightSource } from "../spec/source.ts";
 import {
   type DecoderSpec,
@@ -54,14 +55,24 @@ function part(source: WeightSource, { layers, head, rows, rename }: {
   readonly rows: RowRange;
   readonly rename: (name: string) => string;
 }): WeightSource {
+  /** The tensor of the whole model, and the rows of it. */
+  const placed = (name: string, range?: RowRange): [name: string, range?: RowRange] => {
+    if (name !== EMBEDDING && name !== HEAD_BIAS) return range ? [rename(name), range] : [rename(name)];
+    const { start, count } = range ?? { start: 0, count: rows.count };
+    return [name === EMBEDDING ? head : name, { start: rows.start + start, count }];
+  };
   return {
     spec: { ...source.spec, vocab: rows.count, layers, tied: true, bosId: null, eosIds: [], padId: null },
-    read(name, range): Promise<Float32Array<ArrayBuffer>> {
-      if (name !== EMBEDDING && name !== HEAD_BIAS) return source.read(rename(name), range);
-      const { start, count } = range ?? { start: 0, count: rows.count };
-      return source.read(name === EMBEDDING ? head : name, { start: rows.start + start, count });
+    read: (name, range) => source.read(...placed(name, range)),
+    async readStored(name, range, into): Promise<Uint8Array<ArrayBuffer> | null> {
+      const [own, there] = placed(name, range);
+      return await source.readStored?.(own, there, into) ?? null;
     },
-    storedDtype: (name) => source.storedDtype(name === EMBEDDING ? head : rename(name)),
+    async readBlocks(name, options): Promise<QuantRows | null> {
+      const [own, there] = placed(name, options.rows);
+      return await source.readBlocks?.(own, { ...options, ...there ? { rows: there } : {} }) ?? null;
+    },
+    storedDtype: (name) => source.storedDtype(placed(name)[0]),
   };
 }
 

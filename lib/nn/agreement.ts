@@ -37,8 +37,39 @@ export interface AgreementPass extends Disposable {
   }): Promise<Float32Array<ArrayBuffer>>;
 }
 
-/** Records the plan and allocates what the dense side needs. */
-export function createAgreementPass(pass: Pass, dense: DenseSide): AgreementPass {
+/** How a model compares with a dense one at each label of some sequences, in their order. */
+export interface LabelAgreement {
+  /** KL divergence of the model's next tokens from the dense model's, in nats. */
+  readonly divergence: Float32Array<ArrayBuffer>;
+  /** 1 if both have the same first choice, else 0. */
+  readonly isSame: Float32Array<ArrayBuffer>;
+  /** Negative log-likelihood of the label, in nats. */
+  readonly loss: Float32Array<ArrayBuffer>;
+  /** The same by the dense model. */
+  readonly denseLoss: Float32Array<ArrayBuffer>;
+  /** The dense model's share for tokens that the model lacks. */
+  readonly dropped: Float32Array<ArrayBuffer>;
+}
+
+/** What a pass gives, by its columns. */
+export function labelAgreement(values: Float32Array): LabelAgreement {
+  const column = (index: number): Float32Array<ArrayBuffer> =>
+    Float32Array.from(
+      { length: values.length / AGREEMENT_VALUES },
+      (_, row) => values[row * AGREEMENT_VALUES + index] ?? NaN,
+    );
+  return { divergence: column(0), isSame: column(1), loss: column(2), denseLoss: column(3), dropped: column(4) };
+}
+
+/**
+ * Records the plan and allocates what the dense side needs. With `fromStates` the pass is of a model without layers, and
+ * the states that its final norm reads are written by the caller.
+ */
+export function createAgreementPass(
+  pass: Pass,
+  dense: DenseSide,
+  { fromStates = false }: { readonly fromStates?: boolean } = {},
+): AgreementPass {
   const { device, act } = pass, { rows, shape: { headRows } } = act, { spec } = dense.weights;
   const width = embeddingWidth(spec), stride = strideOf(width);
   using stack = new DisposableStack();
@@ -53,7 +84,7 @@ export function createAgreementPass(pass: Pass, dense: DenseSide): AgreementPass
   const pairs = stack.use(device.uploadBuffer("head: token pairs", pairsOf(dense)));
   const common = dense.ids ? pairs.bytes / 8 : 0;
   const context = pass.plan(), plan: Plan = stack.use(context.plan);
-  recordForward(context);
+  if (!fromStates) recordForward(context);
   recordFinalNorm(context);
   plan.section("head");
   const ofDense: DecoderContext = { ...context, weights: dense.weights, act: { ...act, chunk, logits } };

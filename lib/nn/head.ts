@@ -89,6 +89,19 @@ export function lossByRow(losses: Float32Array, targets: Int32Array): Float32Arr
   return Float32Array.from(targets, (target) => target < 0 ? 0 : losses[at++] ?? NaN);
 }
 
+/** What the head reads at each target [rows with a target, embeddingWidth], of a pass that has run. */
+export async function targetStates(
+  { device, act, weights: { spec } }: Pick<Pass, "device" | "act" | "weights">,
+  targets: Int32Array,
+): Promise<Float32Array<ArrayBuffer>> {
+  const width = embeddingWidth(spec), stride = strideOf(width);
+  const all = await device.readFloats(act.final, targets.length * stride);
+  const rows = [...targets.keys()].filter((row) => (targets[row] ?? -1) >= 0);
+  const states = new Float32Array(rows.length * width);
+  rows.forEach((row, at) => states.set(all.subarray(row * stride, row * stride + width), at * width));
+  return states;
+}
+
 /** act.final = norm(output of the last layer), projected to the width of the head where it has another one. */
 export function recordFinalNorm({ plan, weights, act }: DecoderContext): void {
   const { spec, finalNorm, projectOut } = weights,

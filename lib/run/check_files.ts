@@ -16,10 +16,10 @@ import { checkExportSize } from "./size_goal.ts";
  */
 export function checkFiles(
   files: SessionExportOptions,
-  { size, shape, model: { spec, tokenizer } }: {
+  { size, shape, model: { source: { spec }, tokenizer } }: {
     readonly size: PruneOptions["size"] | undefined;
     readonly shape: Shape;
-    readonly model: Model;
+    readonly model: Pick<Model, "source" | "tokenizer">;
   },
 ): void {
   checkSessionExport(files);

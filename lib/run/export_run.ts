@@ -4,7 +4,7 @@ import config from "../../deno.json" with { type: "json" };
 import { withoutUndefined } from "../core/check_options.ts";
 import { type FileSystem, writeFile } from "../files/system.ts";
 import { keptGeneration } from "../formats/hf/model.ts";
-import type { Model } from "../model/model.ts";
+import type { OpenedModel } from "../model/opened.ts";
 import { stageModel } from "../slice/export.ts";
 import { measureImportance } from "../slice/importance.ts";
 import { stageAdapter } from "../slice/export_adapter.ts";
@@ -34,9 +34,9 @@ import { checkExportSize, exportDefaults, GGUF_NAME } from "./size_goal.ts";
 
 /** A run that is to be written. */
 export interface RunToWrite {
-  readonly model: Model;
+  readonly model: OpenedModel;
   /** The model as it was given: `model` itself, or what its vocabulary was cut from. */
-  readonly dense: Model;
+  readonly dense: OpenedModel;
   /** Ids that the vocabulary keeps; null if it was not cut. */
   readonly kept: Int32Array | null;
   /** What was measured of the experts; absent if they are not cut. */
@@ -152,7 +152,7 @@ export async function exportRun(dir: string, asked: SessionExportOptions, run: R
     inputs,
     origin,
     before: modelBefore(dense.source),
-    masks: maskSummary(model.spec, result.masks),
+    masks: maskSummary(model.source.spec, result.masks),
     fileBytes: withSmallerTypes(await fileBytes(loadableBy.map(({ file }) => file), files), {
       spec: shapeWritten(sliced.spec, layout),
       content: { tokenizer, name: how.name, provenance: how.provenance },

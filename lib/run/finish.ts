@@ -77,7 +77,7 @@ export async function finishRun(result: PruneResult, finish: FinishOptions): Pro
 export function sizesOf(
   { spec }: Pick<WeightSource, "spec">,
   { model: { tokenizer, source: { provenance } }, options: { size, units }, dense }: {
-    readonly model: Model;
+    readonly model: Pick<Model, "tokenizer" | "source">;
     readonly options: ResolvedOptions;
     /** The model as it was given. */
     readonly dense: Pick<Model, "spec">;

@@ -1,11 +1,12 @@
 // Prunes a model into a folder of this machine.
-import type { Model } from "../model/model.ts";
+import { Model } from "../model/model.ts";
+import type { OpenedModel } from "../model/opened.ts";
 import type { SessionExportOptions } from "../slice/export_options.ts";
 import { checkOptions, FOLDER_PATHS, PRUNE_PATHS } from "./options/check.ts";
 import type { CheckpointOptions, RunOptions, Target } from "./options/options.ts";
 import { checkIdle, trainsNothing } from "./options/resolve.ts";
 import type { RunSummary } from "./result.ts";
-import { runInto, type RunIntoOptions } from "./run_into.ts";
+import { cutExpertsInto, runInto, type RunIntoOptions } from "./run_into.ts";
 import type { RunOfMany } from "./shared_work.ts";
 import { folderSink } from "./sink/folder.ts";
 import { followerSink } from "./sink/follower.ts";
@@ -79,8 +80,16 @@ export async function pruneToFolder(
 ): Promise<RunSummary | null>;
 /** Prunes a model into a folder in one process. */
 export async function pruneToFolder(model: Model, options: PruneToFolderOptions): Promise<RunSummary>;
+/**
+ * Cuts experts of a model that need not be loaded: half a layer's weights at a time are on the GPU. The model is what
+ * `openModelFiles` gives, with a device.
+ */
 export async function pruneToFolder(
-  model: Model,
+  model: Pick<Model, "device" | "source" | "tokenizer" | "baseDtype">,
+  options: PruneToFolderOptions & { readonly units: readonly ["experts"]; readonly steps: 0 },
+): Promise<RunSummary>;
+export async function pruneToFolder(
+  model: Model | OpenedModel,
   options: PruneToFolderOptions & Partial<Ranked>,
 ): Promise<RunSummary | null> {
   return await runIntoFolder(model, options);
@@ -88,7 +97,7 @@ export async function pruneToFolder(
 
 /** Does what {@link pruneToFolder} does, for a caller that knows more of the run. */
 export async function runIntoFolder(
-  model: Model,
+  model: Model | OpenedModel,
   options: PruneToFolderOptions & Partial<Ranked>,
   ofMany: RunOfMany = {},
 ): Promise<RunSummary | null> {
@@ -98,5 +107,7 @@ export async function runIntoFolder(
   const { out: _out, checkpointEvery: _every, resume: _resume, mayDiffer: _may, onReady: _ready, ...run } = options;
   const isFirst = (options.ranks?.rank ?? 0) === 0;
   using sink = isFirst ? await folderSink(model, options) : await followerSink(options);
-  return await runInto<RunSummary | null>(sink, model, run, ofMany);
+  return model instanceof Model
+    ? await runInto<RunSummary | null>(sink, model, run, ofMany)
+    : await cutExpertsInto<RunSummary | null>(sink, model, run, ofMany);
 }

@@ -2,7 +2,7 @@
 import { compareItems, compareLosses, type PairedDifference } from "../eval/compare.ts";
 import { type EncodedTask, encodeTask, scoreTask } from "../eval/score_task.ts";
 import type { EvaluateOptions } from "../eval/evaluate.ts";
-import { CompressoError, option, refusal } from "../core/errors.ts";
+import { type CompressoError, option, refusal, refuse } from "../core/errors.ts";
 import { type ItemScore, type TaskScore, taskScore } from "../eval/metrics.ts";
 import { type Agreement, agreementOf } from "../eval/agreement.ts";
 import { checkLength, encodeText, leadingIds, type WindowLoss } from "../eval/perplexity.ts";
@@ -115,7 +115,7 @@ export interface MeasuredDense {
 }
 
 /** A sequence that is read alone. */
-interface MeasuredRow {
+export interface MeasuredRow {
   readonly tokens: readonly number[];
   readonly labels: readonly number[];
   /** Tokens to which it is padded. */
@@ -129,7 +129,7 @@ interface MeasuredRow {
  * @throws CompressoError("usage") for unknown tasks.
  */
 export async function qualityData(
-  model: Model,
+  model: Pick<Model, "spec" | "tokenizer">,
   { heldout: sequences, heldoutLabels: labels }: Pick<RunData, "heldout" | "heldoutLabels">,
   {
     seq,
@@ -169,7 +169,7 @@ export async function qualityData(
  */
 export async function measureQuality(
   model: Model,
-  { heldout: { heldout, heldoutLabels, seq }, text, tasks }: QualityData,
+  data: QualityData,
   { adapters, dense = null, signal, onProgress }: {
     readonly adapters: Adapters;
     /** The dense model that this one is compared with. Default: this is the dense one. */
@@ -179,14 +179,11 @@ export async function measureQuality(
     readonly onProgress?: (share: number) => void;
   },
 ): Promise<Measured> {
-  const rows = heldout.map((tokens, row): MeasuredRow => ({ tokens, labels: heldoutLabels[row] ?? [], seq }));
-  const windows = text ? windowRows(text) : [], sequences = [...rows, ...windows];
+  const { tasks } = data, { rows, windows } = measuredRows(data), sequences = [...rows, ...windows];
   const whole = sequences.length + tasks.reduce((sum, { task }) => sum + task.questions.length, 0);
   const losses: WindowLoss[] = [], states: Float32Array<ArrayBuffer>[] = [], agreement: LabelAgreement[] = [];
   for (const [index, row] of sequences.entries()) {
-    const tokens = new Uint32Array(row.seq), labels = new Int32Array(row.seq).fill(IGNORED_LABEL);
-    tokens.set(row.tokens);
-    labels.set(row.labels);
+    const { tokens, labels } = paddedRow(row);
     const how = { batch: 1, adapters, signal };
     let nll = 0;
     if (dense) {
@@ -199,7 +196,7 @@ export async function measureQuality(
       for (const loss of found.losses) nll += loss;
       states.push(found.states);
     }
-    if (index >= rows.length && !Number.isFinite(nll)) throw notFinite(index - rows.length, nll);
+    if (index >= rows.length) checkWindow(index - rows.length, nll);
     losses.push({ nll, tokens: countLabels(row.labels) });
     onProgress?.(losses.length / whole);
   }
@@ -214,8 +211,30 @@ export async function measureQuality(
   return { heldout: losses.slice(0, rows.length), text: losses.slice(rows.length), tasks: items, states, agreement };
 }
 
-function notFinite(window: number, nll: number): CompressoError {
-  return refusal("numeric", "cannot measure perplexity", {
+/** The sequences that are measured, held-out rows and windows of the text. */
+export function measuredRows(
+  { heldout: { heldout, heldoutLabels, seq }, text }: Pick<QualityData, "heldout" | "text">,
+): { readonly rows: readonly MeasuredRow[]; readonly windows: readonly MeasuredRow[] } {
+  return {
+    rows: heldout.map((tokens, row) => ({ tokens, labels: heldoutLabels[row] ?? [], seq })),
+    windows: text ? windowRows(text) : [],
+  };
+}
+
+/** Tokens and labels [seq] of a sequence. */
+export function paddedRow(
+  row: MeasuredRow,
+): { readonly tokens: Uint32Array<ArrayBuffer>; readonly labels: Int32Array<ArrayBuffer> } {
+  const tokens = new Uint32Array(row.seq), labels = new Int32Array(row.seq).fill(IGNORED_LABEL);
+  tokens.set(row.tokens);
+  labels.set(row.labels);
+  return { tokens, labels };
+}
+
+/** Throws `CompressoError("numeric")` if the loss of a window of the text is not finite. */
+export function checkWindow(window: number, nll: number): void {
+  if (Number.isFinite(nll)) return;
+  refuse("numeric", "cannot measure perplexity", {
     rule: "the loss of every token is finite",
     value: `the sum of window ${window + 1} is ${nll}`,
     fix: "check the model's weights, masks and LoRA",
@@ -282,7 +301,7 @@ function noTasks(): CompressoError {
   });
 }
 
-function textData(model: Model, text: string): QualityData["text"] {
+function textData(model: Pick<Model, "spec" | "tokenizer">, text: string): QualityData["text"] {
   const window = Math.min(WINDOW, model.spec.maxPosition), tokens = encodeText(model, text, MOST_CHARS);
   const leading = leadingIds(model);
   checkLength(tokens.length, { window, stride: undefined, leading });

@@ -3,6 +3,7 @@ import { type CompressoError, option, refusal } from "../core/errors.ts";
 import type { Row } from "../data/rows.ts";
 import { type SelfDataOptions, SilenceError } from "../generate/self_data.ts";
 import type { Model } from "../model/model.ts";
+import type { OpenedModel } from "../model/opened.ts";
 import type { WeightSource } from "../spec/source.ts";
 import { sourceDigest } from "../spec/source_digest.ts";
 import { calibrationDefault, calibrationTexts, writeCalibration } from "./calibration.ts";
@@ -17,6 +18,7 @@ import { PruneSession } from "./session.ts";
 import type { RunOfMany } from "./shared_work.ts";
 import type { RunSink } from "./sink/sink.ts";
 import type { SessionExportOptions } from "../slice/export_options.ts";
+import { cutsExperts } from "../units/kinds/all.ts";
 import { type CutForRun, cutForRun } from "./vocabulary.ts";
 
 /**
@@ -67,27 +69,18 @@ export type RunIntoOptions = Omit<RunOptions, "checkpoint" | "calibration"> & Ta
 export async function runInto<Result>(
   sink: RunSink<Result>,
   dense: Model,
-  { identity, export: files = {}, calibration: asked, onStart, onRecord, onPhase, onCalibration, ...run }:
-    RunIntoOptions,
+  options: RunIntoOptions,
   ofMany: RunOfMany = {},
 ): Promise<Result> {
-  const { resolved: given } = ofMany;
-  const known = given
-    ? { ...given, rows: run.rows } // the caller may have resolved them before it read the rows
-    : resolvedFor(dense.source, { ...run, calibration: asked, export: files });
+  const { identity, export: _, calibration: asked, onStart, onRecord, onPhase, onCalibration, ...run } = options;
+  const known = knownOptions(dense.source, options, ofMany);
+  if (cutsExperts(known.units)) return await cutExpertsInto(sink, dense, options, ofMany);
   const { resolved, rows, isWritten } = await calibrationOf(known, { sink, asked, run });
   const isAlone = trainsNothing(resolved), weights = isAlone || await weightsOf(dense, identity);
   using vocabulary = await vocabularyOf(dense, resolved, { ...run, onPhase, loadTasks: sink.platform.loadTasks });
   if (isAlone && vocabulary) {
     if (sink.checkpoint?.resume) throw nothingToResume();
     const done = cutAlone(vocabulary, { original: run, resolved, platform: sink.platform });
-    await sink.begin({ doneBefore: null, texts: [] });
-    return await sink.end(done);
-  }
-  if (isAlone) {
-    if (sink.checkpoint?.resume) throw nothingToResume();
-    const onMeasured = (share: number): void => onPhase?.("measure", share);
-    const done = await cutExpertsAlone(dense, { original: run, resolved, platform: sink.platform, onMeasured });
     await sink.begin({ doneBefore: null, texts: [] });
     return await sink.end(done);
   }
@@ -115,6 +108,36 @@ export async function runInto<Result>(
     await onRecord?.(record);
   }
   return await sink.end(session);
+}
+
+/**
+ * Cuts experts of a model that need not be loaded, and gives the result to the sink. Nothing is trained.
+ *
+ * @throws as {@link runInto}.
+ */
+export async function cutExpertsInto<Result>(
+  sink: RunSink<Result>,
+  model: OpenedModel,
+  options: RunIntoOptions,
+  ofMany: RunOfMany = {},
+): Promise<Result> {
+  const { identity: _, export: _files, calibration: asked, onStart: _start, onRecord: _record, ...others } = options;
+  const { onPhase, onCalibration: _written, ...run } = others;
+  if (sink.checkpoint?.resume) throw nothingToResume();
+  const known = knownOptions(model.source, options, ofMany);
+  if (!cutsExperts(known.units)) throw notLoaded(known);
+  const { resolved } = await calibrationOf(known, { sink, asked, run });
+  const onMeasured = (share: number): void => onPhase?.("measure", share);
+  const done = await cutExpertsAlone(model, { original: run, resolved, platform: sink.platform, onMeasured });
+  await sink.begin({ doneBefore: null, texts: [] });
+  return await sink.end(done);
+}
+
+/** The options with all defaults. The caller may have resolved them before it read the rows. */
+function knownOptions(source: WeightSource, options: RunIntoOptions, { resolved }: RunOfMany): ResolvedOptions {
+  if (resolved) return { ...resolved, rows: options.rows };
+  const { identity: _, onStart: _start, onRecord: _record, onPhase: _phase, onCalibration: _written, ...run } = options;
+  return resolvedFor(source, run);
 }
 
 async function weightsOf(model: Model, identity: SinkOptions["identity"]): Promise<string | number | boolean | null> {
@@ -198,8 +221,17 @@ async function writeOwnTexts(
   }
 }
 
+function notLoaded({ units }: Pick<ResolvedOptions, "units">): CompressoError {
+  return refusal("usage", "cannot prune this model", {
+    rule: "a model is loaded, unless experts are cut",
+    value: units.join(","),
+    fix: "load it by loadModel",
+    option: "units",
+  });
+}
+
 function nothingToResume(): CompressoError {
-  return refusal("usage", "cannot resume the cut of a vocabulary alone", {
+  return refusal("usage", "cannot resume a run that trains nothing", {
     rule: "a run without steps saves nothing on the way",
     value: option("resume"),
     fix: `leave ${option("resume")} out`,

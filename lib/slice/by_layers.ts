@@ -8,8 +8,8 @@ import { strideOf } from "../nn/padding.ts";
 import { createPass } from "../nn/pass.ts";
 import { IDLE_STATE, writeStepState } from "../nn/train/step_state.ts";
 import type { MatrixDtype } from "../nn/products/matrix.ts";
-import { loadWeights } from "../nn/weights.ts";
-import { writeAdapters } from "../model/input.ts";
+import { loadWeights, type Weights } from "../nn/weights.ts";
+import { type Adapters, writeAdapters } from "../model/input.ts";
 import { type AdaptedSource, layerParts } from "../model/parts.ts";
 import { EMBEDDING, PROJECT_IN } from "../spec/decoder.ts";
 
@@ -82,21 +82,58 @@ function projected(
 export async function layerOutputs(
   side: AdaptedSource,
   index: number,
-  { inputs, ...run }: RunInput & { readonly inputs: readonly Float32Array<ArrayBuffer>[] },
-): Promise<readonly Float32Array<ArrayBuffer>[]> {
+  { inputs, ...run }: RunInput & { readonly inputs: readonly States[] },
+): Promise<readonly States[]> {
   let states = inputs;
-  for (const part of layerParts(side, index)) states = await partOutputs(part, { ...run, inputs: states });
+  await eachPart(side, index, run, async (part) => {
+    states = await part.outputs({ ...run, inputs: states });
+  });
   return states;
+}
+
+/** The residual stream of a group [rows, hidden]. */
+export type States = Float32Array<ArrayBuffer>;
+
+/** States that run through a part of a layer, in groups of one shape. */
+export interface PartInput extends Pick<RunInput, "groups" | "onInputs" | "use"> {
+  readonly inputs: readonly States[];
+  /** The experts that tokens may choose. Default: all. */
+  readonly experts?: readonly number[] | null | undefined;
+}
+
+/** A part of a layer whose weights are on the GPU. */
+export interface LoadedPart {
+  readonly hasExperts: boolean;
+  /** The residual stream of each group after it. */
+  outputs(input: PartInput): Promise<States[]>;
+}
+
+/** Loads the parts of a layer in turn, and calls `work` with each. Its weights are freed before the next are loaded. */
+export async function eachPart(
+  side: AdaptedSource,
+  index: number,
+  { device, baseDtype = "f32", signal }: Pick<RunInput, "device" | "baseDtype" | "signal">,
+  work: (part: LoadedPart) => Promise<void>,
+): Promise<void> {
+  for (const { source, adapters } of layerParts(side, index)) {
+    using weights = await loadWeights(device, source, { baseDtype, signal });
+    const hasExperts = weights.spec.layers[0]?.experts !== undefined;
+    await work({
+      hasExperts,
+      outputs: async ({ experts, ...input }) => {
+        const own = hasExperts && experts ? { ...adapters, experts: [experts] } : adapters;
+        return await partOutputs(weights, own, { device, signal, ...input });
+      },
+    });
+  }
 }
 
 /** The output of a one-layer model. */
 async function partOutputs(
-  { source, adapters }: AdaptedSource,
-  { device, groups, signal, inputs, onInputs, use, baseDtype = "f32" }: RunInput & {
-    readonly inputs: readonly Float32Array[];
-  },
-): Promise<Float32Array<ArrayBuffer>[]> {
-  using weights = await loadWeights(device, source, { baseDtype, signal });
+  weights: Weights,
+  adapters: Adapters,
+  { device, groups, signal, inputs, onInputs, use }: RunInput & { readonly inputs: readonly States[] },
+): Promise<States[]> {
   const { spec } = weights, [shape] = groups;
   using pass = createPass(device, weights, {
     batch: shape?.batch ?? 1,
@@ -116,7 +153,7 @@ async function partOutputs(
     ...ofExperts ? { observeExperts: ofExperts.observe } : {},
   }, 0);
   const output = pass.act.x[1];
-  const outputs: Float32Array<ArrayBuffer>[] = [];
+  const outputs: States[] = [];
   for (const [index, input] of inputs.entries()) {
     signal?.throwIfAborted();
     const flags = flagsOf(groups[index]?.rows ?? [], pass.act.rows);

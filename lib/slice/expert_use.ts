@@ -103,7 +103,8 @@ export function checkExperts({ spec: { router } }: Pick<WeightSource, "spec">, w
   if (!router) refuse("usage", what, { rule: "layers have experts", value: "a dense model" });
 }
 
-function meansOf(layer: number, { tokens, weight, output }: ExpertSums): LayerUse {
+/** Means of sums over the tokens of a layer. Throws `CompressoError("numeric")` if what experts add is not finite. */
+export function meansOf(layer: number, { tokens, weight, output }: ExpertSums): LayerUse {
   const mean = (sums: Float64Array): number[] => Array.from(sums, (sum, e) => sum / Math.max(1, tokens[e] ?? 0));
   if (![...weight, ...output].every(Number.isFinite)) {
     refuse("numeric", "cannot measure the use of experts", {

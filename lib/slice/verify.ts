@@ -13,7 +13,16 @@ import { type DecoderSpec, embeddingWidth, hasBias } from "../spec/decoder.ts";
 import { loadWeights } from "../nn/weights.ts";
 import type { Adapters } from "../model/model.ts";
 import { type AdaptedSource, headPart } from "../model/parts.ts";
-import { columns, embedded, type Group, grouped, layerOutputs, type RunInput, writeInput } from "./by_layers.ts";
+import {
+  columns,
+  embedded,
+  type Group,
+  grouped,
+  layerOutputs,
+  type RunInput,
+  type States,
+  writeInput,
+} from "./by_layers.ts";
 
 /** Input of {@link verifySliced}. */
 export interface VerifyInput {
@@ -65,6 +74,8 @@ interface Difference {
 
 /** Default number of tokens per piece and per pass. */
 const VERIFY_WINDOW = 256, VERIFY_ROWS = 512;
+/** Default of the largest difference, relative to the range of the logits. */
+const TOLERANCE = 1e-3;
 
 /** How much of the held-out rows a run compares: a window of one sequence, or up to eight sequences. */
 export const CHECKS = ["quick", "full"] as const;
@@ -114,7 +125,8 @@ export async function verifySliced(
   input: VerifyInput,
 ): Promise<VerifyResult> {
   checkNames(input, NAMES, { whose: "verifySliced" });
-  const { device, adapters, window = VERIFY_WINDOW, rows = VERIFY_ROWS, tolerance = 1e-3, signal, onProgress } = input;
+  const { device, adapters, window = VERIFY_WINDOW, rows = VERIFY_ROWS, tolerance = TOLERANCE, signal, onProgress } =
+    input;
   const groups = grouped(input.tokens, { window, rows });
   if (groups.length === 0) {
     refuse("input", "cannot compare the masked with the sliced model", {
@@ -124,42 +136,84 @@ export async function verifySliced(
   }
   const run = { device, groups, signal };
   const reference: AdaptedSource = { source: masked, adapters }, own: AdaptedSource = { source: sliced, adapters: {} };
-  let expected: readonly Float32Array<ArrayBuffer>[] = await embedded(reference, run);
-  let actual: readonly Float32Array<ArrayBuffer>[] = await embedded(own, run);
-  let first: string | null = null;
-  const compare = (place: string): void => {
-    const { maxAbs, low, high } = differenceOf(kept(expected, masked.spec.hidden, adapters), actual, {
-      groups,
-      width: sliced.spec.hidden,
-    });
-    // A tenth of the tolerance: later layers may amplify a difference, and f32 alone causes far less.
-    if (!(maxAbs <= (tolerance / 10) * (high - low))) first ??= place;
-  };
-  compare("the embedding");
+  let expected: readonly States[] = await embedded(reference, run),
+    actual: readonly States[] = await embedded(own, run);
+  const comparison = new SlicedComparison(reference, { groups, tolerance, width: sliced.spec.hidden });
+  comparison.compare("the embedding", expected, actual);
   const headBands = bands(masked.spec), parts = masked.spec.layers.length + headBands.length;
   for (const index of masked.spec.layers.keys()) {
     expected = await layerOutputs(reference, index, { ...run, inputs: expected });
     actual = await layerOutputs(own, index, { ...run, inputs: actual });
-    if (!awaitsBias(masked.spec, sliced.spec, index + 1)) compare(`the output of layer ${index}`);
+    if (!awaitsBias(masked.spec, sliced.spec, index + 1)) {
+      comparison.compare(`the output of layer ${index}`, expected, actual);
+    }
     onProgress?.((index + 1) / parts);
   }
-  let result = NO_DIFFERENCE;
-  for (const [index, rows] of headBands.entries()) {
-    const wanted = await bandLogits(reference, rows, { ...run, inputs: expected });
-    const found = await bandLogits(own, rows, { ...run, inputs: actual });
-    result = merged(result, differenceOf(wanted, found, { groups, width: rows.count }));
-    onProgress?.((masked.spec.layers.length + index + 1) / parts);
+  return await comparison.result(sliced, {
+    device,
+    signal,
+    expected,
+    actual,
+    onBand: (done) => onProgress?.((masked.spec.layers.length + done) / parts),
+  });
+}
+
+/** The states of a masked and a sliced model that are being compared, place by place. */
+export class SlicedComparison {
+  readonly #masked: AdaptedSource;
+  readonly #how: { readonly groups: readonly Group[]; readonly tolerance: number; readonly width: number };
+  #first: string | null = null;
+
+  /** `width` is the hidden size of the sliced model. */
+  constructor(masked: AdaptedSource, { groups, width, tolerance = TOLERANCE }: {
+    readonly groups: readonly Group[];
+    readonly width: number;
+    readonly tolerance?: number | undefined;
+  }) {
+    this.#masked = masked;
+    this.#how = { groups, width, tolerance };
   }
-  const { maxAbs, low, high } = result;
-  const range = high - low;
-  if (!(maxAbs <= tolerance * range)) {
-    refuse("mismatch", "the sliced model does not compute what the masked model does", {
-      rule: `logits differ by at most ${tolerance} of their range, ${range.toPrecision(4)}`,
-      value: `${maxAbs.toPrecision(3)}, first in ${first ?? "the final norm or the output head"}`,
-      fix: "report this",
-    });
+
+  /** Notes the place if it is the first at which states that should be equal differ. */
+  compare(place: string, expected: readonly States[], actual: readonly States[]): void {
+    const { source: { spec }, adapters } = this.#masked, { groups, tolerance, width } = this.#how;
+    const { maxAbs, low, high } = differenceOf(kept(expected, spec.hidden, adapters), actual, { groups, width });
+    // A tenth of the tolerance: later layers may amplify a difference, and f32 alone causes far less.
+    if (!(maxAbs <= (tolerance / 10) * (high - low))) this.#first ??= place;
   }
-  return { maxAbs, range, tokens: groups.reduce((sum, { rows }) => sum + rows.length, 0) };
+
+  /**
+   * Compares the logits, from the states after the last layer, in f32.
+   *
+   * @throws CompressoError("mismatch") if they differ by more than the tolerance or either is NaN.
+   */
+  async result(
+    sliced: WeightSource,
+    { expected, actual, onBand, ...run }: Pick<RunInput, "device" | "signal"> & {
+      readonly expected: readonly States[];
+      readonly actual: readonly States[];
+      /** Called with the bands of the output head that are compared. */
+      readonly onBand?: (done: number) => void;
+    },
+  ): Promise<VerifyResult> {
+    const { groups, tolerance } = this.#how, { spec } = this.#masked.source, own = { source: sliced, adapters: {} };
+    let difference = NO_DIFFERENCE;
+    for (const [index, rows] of bands(spec).entries()) {
+      const wanted = await bandLogits(this.#masked, rows, { ...run, groups, inputs: expected });
+      const found = await bandLogits(own, rows, { ...run, groups, inputs: actual });
+      difference = merged(difference, differenceOf(wanted, found, { groups, width: rows.count }));
+      onBand?.(index + 1);
+    }
+    const { maxAbs, low, high } = difference, range = high - low;
+    if (!(maxAbs <= tolerance * range)) {
+      refuse("mismatch", "the sliced model does not compute what the masked model does", {
+        rule: `logits differ by at most ${tolerance} of their range, ${range.toPrecision(4)}`,
+        value: `${maxAbs.toPrecision(3)}, first in ${this.#first ?? "the final norm or the output head"}`,
+        fix: "report this",
+      });
+    }
+    return { maxAbs, range, tokens: groups.reduce((sum, { rows }) => sum + rows.length, 0) };
+  }
 }
 
 /**
@@ -183,7 +237,7 @@ function awaitsBias(masked: DecoderSpec, sliced: DecoderSpec, next: number): boo
  */
 export function verifyShape(
   { batch, seq, check }: PassShape & { readonly check: Check },
-): Required<Pick<VerifyInput, "window" | "rows">> {
+): { readonly window: number; readonly rows: number } {
   const window = Math.min(check === "quick" ? QUICK_TOKENS : VERIFY_WINDOW, seq);
   return { window, rows: check === "quick" ? window : Math.min(VERIFY_ROWS, batch * seq) };
 }

@@ -1,7 +1,27 @@
 // Runs that cut experts: scores, what is kept and written, another share from the same scores, and refusals.
 import assert from "node:assert/strict";
-import { type Model, openDevice, pruneToFolder, readRows, type RunSummary } from "../../mod.ts";
+import {
+  exportModel,
+  loadModelFrom,
+  type Model,
+  openDevice,
+  pruneToFolder,
+  readRows,
+  type RunSummary,
+} from "../../mod.ts";
 import { loadModel } from "../../lib/local/load_model.ts";
+import type { MatrixDtype } from "../../lib/nn/products/matrix.ts";
+import { createExpertStatistics, noSums } from "../../lib/nn/expert_use.ts";
+import { createPass, recordForward } from "../../lib/nn/pass.ts";
+import { IDLE_STATE, writeStepState } from "../../lib/nn/train/step_state.ts";
+import { sequencesToMeasure } from "../../lib/run/calibration.ts";
+import { encodeRun } from "../../lib/run/data.ts";
+import { scoredGroups } from "../../lib/run/experts/measure.ts";
+import { adapterOf, planMemory } from "../../lib/run/memory/plan.ts";
+import { resolveOptions } from "../../lib/run/options/resolve.ts";
+import { compareQuality, measuredSequences, measureQuality, qualityData } from "../../lib/run/quality.ts";
+import type { Group } from "../../lib/slice/by_layers.ts";
+import { type ExpertUse, meansOf } from "../../lib/slice/expert_use.ts";
 import { openModelFiles } from "../../lib/local/open_model.ts";
 import { EXPERT_SCORES, type ExpertMeasures } from "../../lib/run/methods/experts.ts";
 import { chooseExperts, expertMagnitudes } from "../../lib/run/experts/choose.ts";
@@ -9,7 +29,8 @@ import { parseScores } from "../../lib/run/experts/scores_file.ts";
 import type { PruneToFolderOptions } from "../../lib/run/prune_to_folder.ts";
 import { readSummary } from "../../lib/run/run_json.ts";
 import { keepExperts } from "../../lib/slice/experts.ts";
-import { EXPERT_MATRICES, expertsName } from "../../lib/spec/decoder.ts";
+import { EXPERT_MATRICES, expertsName, tensorShapes } from "../../lib/spec/decoder.ts";
+import { openGguf } from "../disk.ts";
 import { inTemporaryFolder } from "../formats/files.ts";
 import { assertSameWeights } from "../formats/models.ts";
 import { refuses, rejects } from "../refuses.ts";
@@ -17,6 +38,8 @@ import { EXPERT_SHAPE, expertSource, ROWS, writeExperts } from "./helpers/expert
 
 const device = await openDevice();
 const { rows } = await readRows(ROWS, { limit: 40 });
+/** About 60 tokens. */
+const TEXT = "Tom went to the garden by train. The red ball was in the kitchen, and Ann looked for it all day. ";
 const OPTIONS = { rows, units: ["experts"], steps: 0, seq: 48, sparsity: 0.3, prompt: null } as const;
 
 async function cut(
@@ -91,6 +114,101 @@ for (const format of ["folder", "gguf"] as const) {
     });
   });
 }
+
+/** The use of experts by passes of the whole model. */
+async function useOfWhole(model: Model, groups: readonly Group[]): Promise<ExpertUse> {
+  const { spec } = model, [first] = groups, sums = spec.layers.map(({ experts }) => noSums(experts?.count ?? 0));
+  assert.ok(first);
+  using pass = createPass(device, model.weights, first);
+  using statistics = createExpertStatistics(device, spec, { rows: pass.act.rows });
+  const context = pass.plan();
+  using plan = context.plan;
+  recordForward({ ...context, observeExperts: statistics.observe });
+  plan.finish();
+  writeStepState(device, pass.state, IDLE_STATE);
+  for (const { seq, pieces, rows: own } of groups) {
+    const tokens = new Uint32Array(pass.act.rows), flags = new Uint32Array(pass.act.rows);
+    pieces.forEach((piece, at) => tokens.set(piece, at * seq));
+    for (const row of own) flags[row] = 1;
+    device.write(pass.act.tokens, tokens);
+    statistics.choose(flags);
+    await plan.run();
+    for (const [layer, to] of sums.entries()) await statistics.add(layer, to);
+  }
+  return { tokens: groups.flatMap(({ rows: own }) => own).length, layers: sums.map((one, at) => meansOf(at, one)) };
+}
+
+for (const format of ["folder", "gguf"] as const) {
+  Deno.test(`a ${format} is cut layer by layer as if it were loaded whole, in the memory that was planned`, async () => {
+    await inTemporaryFolder(async (dir) => {
+      const { [format]: path } = await writeExperts(dir), baseDtype = format === "gguf" ? "q8" : "f32";
+      const { source, tokenizer } = await openModelFiles(path), { spec } = source, text = TEXT.repeat(12);
+      const facts = { ...OPTIONS, evaluate: { text } }, resolved = resolveOptions(facts, spec, { source });
+      const plan = await planMemory(spec, { units: ["experts"], seq: 48, baseDtype, adapter: adapterOf(device) });
+      using small = await openDevice({ memoryLimit: plan.peakBytes });
+      const opened = { device: small, source, tokenizer, baseDtype } as const;
+      const summary = await pruneToFolder(opened, { ...facts, out: `${dir}/a` }), { experts } = summary;
+      assert.deepEqual([small.peakBytes, summary.peakGpuBytes], [plan.peakBytes, plan.peakBytes]);
+      assert.equal(small.bytes, 0);
+      // The same choice, from passes of the loaded model.
+      using model = await loadModelFrom(source, { device, baseDtype, tokenizer });
+      const data = encodeRun(model, resolved);
+      const use = await useOfWhole(model, scoredGroups(sequencesToMeasure(data, resolved), { spec, seq: 48 }));
+      assert.deepEqual(experts?.use, use);
+      const scores = use.layers.map((layer) => layer?.output.map((one) => one) ?? null);
+      const kept = chooseExperts(spec, scores, { sparsity: 0.3 }), cut = keepExperts(source, kept);
+      assert.deepEqual(experts?.kept, kept);
+      // The same figures, from passes of both models.
+      const measured = await qualityData(model, data, {
+        seq: 48,
+        most: measuredSequences(resolved),
+        evaluation: { text },
+        loadTasks: null,
+        signal: new AbortController().signal,
+      });
+      using after = await loadModelFrom(cut, { device, baseDtype, tokenizer });
+      const how = { adapters: {}, signal: new AbortController().signal };
+      const dense = await measureQuality(model, measured, how), side = { weights: model.weights, ids: null };
+      const other = await measureQuality(after, measured, { ...how, dense: { states: dense.states, side } });
+      const { heldout, text: ofText } = compareQuality(measured, dense, other);
+      assert.ok(heldout && ofText && heldout.labels > 0 && ofText.labels > 0);
+      assert.deepEqual([summary.heldoutLoss, summary.evaluation.text], [heldout, ofText]);
+      // The same bytes.
+      await exportModel(cut, `${dir}/b`, { tokenizer, name: "pruned by Compresso", ggufDtype: "auto" });
+      const { source: one } = await openModelFiles(`${dir}/a/model.gguf`), two = await openGguf(`${dir}/b/model.gguf`);
+      for (const name of tensorShapes(cut.spec).keys()) {
+        assert.equal(one.storedDtype(name), two.storedDtype(name));
+        assert.deepEqual(await one.readStored?.(name), await two.readStored?.(name), name);
+      }
+      assert.deepEqual(
+        await Deno.readFile(`${dir}/a/model/model.safetensors`),
+        await Deno.readFile(`${dir}/b/model/model.safetensors`),
+      );
+    });
+  });
+}
+
+Deno.test("the memory of a cut does not depend on the number of layers; one byte less than planned is refused", async () => {
+  await inTemporaryFolder(async (dir) => {
+    const { source, tokenizer } = await openModelFiles((await writeExperts(dir)).folder), { spec } = source;
+    const planned = async (layers: number, baseDtype: MatrixDtype = "f16"): Promise<number> => {
+      const own = { ...spec, layers: Array.from({ length: layers }, () => spec.layers).flat() };
+      return (await planMemory(own, { units: ["experts"], seq: 48, baseDtype, adapter: adapterOf(device) })).peakBytes;
+    };
+    const peak = await planned(1);
+    assert.equal(await planned(24), peak);
+    assert.ok(await planned(1, "f32") > peak);
+    using small = await openDevice({ memoryLimit: peak - 1 });
+    const opened = { device: small, source, tokenizer, baseDtype: "f16" } as const;
+    const evaluate = { text: TEXT.repeat(12) };
+    await rejects(pruneToFolder(opened, { ...OPTIONS, evaluate, out: `${dir}/a` }), "gpu");
+    const { source: demo } = await openModelFiles("demo"), ofDemo = { ...opened, source: demo };
+    // @ts-expect-error other units need a loaded model
+    const others = pruneToFolder(ofDemo, { rows, sparsity: 0.2, steps: 2, seq: 48, out: `${dir}/a` });
+    await rejects(others, "usage", { option: "units" });
+    await rejects(planMemory(demo.spec, { units: ["experts"] }), "usage", { value: "dense" });
+  });
+});
 
 Deno.test("each method scores experts as its definition says", async () => {
   const source = await expertSource({ loud: [2] }), { count, ffn, hidden } = EXPERT_SHAPE;

@@ -64,7 +64,8 @@ async function pruneOn(ranks: MpiRanks | null, path: string, typed: TypedFlags):
   await using dashboard = earlier || port === null ? null : await openDashboard(port, { onTrouble: note });
   // The address is printed on a separate line, so that the user finds it.
   if (dashboard) writeError(`dashboard   ${dashboard.url}\n`);
-  const summary = earlier ?? await startRun(path, { flags, options, dashboard, ranks, go: runIntoFolder });
+  const summary = earlier ??
+    await startRun(path, { flags, options, dashboard, ranks, go: runIntoFolder, cut: runIntoFolder });
   if (!summary) return;
   dashboard?.tell({ kind: "finished" });
   if (json) printJson(summary);

@@ -15,7 +15,7 @@ import type { RunPhase } from "../../../lib/run/run_into.ts";
 import type { PruneSession } from "../../../lib/run/session.ts";
 import type { OriginFile } from "../../../lib/slice/export_options.ts";
 import type { MpiRanks } from "../../../lib/ranks/mpi.ts";
-import type { Loaded } from "../../with_model.ts";
+import type { Opened } from "../../with_model.ts";
 import { alarmLine } from "./alarms.ts";
 import type { Dashboard } from "./dashboard/dashboard.ts";
 import { dataLine, NO_ENDS } from "./data_line.ts";
@@ -37,7 +37,7 @@ type Shown = Pick<
 
 /** Shows a run. `earlier` are the records of the run that is resumed. */
 export function showRun(
-  { model, progress, listen }: Pick<Loaded, "model" | "progress" | "listen">,
+  { model, progress, listen }: Opened,
   { out, asked, resolved, rows, origin, forecast, dashboard, ranks, earlier }: {
     readonly out: string;
     /** The options that were given. */
@@ -66,9 +66,11 @@ export function showRun(
     const rowsLine = `${dataLine(data, resolved)}${hasEnds(data) ? "" : NO_ENDS}`;
     progress.note(`${rowsLine}; ${steps} steps on ${places}${model.device.facts.description}`);
     if (data.calibration) progress.note(`calibration: ${dataLine(data.calibration, resolved)}`);
-    const heads = headsLine(model.spec, options);
-    const choices = choiceLines(model.spec, asked, options);
-    for (const line of [...choices, ...heads === null ? [] : [heads], ...layoutLines(model.spec, options, expected)]) {
+    const heads = headsLine(model.source.spec, options);
+    const choices = choiceLines(model.source.spec, asked, options);
+    for (
+      const line of [...choices, ...heads === null ? [] : [heads], ...layoutLines(model.source.spec, options, expected)]
+    ) {
       progress.note(line);
     }
     if (forecast) progress.note(forecastLine(forecast));

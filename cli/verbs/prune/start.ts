@@ -17,7 +17,11 @@ import type { PruneOptions, ResolvedOptions } from "../../../lib/run/options/opt
 import { memoryOptionsOf, trainsNothing } from "../../../lib/run/options/resolve.ts";
 import { type PruneToFolderOptions } from "../../../lib/run/prune_to_folder.ts";
 import { resolvedFor as resolvedRun } from "../../../lib/run/run_into.ts";
+import type { Device } from "../../../lib/gpu/device.ts";
 import type { Model } from "../../../lib/model/model.ts";
+import type { OpenedModel } from "../../../lib/model/opened.ts";
+import type { DecoderSpec } from "../../../lib/spec/decoder.ts";
+import { cutsExperts } from "../../../lib/units/kinds/all.ts";
 import { promptForTexts } from "../../../lib/run/data.ts";
 import { forecastRun, measureSpeed } from "../../../lib/run/forecast.ts";
 import type { PartSeconds } from "../../../lib/run/parts_of_time.ts";
@@ -34,7 +38,7 @@ import { dataPathOf, type Inputs, inputsOf, savedScores, vocabularyRows } from "
 import { checkSchedule } from "./schedule.ts";
 import { clearRunFolder, isResumable } from "./run_folder.ts";
 import { showRun } from "./screen.ts";
-import { type Loaded, withModel } from "../../with_model.ts";
+import { type Loaded, type Opened, withModel, withOpened } from "../../with_model.ts";
 
 import type { RunFlags } from "./flags.ts";
 /** The flag by which the folder decides whether its run is resumed. */
@@ -50,6 +54,12 @@ export interface Driven<T> {
    */
   readonly go: (
     model: Model,
+    options: PruneToFolderOptions,
+    known: { readonly resolved: ResolvedOptions },
+  ) => Promise<T>;
+  /** Runs it on a model that is not loaded: cuts experts. Default: the model is loaded. */
+  readonly cut?: (
+    model: OpenedModel,
     options: PruneToFolderOptions,
     known: { readonly resolved: ResolvedOptions },
   ) => Promise<T>;
@@ -97,17 +107,19 @@ export async function startRun<T>(path: string, driven: Driven<T>): Promise<T | 
     });
   }
   let forecast: PartSeconds | undefined;
-  try {
-    return await withModel(path, {
+  const { cut } = driven,
+    settings = {
       baseDtype,
       memoryLimit,
       tuning,
       onInterrupt: "stopping after a checkpoint; press Ctrl-C again to end at once",
       listensLater: true,
-      onShape: async (spec, device) => {
-        if (trainsNothing(resolved)) return;
+      onShape: async (spec: DecoderSpec, device: Device): Promise<void> => {
+        const isOfExperts = cutsExperts(resolved.units);
+        if (trainsNothing(resolved) && !isOfExperts) return;
         const asked = memoryOptionsOf(resolved, { adapter: adapterOf(device), baseDtype });
         await checkMemory(spec, asked, { memoryLimit });
+        if (isOfExperts) return;
         const { batch, seq } = resolved, speed = await measureSpeed(device, spec, { batch, seq, baseDtype });
         forecast = forecastRun(speed, resolved, {
           formats: (flags.formats ?? FORMATS).length,
@@ -116,27 +128,33 @@ export async function startRun<T>(path: string, driven: Driven<T>): Promise<T | 
           ranks: driven.ranks?.size,
         });
       },
-    }, async (loaded) => {
-      const origin = await originOf({
-        model: path === DEMO || isHubName(path) ? path : resolve(path),
-        data: dataPathOf(path, flags),
-        calibration: typeof calibration === "string" ? null : flags.calibration,
-        vocabulary: flags.vocabData ?? null,
-      });
-      driven.dashboard?.tell({ kind: "named", name: basename(resolve(out)), origin });
-      return await drive(path, loaded, {
-        ...driven,
-        resolved,
-        rows,
-        reading,
-        calibrated,
-        needed,
-        scores,
-        origin,
-        inputs: await inputsOf(path, flags),
-        forecast,
-      });
+    };
+  const run = async (opened: Opened, { tune, go }: Pick<Run<T>, "tune" | "go">): Promise<T> => {
+    const origin = await originOf({
+      model: path === DEMO || isHubName(path) ? path : resolve(path),
+      data: dataPathOf(path, flags),
+      calibration: typeof calibration === "string" ? null : flags.calibration,
+      vocabulary: flags.vocabData ?? null,
     });
+    driven.dashboard?.tell({ kind: "named", name: basename(resolve(out)), origin });
+    return await drive(path, opened, {
+      ...driven,
+      ...{ tune, go, resolved, rows, reading, calibrated, needed, scores, origin, forecast },
+      inputs: await inputsOf(path, flags),
+    });
+  };
+  try {
+    return cut && cutsExperts(resolved.units)
+      ? await withOpened(path, settings, async (opened) =>
+        await run(opened, {
+          tune: null,
+          go: async (options) => await cut(opened.model, options, { resolved }),
+        }))
+      : await withModel(path, settings, async (loaded) =>
+        await run(loaded, {
+          tune: loaded.tune,
+          go: async (options) => await driven.go(loaded.model, options, { resolved }),
+        }));
   } catch (error) {
     if (error instanceof CompressoError && error.code === "aborted" && await isResumable(out)) {
       throw error.with({ fix: `to resume, run: ${await resumeCommand()}` });
@@ -145,36 +163,42 @@ export async function startRun<T>(path: string, driven: Driven<T>): Promise<T | 
   }
 }
 
+/** A run on an opened model. */
+interface Run<T> extends Omit<Driven<unknown>, "go" | "cut"> {
+  readonly go: (options: PruneToFolderOptions) => Promise<T>;
+  /** Null for a model that is not loaded. */
+  readonly tune: Loaded["tune"] | null;
+  readonly resolved: ResolvedOptions;
+  readonly rows: readonly Row[];
+  readonly reading: DataReport | undefined;
+  readonly calibrated: Awaited<ReturnType<typeof calibrationOf>>;
+  readonly inputs: Inputs;
+  /** Rows that tell which tokens are needed. */
+  readonly needed: readonly Row[] | undefined;
+  readonly scores: PruneOptions["scores"];
+  readonly origin: readonly OriginFile[];
+  /** Seconds of the run's parts; undefined where nothing is trained. */
+  readonly forecast: PartSeconds | undefined;
+}
+
 async function drive<T>(
   path: string,
-  loaded: Loaded,
-  { resolved, rows, reading, calibrated, needed, scores, inputs, origin, forecast, ...driven }: Driven<T> & {
-    readonly resolved: ResolvedOptions;
-    readonly rows: readonly Row[];
-    readonly reading: DataReport | undefined;
-    readonly calibrated: Awaited<ReturnType<typeof calibrationOf>>;
-    readonly inputs: Inputs;
-    /** Rows that tell which tokens are needed. */
-    readonly needed: readonly Row[] | undefined;
-    readonly scores: PruneOptions["scores"];
-    readonly origin: readonly OriginFile[];
-    /** Seconds of the run's parts; undefined where the vocabulary alone is cut. */
-    readonly forecast: PartSeconds | undefined;
-  },
-): Promise<T | null> {
+  opened: Opened,
+  { resolved, rows, reading, calibrated, needed, scores, inputs, origin, forecast, tune, go, ...driven }: Run<T>,
+): Promise<T> {
   const { flags, options: { calibration: _none, checkpoint: _file, ...asked }, dashboard, ranks } = driven;
-  const { model, signal, progress, listen, tune } = loaded, { out, resume, dtype, ggufDtype, formats } = flags;
+  const { signal, progress, listen } = opened, { out, resume, dtype, ggufDtype, formats } = flags;
   // One rank alone must not stop before the others do.
   if (ranks) signal.addEventListener("abort", () => ranks.stopAll(signal.reason));
   const tokens = resolved.batch * resolved.seq;
   const steps = stagesOf(resolved).reduce((sum, stage) => sum + stage.steps, 0);
   if (!trainsNothing(resolved)) {
-    await tune({ rows: tokens, rank: resolved.lora.rank, tokens: tokens * resolved.accumulate * steps });
+    await tune?.({ rows: tokens, rank: resolved.lora.rank, tokens: tokens * resolved.accumulate * steps });
   }
   progress.phase(`encoding ${formatCount(rows.length)} rows`);
   const earlier = resume ? await recordsIn(join(out, RECORDS_FILE)) : [];
   const isFirst = ranks === null || ranks.rank === 0;
-  return await driven.go(model, {
+  return await go({
     ...asked,
     rows,
     reading,
@@ -211,9 +235,9 @@ async function drive<T>(
     },
     // The other ranks are silent.
     ...(isFirst
-      ? showRun(loaded, { out, asked, resolved, rows, origin, forecast, dashboard, ranks, earlier })
+      ? showRun(opened, { out, asked, resolved, rows, origin, forecast, dashboard, ranks, earlier })
       : { onStart: () => listen() }),
-  }, { resolved });
+  });
 }
 
 /** The command that resumes this run, as the user typed it; names on the Hub with their revisions. */

@@ -40,11 +40,13 @@ export function chooseExperts(
   scores: ExpertScores,
   wanted: { readonly sparsity: number },
 ): KeptExperts {
-  return keptCounts(spec, wanted).map((count, layer) => {
-    const own = scores[layer] ?? [];
-    if (count === null) return null;
-    return [...own.keys()].sort((a, b) => (own[b] ?? 0) - (own[a] ?? 0) || a - b).slice(0, count).sort((a, b) => a - b);
-  });
+  return keptCounts(spec, wanted).map((count, layer) => count === null ? null : highest(scores[layer] ?? [], count));
+}
+
+/** The experts of the highest scores of a layer, ties to the lower number; their numbers ascend. */
+export function highest(scores: readonly number[], count: number): number[] {
+  const order = [...scores.keys()].sort((a, b) => (scores[b] ?? 0) - (scores[a] ?? 0) || a - b);
+  return order.slice(0, count).sort((a, b) => a - b);
 }
 
 /** Mean square of the weights of each expert. Reads one matrix of one expert at a time. */

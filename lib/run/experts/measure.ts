@@ -4,6 +4,8 @@ import type { Device } from "../../gpu/device.ts";
 import type { MatrixDtype } from "../../nn/products/matrix.ts";
 import { checkContext } from "../../data/encode_rows.ts";
 import { checkExperts, type ExpertUse, measureExperts } from "../../slice/expert_use.ts";
+import { type Group, grouped } from "../../slice/by_layers.ts";
+import type { DecoderSpec } from "../../spec/decoder.ts";
 import type { WeightSource } from "../../spec/source.ts";
 import { noTokenizer } from "../../text/no_tokenizer.ts";
 import type { Tokenizer } from "../../text/tokenizer.ts";
@@ -26,13 +28,12 @@ export interface Measuring {
   readonly onProgress?: ((share: number) => void) | undefined;
 }
 
-/** How a model uses its experts on sequences of token ids. Throws as `measureExperts` does. */
-export async function measureOnSequences(
-  source: WeightSource,
+/** Sequences of token ids in the groups in which experts are scored. */
+export function scoredGroups(
   sequences: readonly (readonly number[])[],
-  { seq, ...how }: Measuring,
-): Promise<ExpertUse> {
-  return await measureExperts(source, { ...how, tokens: sequences, window: seq, rows: Math.max(seq, PASS_ROWS) });
+  { spec, seq }: { readonly spec: Pick<DecoderSpec, "maxPosition">; readonly seq: number },
+): Group[] {
+  return grouped(sequences, { window: Math.min(seq, spec.maxPosition), rows: Math.max(seq, PASS_ROWS) });
 }
 
 /**
@@ -60,5 +61,6 @@ export async function measureOnRows(
     seed: seed.default,
   };
   const data = encodeRun({ tokenizer, spec }, encoding);
-  return await measureOnSequences(source, sequencesToMeasure(data, encoding), how);
+  const { seq, ...run } = how, shape = { window: seq, rows: Math.max(seq, PASS_ROWS) };
+  return await measureExperts(source, { ...run, ...shape, tokens: sequencesToMeasure(data, encoding) });
 }

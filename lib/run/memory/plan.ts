@@ -9,7 +9,9 @@ import { type DecoderSpec, type LayerSpec, tensorShapes } from "../../spec/decod
 import { IDLE_STATE } from "../../nn/train/step_state.ts";
 import { withOutputBiases } from "../../masks/baselines_bias.ts";
 import { tableOf } from "../../units/uniform.ts";
+import { cutsExperts, recordOf } from "../../units/kinds/all.ts";
 import { checkTakenRules } from "../../units/kinds/checks.ts";
+import { cannotCut } from "../../units/kinds/kind.ts";
 import type { UnitTable } from "../../units/table.ts";
 import { type Batch } from "../../data/batches.ts";
 import { checkContext } from "../../data/encode_rows.ts";
@@ -20,6 +22,7 @@ import { createAgreementPass } from "../../nn/agreement.ts";
 import { createPass } from "../../nn/pass.ts";
 import { shareLayers } from "../../nn/weights.ts";
 import { loadModelFrom, Model } from "../../model/model.ts";
+import { rehearseHead, rehearseLayers } from "../experts/rehearse.ts";
 import { calibrate } from "../methods/calibrate.ts";
 import { compensates, methodOf } from "../methods/all.ts";
 import { measureInfluence } from "../methods/influence.ts";
@@ -40,7 +43,8 @@ export interface MemoryPlan {
   readonly parts: Readonly<Record<MemoryPart, number>>;
   /**
    * Bytes of the frozen weights alone; peak of training; and peak of comparing the pruned model with the masked and the
-   * dense one. Both peaks include the weights.
+   * dense one. Both peaks include the weights. Where experts are cut: the most weights at once; peak of going through the
+   * layers; and peak of measuring at the output head.
    */
   readonly stages: { readonly weights: number; readonly training: number; readonly verification: number };
   /** The largest storage buffer, and the size that the adapter allows for one. */
@@ -80,7 +84,7 @@ export interface MemoryPlan {
 export async function planMemory(spec: DecoderSpec, options: MemoryOptions = {}): Promise<MemoryPlan> {
   checkMemoryOptions(options, { whose: "planMemory" });
   using device = openDryDevice(adapterFor(options));
-  return await planOn(device, spec, { ...options, table: tableFor(spec, options) });
+  return await plannedBy(spec, options)(device, options);
 }
 
 /** Options that advice may change. */
@@ -97,11 +101,11 @@ export function plannerWithin(
   options: MemoryOptions,
   { memoryLimit = Infinity }: { readonly memoryLimit?: number | undefined },
 ): (change: MemoryChange) => Promise<MemoryPlan | null> {
-  const table = tableFor(spec, options);
+  const planned = plannedBy(spec, options);
   return async (change) => {
     using device = openDryDevice({ ...adapterFor(options), memoryLimit });
     try {
-      return await planOn(device, spec, { ...options, ...change, table });
+      return await planned(device, { ...options, ...change });
     } catch (error) {
       if (error instanceof CompressoError && error.code === "gpu") return null;
       throw error;
@@ -129,8 +133,30 @@ function resolved(spec: DecoderSpec, options: MemoryOptions): ResolvedMemory {
   return shape;
 }
 
-function tableFor(spec: DecoderSpec, options: MemoryOptions): UnitTable {
-  return tableOf(spec, resolved(spec, options));
+/** How runs of these units are planned. Units are counted once. */
+function plannedBy(
+  spec: DecoderSpec,
+  options: MemoryOptions,
+): (device: Device, options: MemoryOptions) => Promise<MemoryPlan> {
+  const run = resolved(spec, options);
+  if (cutsExperts(run.units)) return (device, changed) => planExperts(device, spec, changed);
+  const table = tableOf(spec, run);
+  return (device, changed) => planOn(device, spec, { ...changed, table });
+}
+
+/** A cut of experts: the weights of half a layer, or the output head, are on the GPU at a time. */
+async function planExperts(
+  device: Device,
+  spec: DecoderSpec,
+  { baseDtype = "f16", ...options }: MemoryOptions,
+): Promise<MemoryPlan> {
+  const { misfit } = recordOf("experts"), run = { ...resolved(spec, options), baseDtype };
+  if (misfit?.isFor(spec)) throw cannotCut(misfit, "cannot plan a cut of experts");
+  const source = zeros(withDistinctLayers(spec));
+  const weights = await rehearseLayers(device, source, run), walk = measured(device);
+  device.resetPeak();
+  await rehearseHead(device, source, run);
+  return planOf(device, { weights, training: walk, verification: measured(device) });
 }
 
 async function planOn(
@@ -147,10 +173,7 @@ async function planOn(
   const training = measured(device);
   device.resetPeak();
   // Layers are compared one after the other, so one layer of each shape suffices.
-  const distinct = zeros({
-    ...spec,
-    layers: [...new Map(spec.layers.map((layer) => [shapeKey(layer), layer])).values()],
-  });
+  const distinct = zeros(withDistinctLayers(spec));
   const { rank, alpha, targets } = run.lora;
   await rehearseVerify(compensates(run.method) ? withOutputBiases(distinct) : distinct, {
     device,
@@ -158,7 +181,20 @@ async function planOn(
     ...verifyShape(run),
   });
   rehearseMeasures(model, dense, run);
-  const verification = measured(device);
+  return planOf(device, { weights, training, verification: measured(device) });
+}
+
+/** What was measured of a stage. */
+interface Stage {
+  readonly bytes: number;
+  readonly uses: readonly MemoryUse[];
+}
+
+function planOf(device: Device, { weights, training, verification }: {
+  readonly weights: number;
+  readonly training: Stage;
+  readonly verification: Stage;
+}): MemoryPlan {
   const peak = training.bytes >= verification.bytes ? training : verification;
   const buffers = [...training.uses, ...verification.uses].filter(({ kind }) => kind === "storage");
   const largest = buffers.reduce((most, use) => use.bytes > most.bytes ? use : most, { label: "none", bytes: 0 });
@@ -217,13 +253,18 @@ async function dryTraining(model: Model, table: UnitTable, options: ResolvedMemo
   if (model.device.excesses.length === 0) await trainer.save();
 }
 
-function measured(device: Device): { readonly bytes: number; readonly uses: readonly MemoryUse[] } {
+function measured(device: Device): Stage {
   return { bytes: device.peakBytes, uses: device.peakUsage() };
 }
 
+/** The shape with one layer of each kind: layers that run one after the other take the same memory. */
+function withDistinctLayers(spec: DecoderSpec): DecoderSpec {
+  return { ...spec, layers: [...new Map(spec.layers.map((layer) => [shapeKey(layer), layer])).values()] };
+}
+
 /** What tells the shapes of layers apart. */
-function shapeKey({ heads, kvHeads, ffn }: LayerSpec): string {
-  return `${heads} ${kvHeads} ${ffn}`;
+function shapeKey({ heads, kvHeads, ffn, experts }: LayerSpec): string {
+  return `${heads} ${kvHeads} ${ffn} ${experts?.count} ${experts?.ffn}`;
 }
 
 /** LoRA of this shape that is 0: all matrices are parts of one. */

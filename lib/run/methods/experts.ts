@@ -53,6 +53,11 @@ export type ExpertMethodName = keyof typeof EXPERT_SCORES;
 /** Their names. */
 export const EXPERT_METHODS: readonly string[] = Object.keys(EXPERT_SCORES);
 
+/** Whether a method scores experts by their use on rows. */
+export function scoresUse(name: ExpertMethodName): boolean {
+  return name !== "magnitude" && name !== "random";
+}
+
 /** Whether a value names a method that scores experts. */
 export function scoresExperts(name: unknown): name is ExpertMethodName {
   return typeof name === "string" && EXPERT_METHODS.includes(name);

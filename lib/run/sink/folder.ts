@@ -58,12 +58,15 @@ export async function textsIn(out: string): Promise<readonly Row[]> {
  * @throws CompressoError("usage") for `resume` without a checkpoint, and for a folder that another run holds, or that
  *   has an earlier run, unless the run is resumed or `export.replace` is set.
  */
-export async function folderSink(model: Model, options: FolderSinkOptions): Promise<RunSink<RunSummary>> {
+export async function folderSink(
+  model: Pick<Model, "source" | "tokenizer">,
+  options: FolderSinkOptions,
+): Promise<RunSink<RunSummary>> {
   const startedAt = performance.now(), { out, identity, size, onReady, onPhase } = options;
   const { checkpointEvery = OPTION_TABLE.checkpointEvery.default, export: wanted = {} } = options;
   const { path, resume, mayDiffer } = await resumingOf(options);
   const files = { startedAt, ...wanted, ...(resume && wanted.replace === undefined ? { replace: true } : {}) };
-  const { spec, source } = model, shape = fittingShape(spec, options, { source, formats: files.formats });
+  const { source } = model, shape = fittingShape(source.spec, options, { source, formats: files.formats });
   checkFiles(files, { size, shape: { ...shape, layout: files.layout ?? shape.layout }, model });
   checkResuming({ mayDiffer, resume, identity });
   const refusesEarlier = !resume && !files.replace;

@@ -13,7 +13,7 @@ export async function refuseInputs(
   for (const input of inputs) {
     if (await place(input) !== target) continue;
     refuse("usage", `cannot write to ${output}`, {
-      rule: `${option} is not one of the files that are read`,
+      rule: `${option} is none of the other files of the command`,
       value: input === output ? "the same file" : `the same file as ${input}`,
       fix: `choose another ${option}`,
     });

@@ -6,6 +6,7 @@ import { writeFileAtomically } from "../../lib/files/atomic.ts";
 import { exists, namesIn } from "../../lib/files/exists.ts";
 import { readEvaluation } from "../../lib/report/evaluation.ts";
 import { readRun } from "../../lib/report/read_run.ts";
+import { recordsCsv } from "../../lib/report/records_csv.ts";
 import { RECORDS_FILE } from "../../lib/run/folder.ts";
 import { renderReport } from "../../lib/report/report.ts";
 import { verb } from "../command.ts";
@@ -28,6 +29,12 @@ const FLAGS = {
     help:
       "file with the output of `eval --json`, to show with the runs; may be repeated (a run's own eval….json are shown anyway)",
   },
+  csv: {
+    type: "text",
+    placeholder: "file",
+    defaultText: "none",
+    help: "also write the numbers of all steps to this file, as comma-separated values with a column for the run",
+  },
   title: { type: "value", placeholder: "text", defaultText: "the names of the runs", help: "headline" },
   json: JSON_FLAG,
 } as const satisfies FlagTable;
@@ -44,7 +51,7 @@ export function reportVerb(): CommandUnknownOpts {
       "report runs/demo",
       "report runs/demo --eval dense.json --eval pruned.json",
       "report runs/learned runs/gradual --out comparison.html",
-      "report runs/rank",
+      "report runs/rank --csv steps.csv",
     ],
     notes:
       `The page is one file that needs no network: it can be mailed, printed, and read without scripts. A run that is
@@ -54,7 +61,7 @@ still running or was interrupted is shown up to its last step.`,
     "folder of a run, or of an experiment or a sweep for all of its runs; the charts show several runs together",
   );
   return addFlags(command, FLAGS).action(async (named: readonly string[], flags: FlagValues<typeof FLAGS>) => {
-    const { out, eval: evalFiles, title, json } = flags;
+    const { out, csv, eval: evalFiles, title, json } = flags;
     // One after the other: a wrong path leaves no file of another half-read.
     const path = out ?? outOf(named), folders = (await Array.fromAsync(named, (one) => runFolders(one))).flat();
     // A folder such as "." has its name from where it is.
@@ -66,19 +73,32 @@ still running or was interrupted is shown up to its last step.`,
     for (const why of runs.flatMap(({ unread }) => unread)) note(`compresso: left out of the report: ${why}`);
     const read = [...evalFiles, ...(await Array.fromAsync(folders, (one) => runRecords(one))).flat()];
     await refuseInputs(path, read, { option: "--out" });
+    if (csv !== undefined) await refuseInputs(csv, [...read, path], { option: "--csv" });
     const html = renderReport(runs, { evaluations: evaluations.flat(), ...(title === undefined ? {} : { title }) });
-    const made = await newFolderOf(path);
-    await writeFileAtomically(path, html);
-    if (made !== null) note(`compresso: made the folder ${made}`);
-    const bytes = new TextEncoder().encode(html).length;
-    if (json) printJson({ file: path, bytes, runs: runs.map(({ name }) => name) });
-    else print(`${path}  ${formatBytes(bytes)}`);
+    const bytes = await write(path, html);
+    if (csv !== undefined) await write(csv, recordsCsv(runs));
+    if (json) {
+      printJson({
+        file: path,
+        bytes,
+        ...(csv === undefined ? {} : { csv }),
+        runs: runs.map(({ name }) => name),
+      });
+    } else print(`${path}  ${formatBytes(bytes)}${csv === undefined ? "" : `\n${csv}`}`);
     for (const folder of named) {
       for (const file of COMPARISONS) {
         if (await exists(join(folder, file))) note(`compresso: ${join(folder, file)} compares the runs of ${folder}`);
       }
     }
   });
+}
+
+/** Writes a file, with its folder. Returns its bytes. */
+async function write(path: string, text: string): Promise<number> {
+  const made = await newFolderOf(path);
+  await writeFileAtomically(path, text);
+  if (made !== null) note(`compresso: made the folder ${made}`);
+  return new TextEncoder().encode(text).length;
 }
 
 /** The folder of a run, or the folders of all runs of an experiment or a sweep. */

@@ -205,6 +205,7 @@ async function run({ model, adapters, signal, progress, tune }: Loaded, settings
   });
   const url = `${server.url}/v1`;
   print(json ? JSON.stringify({ url, model: name }) : `serving ${name} at ${url}`);
+  if (!json) note(`chat in a browser: ${server.url}/`);
   if (!isLoopback(server.host) && apiKey === null) {
     note("compresso: everyone who reaches this machine can use the model; --api-key-file asks for a key");
   }

@@ -70,22 +70,23 @@ export function sweepChart(result: SweepResult): string {
         ...measured.map(({ size, loss }) => [size, at(loss, "after")] as const),
       ],
       intervals: [[NaN, NaN], ...measured.map(({ loss }) => around(loss))],
-      style: { dots: true },
     }];
   };
-  const series = [...line("held-out rows", ({ heldout }) => heldout), ...line("text", ({ text }) => text)];
+  // Each on its own scale: a small change of one would not show on that of the other.
+  const panels = [line("held-out rows", ({ heldout }) => heldout), line("text", ({ text }) => text)]
+    .filter((series) => series.length > 0);
   const isBits = points.every(({ heldout, text }) => (text ?? heldout)?.bitsPerByte !== null);
   return drawChart({
     title: `Quality against size: ${method}`,
     description: `Before pruning at the right. Bars are 95 % intervals of the rise.${
       knee ? ` Past the knee at ${share(knee.sparsity)}, pruning costs more than average.` : ""
     }`,
-    panels: [{
+    panels: panels.map((series, color) => ({
       x: { label: "parameters, millions" },
       y: { label: isBits ? "bits per byte" : "loss, nats a token" },
-      series,
+      series: series.map((one) => ({ ...one, style: { dots: true, color } })),
       marks: knee ? [{ x: millions(knee.parameters), label: `knee, ${share(knee.sparsity)}` }] : [],
-    }],
+    })),
   });
 }
 

@@ -39,6 +39,11 @@ Deno.test("report writes a run's report into its folder, one of several where --
   const file = folder.at("one", "report.html"), { size: bytes } = await Deno.stat(file);
   assert.deepEqual(await json(["report", folder.at("one")]), { file, bytes, runs: ["one"] });
   assert.match(await Deno.readTextFile(file), /<h1>[^<]*one<\/h1>/);
+  const csv = folder.at("steps.csv"), runs = [folder.at("one"), folder.at("two")];
+  await cli(["report", ...runs, "--out", folder.at("x.html"), "--csv", csv]);
+  const lines = (await Deno.readTextFile(csv)).trimEnd().split("\n"), { length } = madeRun("made").records;
+  assert.deepEqual(lines.slice(1).map((line) => line.split(",")[0]), runs.flatMap((run) => Array(length).fill(run)));
+  await refused(["report", ...runs, "--out", csv, "--csv", csv], "usage", { names: [csv, "--csv"] });
   await Deno.writeTextFile(folder.at("dense.json"), `{"tasks":{"piqa":{"acc":0.625,"stderr":0.01,"n":1838}}}`);
   await Deno.writeTextFile(folder.at("pruned.json"), `{"tasks":{"piqa":{"acc":0.5,"n":1838}}}`);
   const both = await cli([

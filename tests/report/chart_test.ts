@@ -317,3 +317,21 @@ Deno.test("a long name in a legend takes as many lines as it needs, within the p
     assert.ok(grid.length > 2 && Math.min(...grid) > last, `${Math.min(...grid)} below ${last}`);
   }
 });
+
+Deno.test("intervals of points are bars from end to end on the scale, which they widen; a point may have none", () => {
+  const intervals = [[NaN, NaN], [1.5, 2.5], [2, 9]] as const;
+  const series: Series = { name: "a", points: [[0, 1], [5, 2], [10, 3]], intervals };
+  const { body, attributes } = drawPanel({ x: { label: "x" }, y: { label: "y" }, series: [series] }, BOX);
+  const [, low = 0, high = 0, bottom = 0, top = 0] = /data-y="(\S+) (\S+) (\S+) (\S+) /.exec(attributes)?.map(Number) ??
+    [];
+  assert.ok(high >= 9, attributes);
+  const bars = Array.from(body.join("").matchAll(/d="M[\d.]+ ([\d.]+)H[\d.]+M[\d.]+ [\d.]+V([\d.]+)M/g));
+  const values = bars.map((bar) =>
+    bar.slice(1).map((at) => low + (Number(at) - bottom) / (top - bottom) * (high - low))
+  );
+  assert.equal(values.length, 2);
+  values.flat().forEach((value, index) => {
+    const want = intervals.slice(1).flat()[index] ?? NaN;
+    assert.ok(Math.abs(value - want) < 0.01 * (high - low), `${value}, ${want}`);
+  });
+});

@@ -5,6 +5,7 @@ import { evaluationTable, optionTable } from "../../lib/report/overview.ts";
 import { writeSafetensors } from "../disk.ts";
 import { refuses, rejects } from "../refuses.ts";
 import { readRun } from "../../lib/report/read_run.ts";
+import { recordsCsv } from "../../lib/report/records_csv.ts";
 import { renderReport } from "../../lib/report/report.ts";
 import type { Alarm } from "../../lib/run/monitors/alarm.ts";
 import { parseRecords } from "../../lib/run/run_json.ts";
@@ -317,4 +318,28 @@ Deno.test("a run.json with heads that its masks do not have, or options nested w
   const deep = summaryText({ options: "deep" }).replace('"deep"', `${'{"a":'.repeat(3000)}1${"}".repeat(3000)}`);
   await Deno.writeTextFile(folder.at("run.json"), deep);
   await rejects(readRun(folder.path), "input", { names: ["options:", 32] });
+});
+
+Deno.test("records as CSV have a line for each step that counts, with empty cells for numbers that are not there", () => {
+  const again = madeRecord(2, { loss: NaN, heldout: 1.5 });
+  const alarm = {
+    monitor: "divergence",
+    step: 1,
+    action: "warn",
+    restored: null,
+    message: "",
+    change: "",
+    options: [],
+  } as const;
+  const records = [madeRecord(1, { alarms: [alarm, alarm] }), madeRecord(2), again, madeRecord(5)];
+  const [head = "", ...lines] = recordsCsv([{ folder: 'a "b",c', records }]).trimEnd().split("\n");
+  const names = head.split(","), rows = lines.map((line) => line.replace('"a ""b"",c"', "quoted").split(","));
+  const column = (name: string): unknown[] => rows.map((row) => row[names.indexOf(name)]);
+  assert.deepEqual(rows.map((row) => row.length), Array(3).fill(names.length));
+  assert.deepEqual(column("run"), Array(3).fill("quoted"));
+  assert.deepEqual(column("step"), ["1", "2", "5"]);
+  assert.deepEqual(column("loss"), [String(records[0]?.loss), "", String(records[3]?.loss)]);
+  assert.deepEqual(column("heldout"), ["", "1.5", ""]);
+  assert.deepEqual(column("target"), ["", "", String(records[3]?.target)]);
+  assert.deepEqual(column("alarms"), ["divergence", "", ""]);
 });

@@ -44,9 +44,10 @@ export function watchInterrupt(
         // A terminal that is closed may say so twice, by itself and by its shell.
         if (controller.signal.aborted && name === "SIGHUP") return;
         if (controller.signal.aborted) Deno.exit(130);
-        // The terminal has echoed ^C after the line of progress.
-        if (!isSilenced()) writeError(`${Deno.stderr.isTerminal() ? "\n" : ""}compresso: ${said}\n`);
+        // First, as what listens may write over the ^C that the terminal has echoed.
         controller.abort(stopped(`stopped by ${name === "SIGINT" ? "Ctrl-C" : name}`));
+        // The echo is after the line of progress.
+        if (!isSilenced()) writeError(`${Deno.stderr.isTerminal() ? "\n" : ""}compresso: ${said}\n`);
       };
       Deno.addSignalListener(name, listener);
       listeners.push({ name, listener });

@@ -4,6 +4,7 @@ import { type PlacedValue } from "../data/readers/values.ts";
 import { readValues } from "../local/rows.ts";
 import { isFolder } from "../files/exists.ts";
 import { within } from "../files/path.ts";
+import { isHubName } from "../hub/name.ts";
 import { fileKind } from "../files/held_file.ts";
 import { isObject, type Json } from "../core/guards.ts";
 import { shownJson } from "../core/text.ts";
@@ -299,8 +300,14 @@ async function noData(name: string, { folder, splits }: Wanted): Promise<never> 
     rule: `they are ${within(folder, `${name}.<split>.<ext>`)}, split ${splits.join(", ")}, ext ${
       EXTENSIONS.join(", ")
     }`,
-    value: await isFolder(folder) ? "no such file" : `${folder} is no folder`,
-    fix: `name the folder by ${option("taskData")}, and its files by task and split`,
+    value: isHubName(folder)
+      ? `${folder} is a name on the Hub`
+      : await isFolder(folder)
+      ? "no such file"
+      : `${folder} is no folder`,
+    fix: `${isHubName(folder) ? "download the files, " : ""}name the folder by ${
+      option("taskData")
+    }, and its files by task and split`,
   });
 }
 

@@ -14,6 +14,8 @@ Deno.test("chat answers each line of a pipe, and commands go to stderr", async (
   assert.equal(code, 0, stderr);
   assert.equal(stdout, "in Rome\nin Rome\n");
   assert.match(stderr, /^\/help .*\n\/reset/m);
+  const help = stderr.slice(stderr.indexOf("/help"), stderr.indexOf("unknown command")).split("\n");
+  assert.ok(help.length > 6 && help.slice(0, 7).every((line) => line.length <= 80), help.join("\n"));
   assertNames(stderr, "/nonsense");
 });
 
@@ -130,7 +132,8 @@ Deno.test("on a terminal chat edits lines, shows two models in columns, and Ctrl
   // deno-lint-ignore no-control-regex
   await terminal.until(/\r\x1b\[2A\x1b\[Jdemo +│ demo.*\n[^\n]+ │ [^\n]+/s);
   await terminal.type("\x03");
-  await terminal.until(/stopping the answer.*> /s);
+  // No row is drawn below.
+  await terminal.until(/stopping the answer[^│]*> /);
   await terminal.type("/nonsense\r");
   await terminal.until(/unknown command \/nonsense.*> /s);
   await terminal.type("half a line\x03"); // Ctrl-C drops it, and ends at an empty one

@@ -54,6 +54,7 @@ Deno.test("data are found by task and split, packed or not, and the split that t
     "arc_easy.validation.jsonl": "not read",
     "arc_easy.test.jsonl": lines({ question: "Q", choices: { text: ["a", "b"], label: ["1", "2"] }, answerKey: "2" }),
   });
+  await rejects(loadTasks({ tasks: ["piqa"], taskData: "hf:x/y" }), "input", { value: "hf:x/y" });
   assert.match(both.path, /arc_easy\.test\.jsonl$/);
   assert.equal(both.questions[0]?.answer, 1);
 });

@@ -28,17 +28,21 @@ const LEAST_WIDTH = 24;
  * is a wide enough terminal, otherwise one after the other, each with its name and speed.
  *
  * In columns they take turns, so that the rows stay level. Only the time in which a voice works counts for its speed.
+ * After the signal nothing more is shown.
  */
-export async function speak<T extends Spoken>(voices: readonly Voice<T>[]): Promise<readonly T[]> {
+export async function speak<T extends Spoken>(
+  voices: readonly Voice<T>[],
+  { signal }: { readonly signal?: AbortSignal } = {},
+): Promise<readonly T[]> {
   const [first, ...others] = voices;
   if (!first) return [];
   const width = others.length > 0 ? terminalWidth() : 0;
   try {
-    if (columnWidth(width, voices.length) >= LEAST_WIDTH) return await sideBySide(voices, width);
+    if (columnWidth(width, voices.length) >= LEAST_WIDTH) return await sideBySide(voices, { width, signal });
     const results: T[] = [];
     for (const [index, voice] of voices.entries()) {
       if (others.length > 0) print(`${index > 0 ? "\n" : ""}${voice.name}:`);
-      const result = await through(voice, writeModelText);
+      const result = await through(voice, (piece) => signal?.aborted ? undefined : writeModelText(piece));
       print();
       if (others.length > 0) print(`(${speedLine(result)})`);
       results.push(result);
@@ -78,10 +82,15 @@ function speedLine({ tokens, times }: Spoken): string {
   return speed === null ? count : `${count}, ${speed.toFixed(1)} tokens/s`;
 }
 
-async function sideBySide<T extends Spoken>(voices: readonly Voice<T>[], width: number): Promise<readonly T[]> {
+async function sideBySide<T extends Spoken>(
+  voices: readonly Voice<T>[],
+  { width, signal }: { readonly width: number; readonly signal: AbortSignal | undefined },
+): Promise<readonly T[]> {
   const columns = createColumns(voices.length, { width, write: writeResult });
   const results = new Map<Voice<T>, T>(), at = (index: number): Voice<T> => voices[index] ?? unheard();
   voices.forEach(({ name }, index) => columns.push(index, `${name}\n\n`));
+  // The terminal has written ^C where the cursor was.
+  signal?.addEventListener("abort", () => columns.push(0, ""), { once: true });
   let turn = 0;
   while (results.size < voices.length) {
     // The one with the fewest rows; of equal ones the one whose turn it is.
@@ -91,8 +100,9 @@ async function sideBySide<T extends Spoken>(voices: readonly Voice<T>[], width: 
     const index = waiting.reduce((least, other) => columns.rows(other) < columns.rows(least) ? other : least);
     turn = index + 1;
     const { done, value } = await at(index).pieces.next();
-    if (!done) columns.push(index, value);
-    else {
+    if (!done) {
+      if (!signal?.aborted) columns.push(index, value);
+    } else {
       results.set(at(index), value);
       columns.pause(index);
     }

@@ -9,6 +9,8 @@ import { watchInterrupt } from "../../terminal/interrupt.ts";
 import { type Lines, stdinLines } from "../../terminal/lines.ts";
 import { reportError } from "../../terminal/error.ts";
 import { note, print, writeError } from "../../terminal/output.ts";
+import { textColumns } from "../../terminal/style.ts";
+import { hanging } from "../../terminal/wrap.ts";
 import { promptCost } from "../../../lib/data/prompts/encode.ts";
 import { promptNote, promptText } from "../../options/prompt.ts";
 import { ADAPTER_FLAG, addFlags, type FlagTable, type FlagValues, MODEL_FLAGS } from "../../options/flags.ts";
@@ -81,12 +83,27 @@ interface Side {
   readonly adapters: Adapters;
 }
 
-const HELP = `/help            this text
-/reset           start a new conversation
-/system [text]   start a new conversation with this system text, or with none
-/exit            end the program, as Ctrl-D and Ctrl-C do on an empty line
-A line that ends with \\ continues on the next line. A line that starts with // is a question that starts with /.
-Ctrl-C stops an answer; a second Ctrl-C ends the program.`;
+/** What is typed in place of a question, in columns; then what else is good to know. */
+const COMMANDS = [
+  "/help            this text",
+  "/reset           start a new conversation",
+  "/system [text]   start a new conversation with this system text, or with none",
+  "/exit            end the program, as Ctrl-D and Ctrl-C do on an empty line",
+];
+const KEYS = [
+  "A line that ends with \\ continues on the next line. A line that starts with // is a question that starts with /.",
+  "Ctrl-C stops an answer; a second Ctrl-C ends the program.",
+];
+const INDENT = 17;
+
+/** The help in lines of the terminal. */
+function help(): string {
+  const columns = textColumns();
+  return [
+    ...COMMANDS.map((line) => hanging(line, { columns, indent: INDENT })),
+    ...KEYS.map((line) => hanging(line, { columns, indent: 0 })),
+  ].join("\n");
+}
 
 async function run(
   path: string,
@@ -170,7 +187,7 @@ function command(
     case "quit":
       return "exit";
     case "help":
-      writeError(`${HELP}\n`);
+      writeError(`${help()}\n`);
       break;
     case "reset":
       for (const { chat } of table.seats) chat.reset();
@@ -201,7 +218,7 @@ async function answer(
   const before = table.seats.map(({ chat: { messages } }) => messages);
   const voices = table.seats.map(({ name, chat }): Voice<ChatAnswer> => ({ name, pieces: chat.ask(text, { signal }) }));
   try {
-    const answers = json ? await listen(voices) : await speak(voices);
+    const answers = json ? await listen(voices) : await speak(voices, { signal });
     if (json) print(JSON.stringify(jsonOf(text, { answers, voices })));
     answers.forEach((each, index) => remark(each, voices.length > 1 ? voices[index]?.name : undefined));
     return "answered";

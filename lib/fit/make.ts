@@ -7,7 +7,7 @@ import { perplexity } from "../eval/perplexity.ts";
 import { VOCABULARY_FILE } from "../run/folder.ts";
 import type { RunSummary } from "../run/result.ts";
 import { runInto } from "../run/run_into.ts";
-import type { SharedWork } from "../run/shared_work.ts";
+import type { RunOfMany, SharedWork } from "../run/shared_work.ts";
 import { memorySink } from "../run/sink/memory.ts";
 import { stageModel } from "../slice/export.ts";
 import { cutModel } from "../slice/vocabulary/cut_model.ts";
@@ -64,15 +64,15 @@ export interface Workshop {
   readonly work: Map<string, SharedWork>;
   /** The dense model's reading of the text by the size of the vocabulary. */
   readonly references: Map<number, FidelityReference>;
-  /** Bits per byte that a vocabulary of a size costs. */
-  readonly prices: Map<number, number>;
+  /** Bits of the text with the dense model's layers by the size of the vocabulary. */
+  readonly bits: Map<number, number>;
 }
 
 /** A workshop without results. */
 export function createWorkshop(
-  given: Omit<Workshop, "whole" | "work" | "references" | "prices">,
+  given: Omit<Workshop, "whole" | "work" | "references" | "bits">,
 ): Workshop {
-  return { ...given, whole: new Set(), work: new Map(), references: new Map(), prices: new Map() };
+  return { ...given, whole: new Set(), work: new Map(), references: new Map(), bits: new Map() };
 }
 
 /** Folder in the memory. */
@@ -85,7 +85,7 @@ const OUT = "fit";
  * @throws CompressoError("usage") for a size that the lever cannot reach.
  */
 export async function makeRow(choice: FitChoice, workshop: Workshop): Promise<FitRow> {
-  const { dense, shape, texts, signal, prices, whole } = workshop, files = memoryFiles();
+  const { dense, shape, texts, signal, bits, whole } = workshop, files = memoryFiles();
   let summary: RunSummary | null = null;
   if (cutsAny(choice)) {
     const run = runOf(choice, shape, texts);
@@ -101,9 +101,11 @@ export async function makeRow(choice: FitChoice, workshop: Workshop): Promise<Fi
   }
   const path = `${OUT}/model.gguf`, made = await openModel(files, path), { vocabulary = null } = summary ?? {};
   if (vocabulary && choice.vocabulary === "needed") whole.add(vocabulary.after);
-  if (vocabulary && !prices.has(vocabulary.after)) {
+  if (vocabulary && !bits.has(vocabulary.after)) {
     const { kept = [] } = JSON.parse(await files.text(`${OUT}/${VOCABULARY_FILE}`) ?? "{}");
-    prices.set(vocabulary.after, await priceOf(Int32Array.from(kept, Number), workshop));
+    if (!bits.has(dense.spec.vocab)) bits.set(dense.spec.vocab, await bitsOf(dense, workshop));
+    using cut = await cutModel(dense, Int32Array.from(kept, Number), { signal });
+    bits.set(vocabulary.after, await bitsOf(cut, workshop));
   }
   return {
     choice: vocabulary && choice.vocabulary === "needed" ? { ...choice, vocabulary: vocabulary.after } : choice,
@@ -114,30 +116,26 @@ export async function makeRow(choice: FitChoice, workshop: Workshop): Promise<Fi
 }
 
 /**
- * What cuts by the same lever in the same vocabulary share. In a vocabulary that has all tokens of the rows, the rows
+ * What cuts by the same lever in the same vocabulary share; runs measure nothing, as their files are measured. In a vocabulary that has all tokens of the rows, the rows
  * give the same scores.
  */
 function workOf(
   { cut, vocabulary }: FitChoice,
   { work, whole }: Pick<Workshop, "work" | "whole">,
-): { readonly work?: SharedWork } {
-  if (!cut || vocabulary === "to size") return {};
+): RunOfMany {
+  if (!cut || vocabulary === "to size") return { measures: false };
   const key = `${cut.lever} ${vocabulary}`, hasAll = typeof vocabulary === "number" && whole.has(vocabulary);
   const scores = hasAll ? work.get(`${cut.lever} null`)?.scores ?? null : null;
-  const known = work.get(key) ?? { scores, sequences: 1, dense: null };
+  const known = work.get(key) ?? { scores, sequences: 0, dense: null };
   work.set(key, known);
-  return { work: known };
+  return { work: known, measures: false };
 }
 
-/** Bits per byte that the text takes more in a cut vocabulary, with the dense model's layers. */
-async function priceOf(kept: Int32Array, { dense, texts: { text }, window, signal }: Workshop): Promise<number> {
-  const bitsOf = async (model: Model): Promise<number> => {
-    const { nll, tokens } = await perplexity(model, text, { window, stride: window, signal });
-    await model.release();
-    return nll * tokens / Math.LN2;
-  };
-  using cut = await cutModel(dense, kept, { signal });
-  return (await bitsOf(cut) - await bitsOf(dense)) / new TextEncoder().encode(text).length;
+/** Bits that a model needs for the text. */
+async function bitsOf(model: Model, { texts: { text }, window, signal }: Workshop): Promise<number> {
+  const { nll, tokens } = await perplexity(model, text, { window, stride: window, signal });
+  await model.release();
+  return nll * tokens / Math.LN2;
 }
 
 /**
@@ -147,7 +145,7 @@ async function priceOf(kept: Int32Array, { dense, texts: { text }, window, signa
  */
 export async function measureModel(
   { source, tokenizer }: ModelFiles,
-  { dense, budget, texts: { text }, window, windows, signal, references, prices }: Workshop,
+  { dense, budget, texts: { text }, window, windows, signal, references, bits }: Workshop,
 ): Promise<MeasuredUse> {
   const { device, weights: { baseDtype } } = dense, { context } = budget;
   const memory = budget.memory === undefined
@@ -164,8 +162,10 @@ export async function measureModel(
   const tokensPerSecond = budget.tokensPerSecond === undefined ? null : await speedOfUse(model, { signal });
   if (tokensPerSecond !== null) checkSpeed(tokensPerSecond, budget.tokensPerSecond);
   const found = await fidelity(model, reference, { signal });
-  const bits = found.kl * found.tokens / reference.bytes / Math.LN2;
-  return { memory, tokensPerSecond, fidelity: found, lost: bits + (isCut ? prices.get(vocab) ?? NaN : 0) };
+  const diverged = found.kl * found.tokens / reference.bytes / Math.LN2;
+  const more = isCut ? (bits.get(vocab) ?? NaN) - (bits.get(dense.spec.vocab) ?? NaN) : 0;
+  const lost = diverged + more / new TextEncoder().encode(text).length;
+  return { memory, tokensPerSecond, fidelity: found, lost };
 }
 
 /** What is measured of a model. */

@@ -13,7 +13,7 @@ import { cutExpertsAlone } from "./experts/cut.ts";
 import { refuseReading } from "./data.ts";
 import type { CheckpointOptions, PruneOptions, ResolvedOptions, RunOptions, Target } from "./options/options.ts";
 import { checkRowsOr, resolveOptions, trainsNothing } from "./options/resolve.ts";
-import type { TaskLoader } from "./quality.ts";
+import { measuredSequences, type TaskLoader } from "./quality.ts";
 import { PruneSession } from "./session.ts";
 import type { RunOfMany } from "./shared_work.ts";
 import type { RunSink } from "./sink/sink.ts";
@@ -77,7 +77,10 @@ export async function runInto<Result>(
   if (cutsExperts(known.units)) return await cutExpertsInto(sink, dense, options, ofMany);
   const { resolved, rows, isWritten } = await calibrationOf(known, { sink, asked, run });
   const isAlone = trainsNothing(resolved), weights = isAlone || await weightsOf(dense, identity);
-  using vocabulary = await vocabularyOf(dense, resolved, { ...run, onPhase, loadTasks: sink.platform.loadTasks });
+  using vocabulary = await vocabularyOf(dense, resolved, {
+    ...{ ...run, onPhase, loadTasks: sink.platform.loadTasks },
+    measures: ofMany.measures ?? true,
+  });
   if (isAlone && vocabulary) {
     if (sink.checkpoint?.resume) throw nothingToResume();
     const done = cutAlone(vocabulary, { original: run, resolved, platform: sink.platform });
@@ -148,9 +151,10 @@ async function weightsOf(model: Model, identity: SinkOptions["identity"]): Promi
 async function vocabularyOf(
   dense: Model,
   resolved: ResolvedOptions,
-  { evaluate, vocab, signal, onPhase, loadTasks }:
+  { evaluate, vocab, signal, onPhase, loadTasks, measures }:
     & Pick<RunOptions, "evaluate" | "vocab" | "signal">
-    & { readonly onPhase: SinkOptions["onPhase"] | undefined; readonly loadTasks: TaskLoader | null },
+    & { readonly onPhase: SinkOptions["onPhase"] | undefined; readonly loadTasks: TaskLoader | null }
+    & Pick<Required<RunOfMany>, "measures">,
 ): Promise<CutForRun | null> {
   if (!resolved.vocab) return null;
   return await cutForRun(dense, {
@@ -158,6 +162,7 @@ async function vocabularyOf(
     evaluation: evaluate,
     rows: vocab?.rows,
     loadTasks,
+    sequences: measures ? measuredSequences(resolved) : 0,
     signal,
     onMeasured: (share) => onPhase?.("measure", share),
   });

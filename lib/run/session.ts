@@ -227,7 +227,8 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     const run = this.#run, { setup } = run, { files, openScript, loadTasks, ofMany } = this.#parts;
     const { original: { evaluate: evaluation, checkpoint }, options } = setup, { signal } = this.#life;
     try {
-      const most = ofMany?.work?.sequences ?? (options.val === null ? measuredSequences(options) : Infinity),
+      const usual = ofMany?.work?.sequences ?? (options.val === null ? measuredSequences(options) : Infinity),
+        most = ofMany?.measures === false ? 0 : usual,
         how = { seq: options.seq, most, evaluation };
       this.#qualityData ??= await qualityData(this.#model, setup, { ...how, loadTasks, signal });
       const found = await checkpointOf(checkpoint, files);

@@ -30,6 +30,8 @@ export interface RunOfMany {
   readonly work?: SharedWork;
   /** File that keeps the state at the end of the pruning stage, before masks become hard: the next run continues there. */
   readonly keptState?: string | undefined;
+  /** Whether the model is measured before and after; default true. Without, the run has no figures of quality. */
+  readonly measures?: boolean;
   /** Whether model files are written; default true. Records and run.json always are. */
   readonly writesModel?: boolean;
 }

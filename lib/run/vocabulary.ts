@@ -18,14 +18,7 @@ import { leadingIds } from "../eval/perplexity.ts";
 import { labelBytes } from "../eval/text_bytes.ts";
 import { type Evaluation, MOST_CHARS, MOST_WINDOWS, WINDOW } from "./evaluation.ts";
 import { vocabularySize } from "./vocabulary_size.ts";
-import {
-  agreementIn,
-  type Measured,
-  measuredSequences,
-  measureQuality,
-  qualityData,
-  type TaskLoader,
-} from "./quality.ts";
+import { agreementIn, type Measured, measureQuality, qualityData, type TaskLoader } from "./quality.ts";
 
 /** What became of a vocabulary, as run.json holds it. */
 export interface VocabularySummary {
@@ -93,7 +86,7 @@ export interface CutForRun extends Disposable {
  */
 export async function cutForRun(
   dense: Model,
-  { options, evaluation, rows: given, loadTasks, signal = new AbortController().signal, onMeasured }: {
+  { options, evaluation, rows: given, loadTasks, sequences, signal = new AbortController().signal, onMeasured }: {
     readonly options: ResolvedOptions;
     /** What is measured in addition to held-out rows. */
     readonly evaluation: Evaluation | undefined;
@@ -101,6 +94,8 @@ export async function cutForRun(
     readonly rows: readonly Row[] | undefined;
     /** Reads the data of tasks; null refuses tasks. */
     readonly loadTasks: TaskLoader | null;
+    /** Held-out rows that are measured. */
+    readonly sequences: number;
     readonly signal?: AbortSignal | undefined;
     /** Called with the share of the uncut model's measures that is done, from 0 to 1. */
     readonly onMeasured?: ((share: number) => void) | undefined;
@@ -113,7 +108,7 @@ export async function cutForRun(
   const size = vocabularySize({ source, tokenizer }, choice, options), kept = choice.kept(size);
   using stack = new DisposableStack();
   const model = stack.use(await cutModel(dense, kept, { signal }));
-  const heldOut = rows.slice(training.length, training.length + measuredSequences(options));
+  const heldOut = rows.slice(training.length, training.length + sequences);
   const pairs = heldOutPairs(heldOut, { dense, cut: model, seq, prompt });
   const window = Math.min(WINDOW, source.spec.maxPosition);
   const windows = evaluation?.text === undefined ? null : windowPairs(evaluation.text, { dense, cut: model, window });

@@ -1,5 +1,6 @@
 // `fit`: its plan is measured on the very files that it writes, its command writes them again, and a budget that nothing meets is refused.
 import assert from "node:assert/strict";
+import { frontier } from "../../cli/verbs/fit/chart.ts";
 import { demoData } from "../../lib/local/open_model.ts";
 import { choiceText, type FitChoice, type Lever, LEVERS, runOf } from "../../lib/fit/choice.ts";
 import { type Attempt, depthsOf, searchChoices } from "../../lib/fit/search.ts";
@@ -80,9 +81,20 @@ Deno.test("cuts that share scores are those of runs without others, whole layers
 Deno.test("fit chooses types alone where a cut loses more, and says what a vocabulary costs", async () => {
   using folder = new TemporaryFolder();
   const asked = ["fit", ...await written(folder), "--levers", "types,vocabulary"];
-  const { code, stdout, stderr } = await cli([...asked, "--file-size", "420K", "--dry", "--steps", "2"]);
+  const { code, stdout, stderr } = await cli([
+    ...asked,
+    "--file-size",
+    "420K",
+    "--dry",
+    "--steps",
+    "2",
+    "--chart",
+    folder.at("plan.svg"),
+  ]);
   assert.equal(code, 0, stderr);
   assert.match(stderr, /--steps/); // nothing is cut, so nothing is trained
+  const chart = Deno.readTextFileSync(folder.at("plan.svg"));
+  assert.ok(chart.startsWith("<svg ") && ["types", "vocabulary", "budget"].every((word) => chart.includes(word)));
   assert.ok(stdout.split("\n").every((line) => line.length <= 80 || line.startsWith("command")), stdout);
   const [first = "", second = ""] = stdout.split("\n").filter((line) => /^[> ] \w.* [KM]iB .* %/.test(line));
   assert.match(first, /^> types /);
@@ -159,6 +171,14 @@ Deno.test("memory and speed are budgets, too: memory is what a device holds, and
   await refused([...asked, "--tokens-per-second", "1e9"], "input", { option: "--tokens-per-second" });
   await refused([...asked, "--context", "9"], "usage", { option: "--context" });
   await refused(asked, "usage", { names: ["--file-size", "--memory", "--tokens-per-second"] });
+});
+
+Deno.test("the frontier of a plan has the choices than which no other is smaller and better", () => {
+  const rows = [[5, 1], [3, 2], [4, 2], [4, 3], [9, 1], [8, 0.5], [3, 4]].map(([bytes = 0, lost = 0]) => ({
+    bytes,
+    lost,
+  }));
+  assert.deepEqual(frontier(rows).map(({ bytes, lost }) => [bytes, lost]), [[3, 2], [5, 1], [8, 0.5]]);
 });
 
 Deno.test("a choice is a run, and has a name", () => {

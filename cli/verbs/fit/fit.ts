@@ -1,7 +1,9 @@
 // `compresso fit MODEL`: the choice of levers that loses least at a size of the file, written and measured.
+import { dirname } from "node:path";
 import type { CommandUnknownOpts } from "../../packages.ts";
 import { CompressoError, refuse } from "../../../lib/core/errors.ts";
 import { cutsAny, LEVERS } from "../../../lib/fit/choice.ts";
+import { checkFolder, writeFileAtomically } from "../../../lib/files/atomic.ts";
 import { checkBudget, planFit, WINDOWS } from "../../../lib/fit/plan.ts";
 import { writeFit } from "../../../lib/fit/write.ts";
 import { modelPath } from "../../../lib/local/open_model.ts";
@@ -17,6 +19,7 @@ import { withModel } from "../../with_model.ts";
 import { dataPathOf } from "../prune/inputs.ts";
 import { checkRunFolder, isResumable } from "../prune/run_folder.ts";
 import { nameOf } from "../prune/start.ts";
+import { fitChart } from "./chart.ts";
 import { commandOf, inputsOfChoice } from "./command.ts";
 import { planValues, showPlan, showWritten, writtenValues } from "./report.ts";
 
@@ -58,6 +61,7 @@ const FLAGS = {
     help: "steps of LoRA that recover the chosen cut on --data; choices are measured without (default: 0)",
   },
   dry: { type: "switch", help: "stop at the plan" },
+  chart: { type: "text", placeholder: "file", help: "draw what each choice loses over its bytes, as an SVG" },
   overwrite: { type: "switch", help: overwrite.help },
   baseDtype,
   memoryLimit,
@@ -90,6 +94,7 @@ async function fit(path: string, flags: Flags): Promise<void> {
   }
   checkBudget({ fileSize, memory, tokensPerSecond });
   const out = dry ? flags.out ?? null : required(flags.out, "--out");
+  if (flags.chart !== undefined) await checkFolder(dirname(flags.chart));
   const data = dataPathOf(path, { data: flags.data });
   await fetchInputs({ model: [path], data: [flags.data] });
   if (!dry && out !== null) await checkRunFolder(out, { resume: false, overwrite, model: await modelPath(path) });
@@ -102,6 +107,7 @@ async function fit(path: string, flags: Flags): Promise<void> {
     });
     const [best] = plan.rows;
     if (!best) return;
+    if (flags.chart !== undefined) await writeFileAtomically(flags.chart, fitChart(plan));
     const named = { model: path, data, textField, baseDtype, out: out ?? "DIR", steps };
     const words = commandOf(best, plan, named), isCut = cutsAny(best.choice);
     if (!json) showPlan(plan, { command: words });

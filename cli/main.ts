@@ -24,7 +24,7 @@ import { inspect } from "./verbs/inspect/inspect.ts";
 import { leaveToFirst } from "./ranks.ts";
 import { reportError } from "./terminal/error.ts";
 import { setVerbosity, type Verbosity } from "./terminal/output.ts";
-import { planVerb } from "./verbs/plan.ts";
+import { planVerb } from "./verbs/plan/plan.ts";
 import { pruneVerb } from "./verbs/prune/prune.ts";
 import { pushVerb } from "./verbs/push.ts";
 import { reportVerb } from "./verbs/report.ts";

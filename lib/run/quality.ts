@@ -75,8 +75,10 @@ export interface QualityData {
   readonly tasks: readonly { readonly task: LoadedTask; readonly encoded: EncodedTask }[];
 }
 
-/** Fewest and most held-out sequences that are measured. */
-const FEWEST = 8, MOST = 32;
+/** Fewest held-out sequences that are measured: those of a run without steps. */
+export const FEWEST = 8;
+/** Most of them. */
+const MOST = 32;
 /** Share of the time of a run's steps that measuring them takes at most, as long as they are more than the fewest. */
 const COST = 0.05;
 /** Time of a training step over that of reading its sequences one by one; on the demo and llvmpipe 1.7. */

@@ -4,6 +4,7 @@ import { ROWS, writeExperts } from "../run/helpers/experts.ts";
 import { stringWidth } from "../../cli/packages.ts";
 import { expertLines } from "../../cli/verbs/inspect/experts.ts";
 import type { ExpertUse } from "../../lib/slice/expert_use.ts";
+import { assertNames } from "../refuses.ts";
 import { cli, json, refused, TemporaryFolder } from "./helpers/cli.ts";
 
 Deno.test("prune cuts experts by its data, and another share by the scores that it left", async () => {
@@ -13,8 +14,15 @@ Deno.test("prune cuts experts by its data, and another share by the scores that 
     second = folder.at("second");
   const how = ["--units", "experts", "--steps", "0", "--no-tuning"];
   const data = ["--data", ROWS, "--limit-rows", "40", "--seq", "48"];
-  const one = await json(["prune", gguf, ...how, "--sparsity", "0.3", ...data, "--out", first]);
+  const text = folder.at("text.txt");
+  await Deno.writeTextFile(
+    text,
+    "Tom went to the garden by train, and Ann looked for the red ball all day. ".repeat(40),
+  );
+  const measured = [...data, "--eval-text", text];
+  const one = await json(["prune", gguf, ...how, "--sparsity", "0.3", ...measured, "--out", first]);
   assert.deepEqual([one.experts.before, one.experts.after, one.options.method], [12, 8, "reap"]);
+  await assertPlanned(gguf, one, first);
   await assertInspected(gguf, ["--limit-rows", "40", "--seq", "48"], one.experts.use);
   const scores = `${first}/scores.json`;
   const two = await json(["prune", gguf, ...how, "--sparsity", "0.6", "--scores", scores, "--out", second]);
@@ -34,6 +42,39 @@ Deno.test("prune cuts experts by its data, and another share by the scores that 
   const usual = ["prune", gguf, "--sparsity", "0.3", "--data", ROWS, "--seq", "100000", "--out", out];
   await refused(usual, "usage", { names: ["--units experts", "--steps 0"] });
 });
+
+/** `plan` tells the experts that stay, the bytes of the files, and the memory that the run took. */
+async function assertPlanned(model: string, summary: Summary, out: string): Promise<void> {
+  const args = ["plan", model, "--units", "experts", "--seq", "48"], share = ["--sparsity", "0.3"];
+  const { peakBytes, experts: told } = await json([...args, ...share]), { experts, kept, parameters, files } = told;
+  assert.deepEqual([experts, kept], [{ before: 12, after: 8 }, [4, 4]]);
+  assert.deepEqual(parameters, summary.parameters);
+  assert.equal(peakBytes, summary.peakGpuBytes);
+  // 32 sequences twice, 8 of 48 tokens and 40 windows of 512 three times, 64 values of 4 bytes each.
+  assert.equal(told.stateBytes, 4 * 64 * (2 * 32 * 48 + 3 * (8 * 48 + 40 * 512)));
+  const bytes = async (path: string): Promise<number> => (await Deno.stat(path)).size;
+  assert.equal(files.hf.after, await bytes(`${out}/model/model.safetensors`));
+  // Both files have the tokenizer too. Only the entries for name and origin differ.
+  const added = await bytes(model) - files.gguf.before, own = await bytes(`${out}/model.gguf`) - files.gguf.after;
+  assert.ok(added > 0 && Math.abs(own - added) <= 256, `${added}, ${own}`);
+  assert.equal(files.gguf.dtype, "q8_0");
+  const { code, stdout } = await cli([...args, ...share]);
+  assert.equal(code, 0);
+  assertNames(stdout, ["4 of 6", "q8_0", "units experts"]);
+  assert.equal((await json(args)).experts.experts, null);
+  await refused([...args, "--sparsity", "0.9"], "usage", { option: "--sparsity", value: 0.9 });
+  await refused([...args, ...share, "--time"], "usage", { value: "--units experts" });
+  await refused([...args, ...share, "--rank", "4"], "usage", { option: "--rank" });
+  await refused([...args, "--target-params", "1M"], "usage", { option: "--sparsity" });
+  await refused(["plan", "demo", ...share], "usage", { option: "--sparsity" });
+  await refused(["plan", "demo", "--units", "experts"], "usage", { value: "dense" });
+}
+
+/** The part of the run's summary that a plan foretells. */
+interface Summary {
+  readonly parameters: unknown;
+  readonly peakGpuBytes: number;
+}
 
 /** `inspect` shows the use that the run has measured on the same rows. */
 async function assertInspected(model: string, how: readonly string[], use: ExpertUse): Promise<void> {

@@ -13,7 +13,7 @@ export const TARGET_OPTIONS = {
     everyday: true,
     excludes: TARGETS,
     work: "choosing",
-    scope: ["experiment"],
+    scope: ["experiment", "plan"],
     help:
       "share of the layers' linear weights to cut, such as 0.3; with the unit experts, share of the experts; 0: nothing is cut, LoRA alone is trained, as by the verb tune",
   },

@@ -1,32 +1,33 @@
 // `compresso plan MODEL`: the GPU memory of a prune run, before anything is loaded.
-import type { CommandUnknownOpts } from "../packages.ts";
-import { CompressoError, spelled } from "../../lib/core/errors.ts";
-import { spellFlag } from "../options/spelling.ts";
-import { type AdapterOffer, describeAdapter } from "../../lib/gpu/adapter.ts";
-import { modelKind, readSpec } from "../../lib/formats/open.ts";
-import { lookAt } from "../../lib/local/open_model.ts";
-import { type DecoderSpec, hasProjection, parameterCount } from "../../lib/spec/decoder.ts";
-import type { MatrixDtype } from "../../lib/nn/products/matrix.ts";
-import { type MemoryPlan, planMemory } from "../../lib/run/memory/plan.ts";
-import { adviseMemory, changeWords, fits, overMemory } from "../../lib/run/memory/advice.ts";
-import { MEMORY_PARTS, type MemoryPart } from "../../lib/gpu/memory_parts.ts";
-import { checkTogether, valueOf } from "../../lib/run/options/check.ts";
-import { forecastRun, measureSpeed } from "../../lib/run/forecast.ts";
-import { learnsBesideCalibration } from "../../lib/run/methods/stages.ts";
-import type { PartSeconds } from "../../lib/run/parts_of_time.ts";
-import { FORMATS } from "../../lib/slice/export_options.ts";
-import type { ResolvedMemory, RunOptions } from "../../lib/run/options/options.ts";
-import { memoryOptionsOf, resolveMemory, withFittingWidths } from "../../lib/run/options/resolve.ts";
-import { choiceLines } from "../../lib/run/options/fitting.ts";
-import { type OptionPath, pathsIn } from "../../lib/run/options/table.ts";
-import { sizeGoal, sparsityBase } from "../../lib/run/size_goal.ts";
-import { verb } from "../command.ts";
-import { verifies } from "../hub.ts";
-import { chosenWebgpu, openDeviceHere } from "../webgpu.ts";
-import { forecastLine } from "./prune/time_lines.ts";
-import { windowLine } from "./inspect/inspect.ts";
-import { formatBytes, formatCount, print, printJson } from "../terminal/output.ts";
-import { addTableFlags, pruneOptionsOf, type TableFlags } from "../options/table_flags.ts";
+import type { CommandUnknownOpts } from "../../packages.ts";
+import { CompressoError, spelled } from "../../../lib/core/errors.ts";
+import { spellFlag } from "../../options/spelling.ts";
+import { type AdapterOffer, describeAdapter } from "../../../lib/gpu/adapter.ts";
+import { modelKind, readSpec } from "../../../lib/formats/open.ts";
+import { lookAt } from "../../../lib/local/open_model.ts";
+import { type DecoderSpec, hasProjection, parameterCount } from "../../../lib/spec/decoder.ts";
+import type { MatrixDtype } from "../../../lib/nn/products/matrix.ts";
+import { type MemoryPlan, planMemory } from "../../../lib/run/memory/plan.ts";
+import { adviseMemory, changeWords, fits, overMemory } from "../../../lib/run/memory/advice.ts";
+import { MEMORY_PARTS, type MemoryPart } from "../../../lib/gpu/memory_parts.ts";
+import { checkTogether, valueOf } from "../../../lib/run/options/check.ts";
+import { forecastRun, measureSpeed } from "../../../lib/run/forecast.ts";
+import { learnsBesideCalibration } from "../../../lib/run/methods/stages.ts";
+import type { PartSeconds } from "../../../lib/run/parts_of_time.ts";
+import { FORMATS } from "../../../lib/slice/export_options.ts";
+import type { ResolvedMemory, RunOptions } from "../../../lib/run/options/options.ts";
+import { memoryOptionsOf, resolveMemory, withFittingWidths } from "../../../lib/run/options/resolve.ts";
+import { choiceLines } from "../../../lib/run/options/fitting.ts";
+import { type OptionPath, pathsIn } from "../../../lib/run/options/table.ts";
+import { sizeGoal, sparsityBase } from "../../../lib/run/size_goal.ts";
+import { verb } from "../../command.ts";
+import { verifies } from "../../hub.ts";
+import { chosenWebgpu, openDeviceHere } from "../../webgpu.ts";
+import { forecastLine } from "../prune/time_lines.ts";
+import { windowLine } from "../inspect/inspect.ts";
+import { formatBytes, formatCount, print, printJson } from "../../terminal/output.ts";
+import { checkExpertPlan, planExperts, type PlannedExperts, showKept, stageLine } from "./experts.ts";
+import { addTableFlags, pruneOptionsOf, type TableFlags } from "../../options/table_flags.ts";
 
 /** Declares the verb. */
 export function planVerb(): CommandUnknownOpts {
@@ -37,6 +38,7 @@ export function planVerb(): CommandUnknownOpts {
       "plan demo --batch 8",
       "plan demo --steps 60 --time",
       "plan path/to/config.json --base-dtype q4 --batch 1 --seq 512 --memory-limit 8G",
+      "plan path/to/moe.gguf --units experts --sparsity 0.5",
     ],
   }).argument(
     "<model>",
@@ -46,6 +48,8 @@ export function planVerb(): CommandUnknownOpts {
     paths: pathsIn("plan"),
     inOneGroup: true,
     help: {
+      sparsity:
+        "share of the experts to cut: shows how many stay, and the bytes of the files; goes with --units experts",
       "size.parameters":
         "show which sparsity leads to this number of parameters, such as 5.4B; not with the padded layout",
       focus: "share of the labels on which the last stage trains, as in prune; 1 for a run without that stage",
@@ -59,9 +63,10 @@ export function planVerb(): CommandUnknownOpts {
       const given = pruneOptionsOf(flags);
       resolveMemory(given);
       checkTogether(given, { paths: ["vocab.size"] });
-      const { files, path } = await lookAt(model, { use: "shape", verify: verifies() }),
-        kind = await modelKind(files, path);
-      const spec = await readSpec(files, path), adapter = await adapterHere();
+      const view = await lookAt(model, { use: "shape", verify: verifies() }), { files, path } = view;
+      const kind = await modelKind(files, path), spec = await readSpec(files, path);
+      checkExpertPlan(spec, given, { time: time ?? false });
+      const adapter = await adapterHere();
       const asked = resolveMemory(given, spec, kind === "gguf" ? { formats: ["gguf"] } : {});
       const run = { ...asked, rules: withFittingWidths(asked, spec, null) };
       const options = memoryOptionsOf(run, {
@@ -74,6 +79,7 @@ export function planVerb(): CommandUnknownOpts {
       const plan = await planMemory(spec, options);
       const isEnough = fits(plan, budget);
       const advice = isEnough ? [] : await adviseMemory(spec, options, budget);
+      const ofExperts = await planExperts(spec, given, { run, view, isGguf: kind === "gguf" });
       const target = targetParams === undefined ? null : targetOf(spec, targetParams, run);
       const forecast = time && isEnough ? await timeOf(spec, given, { ...run, baseDtype, memoryLimit }) : null;
       if (json) {
@@ -88,6 +94,7 @@ export function planVerb(): CommandUnknownOpts {
           options: shown,
           ...budget,
           target,
+          experts: ofExperts,
           time: forecast,
           fits: isEnough,
           ...plan,
@@ -95,7 +102,7 @@ export function planVerb(): CommandUnknownOpts {
         });
       } else {
         const choices = choiceLines(spec, given, run);
-        show(model, { spec, adapter, run: { ...run, baseDtype }, choices, memoryLimit, target, plan });
+        show(model, { spec, adapter, run: { ...run, baseDtype }, choices, memoryLimit, target, ofExperts, plan });
         if (forecast) print(forecastLine(forecast));
       }
       if (!isEnough) throw overMemory({ ...plan, otherBytes: 0 }, { ...budget, advice });
@@ -152,13 +159,14 @@ async function adapterHere(): Promise<AdapterOffer | null> {
   }
 }
 
-function show(model: string, { spec, adapter, run, choices, memoryLimit, target, plan }: {
+function show(model: string, { spec, adapter, run, choices, memoryLimit, target, ofExperts, plan }: {
   readonly spec: DecoderSpec;
   readonly adapter: AdapterOffer | null;
   readonly run: ResolvedMemory & { readonly baseDtype: MatrixDtype };
   readonly choices: readonly string[];
   readonly memoryLimit: number | undefined;
   readonly target: Target | null;
+  readonly ofExperts: PlannedExperts | null;
   readonly plan: MemoryPlan;
 }): void {
   const { batch, accumulate, seq, lora: { rank, targets }, units, recompute, baseDtype } = run;
@@ -172,14 +180,19 @@ function show(model: string, { spec, adapter, run, choices, memoryLimit, target,
       : "adapter   none here; planned with the limits that every WebGPU adapter grants",
   );
   const own = targets.filter((target) => hasProjection(spec, target));
-  print(
-    `run       ${
-      accumulate > 1 ? `${accumulate} × ` : ""
-    }${batch} × ${seq} tokens, base ${baseDtype}, LoRA of rank ${rank} on ${own.join(",")}, units ${units.join(",")}${
-      recompute ? "" : ", no recomputation"
-    }`,
-  );
-  for (const line of choices) print(`chosen    ${line}`);
+  if (ofExperts) {
+    print(`run       sequences of ${seq} tokens, base ${baseDtype}, units ${units.join(",")}`);
+    showKept(spec, ofExperts);
+  } else {
+    print(
+      `run       ${
+        accumulate > 1 ? `${accumulate} × ` : ""
+      }${batch} × ${seq} tokens, base ${baseDtype}, LoRA of rank ${rank} on ${own.join(",")}, units ${units.join(",")}${
+        recompute ? "" : ", no recomputation"
+      }`,
+    );
+    for (const line of choices) print(`chosen    ${line}`);
+  }
   if (target) {
     const whole = target.sparsityOf === "model" ? "model" : "layers' linear weights";
     print(
@@ -198,8 +211,10 @@ function show(model: string, { spec, adapter, run, choices, memoryLimit, target,
   print();
   print(`limit     ${memoryLimit === undefined ? "none given (--memory-limit)" : formatBytes(memoryLimit)}`);
   print(
-    `stages    training ${formatBytes(stages.training)}, comparing the sliced model ${
-      formatBytes(stages.verification)
+    `stages    ${
+      ofExperts
+        ? stageLine(plan)
+        : `training ${formatBytes(stages.training)}, comparing the sliced model ${formatBytes(stages.verification)}`
     }`,
   );
   print(

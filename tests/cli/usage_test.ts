@@ -35,7 +35,7 @@ Deno.test("a mistyped verb or option is answered with the likely one and status 
     [["help", "prun"], "'prun'", ["prune"]],
     [["prune", "demo", "--sparsty", "0.3"], "'--sparsty'", ["--sparsity"]],
     [["prune", "demo", "--acumulate", "2"], "'--acumulate'", ["--accumulate"]],
-    [["plan", "demo", "--seed", "2"], "'--seed'", ["compresso plan --help", "--seed", "prune"]],
+    [["plan", "demo", "--calibration", "own"], "'--calibration'", ["compresso plan --help", "--calibration", "prune"]],
     [["eval", "demo", "--windo", "12"], "'--windo'", ["--window"]],
     [["eval", "demo", "--xqzv"], "'--xqzv'", ["compresso eval --help"]],
     [["inspect"], "'model'", ["compresso inspect --help"]],

@@ -1,19 +1,23 @@
 // Predicts the time of a run before its first step, from a short measurement of the device.
 import type { Device } from "../gpu/device.ts";
-import { loadModelFrom } from "../model/model.ts";
+import { loadModelFrom, type Model } from "../model/model.ts";
 import type { MatrixDtype } from "../nn/products/matrix.ts";
 import { comparesWithDense } from "../nn/train/objective.ts";
+import { FORMATS } from "../slice/export_options.ts";
 import { comparedCount } from "../slice/verify.ts";
 import type { DecoderSpec } from "../spec/decoder.ts";
-import { CALIBRATION_SEQUENCES, calibrationTexts } from "./calibration.ts";
+import { CALIBRATION_SEQUENCES, calibrationDefault, calibrationTexts } from "./calibration.ts";
 import { MOST_WINDOWS, WINDOW } from "./evaluation.ts";
 import { zeros } from "./memory/plan.ts";
 import { methodOf } from "./methods/all.ts";
 import { scoresOnRows } from "./methods/method.ts";
 import { stagesOf } from "./methods/stages.ts";
 import type { ResolvedOptions } from "./options/options.ts";
+import { trainsNothing } from "./options/resolve.ts";
 import type { PartSeconds } from "./parts_of_time.ts";
+import type { FolderOptions } from "./prune_to_folder.ts";
 import { measuredSequences, STEP_COST } from "./quality.ts";
+import { resolvedFor, type RunIntoOptions } from "./run_into.ts";
 
 /** Seconds that a model of some shape takes on a device. */
 export interface DeviceSpeed {
@@ -95,6 +99,45 @@ async function timed(
   };
   await pass(); // compiles kernels
   return { load: load / 1000, forward: await pass() / 1000 };
+}
+
+/**
+ * Predicts the seconds of a run's parts, by the options of `prune` or `pruneToFolder`, from a short measurement of the
+ * device: of some layers of the model's shape, which need GPU memory in addition to the model. What the user's tasks,
+ * hooks and schedules take is not counted. Null for a run that trains nothing. Given to the run as `export.forecast`,
+ * the result stands in its run.json next to the seconds that were measured.
+ *
+ * @throws CompressoError("usage") for options out of range
+ * @throws CompressoError("gpu") if the layers do not fit
+ * @example
+ * ```ts
+ * import { demoData, loadModel, openDevice, readRows } from "compresso";
+ * import { forecast } from "compresso/run";
+ * using device = await openDevice();
+ * using model = await loadModel("demo", { device });
+ * const { rows } = await readRows(demoData("train"));
+ * const parts = await forecast(model, { rows, sparsity: 0.3, steps: 200 });
+ * if (!parts || parts.steps <= 0) throw new Error("no time for the steps");
+ * ```
+ */
+export async function forecast(
+  model: Model,
+  options: RunIntoOptions & Partial<FolderOptions>,
+): Promise<PartSeconds | null> {
+  const { out: _out, checkpointEvery: _every, resume: _resume, mayDiffer: _may, onReady: _ready, ...into } = options;
+  const { identity: _identity, onStart: _start, onRecord: _record, onPhase: _phase, onCalibration: _texts, ...run } =
+    into;
+  const { evaluate, ranks, signal, calibration, export: { formats = FORMATS } = {} } = run;
+  const resolved = resolvedFor(model.source, run);
+  if (trainsNothing(resolved)) return null;
+  const { batch, seq } = resolved, { device, spec, baseDtype } = model;
+  const usual = calibrationDefault(resolved, { resume: false, areThere: false });
+  return forecastRun(await measureSpeed(device, spec, { batch, seq, baseDtype, signal }), resolved, {
+    formats: formats.length,
+    writesTexts: (calibration ?? usual) === "own",
+    hasText: evaluate?.text !== undefined,
+    ranks: ranks?.size,
+  });
 }
 
 /** Time of writing a token over that of reading it in a step's batch; on the demo and llvmpipe. */

@@ -5,7 +5,8 @@
  * @module
  */
 
-// Memory beforehand.
+// Memory and time beforehand.
+export { forecast } from "./forecast.ts";
 export { type MemoryPlan, planMemory } from "./memory/plan.ts";
 export type { MemoryOptions } from "./options/options.ts";
 export { adviseMemory, type MemoryAdvice } from "./memory/advice.ts";

@@ -1,11 +1,16 @@
 // The time of a run that is predicted before its first step.
 import assert from "node:assert/strict";
-import { type DeviceSpeed, forecastRun, measureSpeed } from "../../lib/run/forecast.ts";
+import { type DeviceSpeed, forecast as forecastOf, forecastRun, measureSpeed } from "../../lib/run/forecast.ts";
 import { type PartSeconds, RUN_PARTS } from "../../lib/run/parts_of_time.ts";
 import { resolveOptions } from "../../lib/run/options/resolve.ts";
 import type { PruneOptions } from "../../lib/run/options/options.ts";
 import { CHECKS } from "../../lib/slice/verify.ts";
 import { sharedDevice } from "../device.ts";
+import { TemporaryFolder } from "../cli/helpers/cli.ts";
+import { demoData } from "../../lib/local/open_model.ts";
+import { loadModel } from "../../lib/local/load_model.ts";
+import { readRows } from "../../lib/local/rows.ts";
+import { pruneToFolder } from "../../lib/run/prune_to_folder.ts";
 import { decoder } from "../units/helpers/decoders.ts";
 
 const SPEED: DeviceSpeed = { load: 4, forward: 0.5 };
@@ -58,4 +63,19 @@ Deno.test("the speed of a device is measured on two layers, counts all of them, 
   const most = Math.max(...many.map(({ forward }) => forward));
   assert.ok(most > 5 * least(few), `${most} s of 400 layers, ${least(few)} s of 4`);
   assert.equal(device.liveCount, 0);
+});
+
+Deno.test("a program predicts a run by its options, hands the result on, and gets none of a run that trains nothing", async () => {
+  using folder = new TemporaryFolder();
+  using model = await loadModel("demo", { device: await sharedDevice() });
+  const { rows } = await readRows(demoData("train"), { limit: 40 });
+  const options = { rows, sparsity: 0.2, steps: 1, batch: 1, seq: 48, prompt: null, calibration: "none" } as const;
+  const into = { ...options, out: folder.at("run"), onRecord: () => {}, method: "magnitude" } as const;
+  const predicted = await forecastOf(model, into), more = await forecastOf(model, { ...options, steps: 400 });
+  assert.ok(predicted && more);
+  assert.deepEqual(Object.keys(predicted), RUN_PARTS);
+  assert.ok(predicted.steps > 0 && predicted.preparing === 0 && more.steps > 20 * predicted.steps);
+  const { parts } = await pruneToFolder(model, { ...into, export: { formats: ["hf"], forecast: predicted } });
+  assert.deepEqual(parts?.predicted, predicted);
+  assert.equal(await forecastOf(model, { rows, units: ["vocab"], steps: 0, vocab: { size: 700 } }), null);
 });

@@ -190,7 +190,7 @@ export function createRow(
     }
     return found;
   };
-  return {
+  return guarded({
     has: (field) => find(field) !== undefined && find(field) !== null,
     value: find,
     text(field): string {
@@ -210,5 +210,20 @@ export function createRow(
       throw error(`"${field}" is a whole number`, `has ${shownJson(found)}`);
     },
     error,
-  };
+  }, error);
+}
+
+/** What JavaScript itself asks of any object. */
+const ASKED: readonly string[] = ["then", "toJSON"];
+
+/** A row that refuses `row.country`, as of a plain object, which would put "undefined" into a question. */
+function guarded(row: TaskRow, error: TaskRow["error"]): TaskRow {
+  return new Proxy(row, {
+    get(target, name): unknown {
+      if (typeof name === "string" && !(name in target) && !ASKED.includes(name)) {
+        throw error(`a task reads a field by row.text("${name}"), row.texts, row.whole or row.value`, `has no ${name}`);
+      }
+      return Reflect.get(target, name);
+    },
+  });
 }

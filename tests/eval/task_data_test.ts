@@ -304,6 +304,10 @@ Deno.test("a task that a program defines is checked, and so is what it makes of 
       names: ["defineTask", "maxTokens"],
     });
   }
+  // A row is no plain object: what is not there would stand as "undefined" in the question.
+  const plain: TaskDefinition["item"] = (row) =>
+    ({ ...item(row), context: `In ${wrong<{ t: string }>(row).t}` }) as never;
+  await refused({ name: "a", item: plain }, data, ["input", { value: ["line 1", "t"], names: 'row.text("t")' }]);
   await refused({ name: "a", item: () => wrong<{ b: never }>(null).b }, data, ["input", {
     value: ["line 1", "TypeError"],
   }]);

@@ -44,11 +44,12 @@ Deno.test({
 });
 
 Deno.test({
-  name: "Dawn's compiler takes the product on matrix units and the kernels that unpack files",
+  name: "Dawn's compiler takes all fixed kernels, the product on matrix units and the kernels that unpack files",
   ignore: !isCached,
   fn: async () => {
     // Dawn's backend without a GPU offers all features, so it compiles what no adapter here runs.
     const text = `import { create, globals } from "${DAWN}";
+import * as all from "./kernels/mod.ts";
 import { isBlocked, productMatrix, unpacksTo, unpackToCodes, unpackToHalf } from "./kernels/mod.ts";
 import { TENSOR_FORMATS } from "./lib/formats/gguf/types.ts";
 Object.assign(globalThis, globals);
@@ -59,6 +60,7 @@ const device = await adapter.requestDevice({ requiredFeatures });
 device.addEventListener("uncapturederror", (event) => event.preventDefault());
 const types = Object.keys(TENSOR_FORMATS).filter(isBlocked);
 const kernels = [
+  ...Object.values(all).filter((one) => typeof one === "object" && "code" in one),
   ...[[16, 16, 16], [8, 16, 16], [8, 8, 8]].map(([m, n, k]) => productMatrix({ lanes: 32, m, n, k })),
   ...[...types, "bf16", "f32"].map((type) => unpackToHalf(type)),
   ...["q8", "q4"].flatMap((dtype) =>

@@ -40,7 +40,7 @@ const FLAGS = {
 } as const satisfies FlagTable;
 
 /** Where sweeps and experiments write the comparison of their runs. */
-const COMPARISONS = ["sweep.html", "report.md"] as const;
+const COMPARISONS = ["sweep.html", "experiment.html"] as const;
 
 /** Declares the verb. */
 export function reportVerb(): CommandUnknownOpts {

@@ -3,6 +3,7 @@ import { charts } from "./charts.ts";
 import { messageOfState } from "./failure.ts";
 import { areTied, axesOf, goTogether, labelsOfOption } from "./grid.ts";
 import { markdown } from "./markdown.ts";
+import { experimentPage } from "./page.ts";
 import type { CellOptionName } from "./options.ts";
 import type { ExperimentPlan } from "./plan.ts";
 import { protocolOf } from "./setup_lines.ts";
@@ -66,10 +67,11 @@ export async function makeReport(
   };
 }
 
-/** Writes report.md, report.json and the charts. Returns their paths. */
+/** Writes report.md, report.json, experiment.html and the charts. Returns their paths. */
 export async function writeReport(report: ExperimentReport, store: Store): Promise<readonly string[]> {
   const drawn = charts(report), { losses: _losses, ...data } = report;
-  return await store.writeReport({ markdown: markdown(report, drawn), data, charts: drawn });
+  const text = markdown(report, drawn);
+  return await store.writeReport({ markdown: text, page: experimentPage(text, drawn), data, charts: drawn });
 }
 
 async function reportCell({ name: cell, folder }: PlannedCell, { at, measures, store }: {

@@ -28,7 +28,7 @@ import type {
 
 /**
  * Runs the cells of an experiment. Each cell prunes a model and measures it, in a separate folder. Finished cells are
- * not run again. After every cell the report is written: `report.md`, `report.json` and charts. An error of a single
+ * not run again. After every cell the report is written: `report.md`, `experiment.html`, `report.json` and charts. An error of a single
  * cell is recorded, and the next cell runs. A `CompressoError` that `onModel` throws is such an error.
  *
  * @throws CompressoError("usage") for an experiment that cannot work, unknown options, and a folder that another call

@@ -29,6 +29,8 @@ import type {
 /** Contents of a report. */
 interface ReportFiles {
   readonly markdown: string;
+  /** The same as HTML. */
+  readonly page: string;
   /** What report.json holds. */
   readonly data: unknown;
   readonly charts: readonly { readonly file: string; readonly svg: string }[];
@@ -37,7 +39,7 @@ interface ReportFiles {
 /** Files that an experiment adds to the folder of a cell's run. */
 const FILES = { cell: "cell.json", measured: "measures.json" } as const;
 /** Files of a report besides its charts; report.json names the experiment. */
-const REPORT_FILES = { text: "report.md", data: "report.json" } as const;
+const REPORT_FILES = { text: "report.md", data: "report.json", page: "experiment.html" } as const;
 /** The charts that every report may have. */
 const CHART_FILES = ["measures.svg", "loss.svg", "layers.svg"];
 /** Folder of the pruned model within that of its cell. */
@@ -91,15 +93,16 @@ export class Store {
   }
 
   /**
-   * Writes report.md, report.json and the charts, and removes charts that only the earlier report shows. Returns the
+   * Writes report.md, report.json, experiment.html and the charts, and removes charts that only the earlier report shows. Returns the
    * written paths. report.json comes first: it marks the other files as the experiment's own.
    */
-  async writeReport({ markdown, data, charts }: ReportFiles): Promise<readonly string[]> {
+  async writeReport({ markdown, page, data, charts }: ReportFiles): Promise<readonly string[]> {
     const path = (name: string): string => join(this.out, name), drawn = charts.map(({ file }) => file);
     const before = chartsIn(await textIfThere(path(REPORT_FILES.text)) ?? "");
     await writeJson(path(REPORT_FILES.data), data);
     for (const { file, svg } of charts) await writeFileAtomically(path(file), svg);
     await writeFileAtomically(path(REPORT_FILES.text), markdown);
+    await writeFileAtomically(path(REPORT_FILES.page), page);
     for (const file of before.filter((one) => !drawn.includes(one))) {
       await Deno.remove(path(file)).catch(() => undefined);
     }

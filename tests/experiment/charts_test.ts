@@ -1,5 +1,6 @@
 // Charts of experiments: lines that can be told apart, where all layers alike lie, and which files stay. Without a GPU.
 import assert from "node:assert/strict";
+import { experimentPage } from "../../lib/experiment/page.ts";
 import { charts } from "../../lib/experiment/charts.ts";
 import { spreadNote } from "../../lib/experiment/markdown.ts";
 import { writeReport } from "../../lib/experiment/report.ts";
@@ -174,4 +175,28 @@ Deno.test("each run of a group of several has a thin line of its own, which the 
   assert.ok(one === mean && again === mean, "in the color of their group");
   assert.equal(svg.match(/stroke-width="0.75"/g)?.length, 2);
   for (const run of runs) assert.ok(!svg.includes(`>${run}</text>`), run);
+});
+
+Deno.test("the page of an experiment has the headings, lists, tables and charts of its Markdown, and no text as HTML", () => {
+  const markdown = [
+    "# tiny_1",
+    "Why <b>so</b> \\*often\\*, with `a < b`?",
+    "- one\n- two \\<i\\>",
+    "## Result",
+    "| runs |  n |\n| --- | --: |\n| a \\| <u>b</u> |  |\n| c | 3 |",
+    "![chart](own.svg)",
+    "![gone](none.svg)",
+  ].join("\n\n");
+  const page = experimentPage(markdown, [{ file: "own.svg", svg: "<svg>own</svg>" }]);
+  for (
+    const part of [
+      "<h1>tiny_1</h1>",
+      "<p>Why &lt;b&gt;so&lt;/b&gt; *often*, with <code>a &lt; b</code>?</p>",
+      "<ul><li>one</li><li>two &lt;i&gt;</li></ul>",
+      "<h2>Result</h2>",
+      '<th scope="row">a | &lt;u&gt;b&lt;/u&gt;</th><td></td>',
+      '<th scope="row">c</th><td>3</td>',
+      "<figure><svg>own</svg></figure>",
+    ]
+  ) assert.ok(page.includes(part), `${part}: ${page.slice(page.indexOf("<main>"))}`);
 });

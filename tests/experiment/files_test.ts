@@ -276,7 +276,7 @@ Deno.test("a report of another experiment, and files of somebody's own in its pl
     const plan = async (name: string): Promise<ExperimentPlan> =>
       await planCells(resolved({ name }), new Store(folder));
     const shown = "# Notes\n![Losses](loss-curve.svg)\n";
-    for (const file of ["report.md", "report.json", "measures.svg"]) {
+    for (const file of ["report.md", "report.json", "experiment.html", "measures.svg"]) {
       await Deno.writeTextFile(`${folder}/${file}`, shown);
       await rejects(plan("mine"), "usage", { value: file });
       assert.equal(await Deno.readTextFile(`${folder}/${file}`), shown);

@@ -30,7 +30,7 @@ experimentTest(
     assert.equal(await Deno.readTextFile(`${folder}/run.json`), made);
 
     const reported = await cli(["report", out]);
-    assertNames(reported.stderr, `${out}/report.md`);
+    assertNames(reported.stderr, `${out}/experiment.html`);
     assert.equal(reported.code, 0, reported.stderr);
     const page = await Deno.readTextFile(`${out}/report.html`);
     for (const name of ["mine", "rank=2"]) assert.ok(page.includes(`data-name="${name}"`), name);

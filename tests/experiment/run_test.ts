@@ -85,6 +85,9 @@ experimentTest(
       sd = report.groups[0]?.numbers["answers"]?.sd ?? NaN;
     assert.ok(text.includes(`| 2 | 4 | 2 | ${mean.toFixed(2)} ± ${sd.toFixed(2)} |`), text);
     assert.match(text, /\| unpruned \| {2}\| {2}\|/);
+    const page = await Deno.readTextFile(`${out}/experiment.html`);
+    assert.ok(page.includes(`${mean.toFixed(2)} ± ${sd.toFixed(2)}<`), page);
+    assert.equal(page.match(/<svg /g)?.length, 3);
     for (const file of ["measures.svg", "loss.svg", "layers.svg"]) {
       assert.ok((await Deno.readTextFile(`${out}/${file}`)).startsWith("<svg "), file);
     }

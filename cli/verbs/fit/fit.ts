@@ -11,7 +11,7 @@ import { readRows } from "../../../lib/local/rows.ts";
 import { stagesOf } from "../../../lib/run/methods/stages.ts";
 import { originOf } from "../../../lib/run/origin.ts";
 import { OPTION_TABLE } from "../../../lib/run/options/table.ts";
-import { MODEL_TEXT, verb } from "../../command.ts";
+import { MODEL_TEXT, programAsRun, verb } from "../../command.ts";
 import { fetchInputs, modelName } from "../../hub.ts";
 import { addFlags, type FlagTable, type FlagValues, JSON_FLAG, required } from "../../options/flags.ts";
 import { note, printJson } from "../../terminal/output.ts";
@@ -126,7 +126,7 @@ async function fit(path: string, flags: Flags): Promise<void> {
       onRecord: (record) => progress.step(record),
     }).catch(async (error) => {
       if (!(error instanceof CompressoError && error.code === "aborted" && await isResumable(out))) throw error;
-      throw error.with({ fix: `to resume, run: ${words} --resume` });
+      throw error.with({ fix: `to resume, run: ${words.replace("compresso", programAsRun())} --resume` });
     });
     if (json) printJson({ ...planValues(plan, { command: words }), written: writtenValues(written) });
     else showWritten(best, written, { steps: isCut ? steps : 0 });

@@ -52,7 +52,7 @@ export function dataPathOf(
   refuse("usage", "cannot start without data", {
     rule: "--data names instruction rows or texts; only demo has its own",
     value: "no --data",
-    fix: "add --data FILE",
+    fix: "add --data FILE; compresso data generate lets a model write one",
   });
 }
 

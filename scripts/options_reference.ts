@@ -54,6 +54,11 @@ export function optionsReference(): string {
   ].join("\n\n") + "\n";
 }
 
+/** "no --no-packing" is how the flag of a switch that is on says so. */
+function goesWith(flag: string): string {
+  return flag.startsWith("no ") ? `not with \`${flag.slice(3)}\`` : `goes with \`${flag}\``;
+}
+
 function entryText(path: OptionPath): string {
   const { type, when = {}, excludes, of, mayChange, help, off, default: own, paper: preset } = entryOf(path);
   // What is on unless a flag turns it off has that flag alone.
@@ -66,7 +71,7 @@ function entryText(path: OptionPath): string {
     ...Object.entries(when).map(([other, values]) =>
       typeof values === "function"
         ? `for ${methodsNamed(methodsThat(values))}`
-        : `goes with \`${spellFlag(other, values === GIVEN ? undefined : values.map(String).join("|"))}\``
+        : goesWith(spellFlag(other, values === GIVEN ? undefined : values.map(String).join("|")))
     ),
     ...(excludes === undefined
       ? []

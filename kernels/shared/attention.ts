@@ -31,8 +31,22 @@ export function attentionParams({ isCapped = false }: Pick<AttentionTile, "isCap
 /** The window of attention without a limit. The u32 distance from a key to an earlier query is larger than this. */
 export const NO_WINDOW = 2 ** 31;
 
+/**
+ * What limits the keys of a query: a window; token trees, forward only; or the rows that a sequence is packed of, within
+ * a window. With trees and rows a buffer `spans` says it, and params.window is not read.
+ */
+export type KeyRanges = "window" | "trees" | "rows";
+
 /** First key of a block of queries whose first query is `earliest`. */
-export const FIRST_KEY = "(earliest + 1u - min(earliest + 1u, params.window))";
+export function firstKey(ranges: KeyRanges): string {
+  if (ranges === "window") return "(earliest + 1u - min(earliest + 1u, params.window))";
+  return `spans[base + earliest].${ranges === "trees" ? "z" : "x"}`;
+}
+
+/** The declaration of `spans`; null where there are none. */
+export function spansOf(ranges: KeyRanges): string | null {
+  return ranges === "window" ? null : `spans: array<${ranges === "trees" ? "vec4u" : "vec2u"}>`;
+}
 
 /**
  * o[m, h] = Σ_j softmax_j(q[m, h]·k[j, h'] / √headDim) v[j, h'] over the keys m − window < j ≤ m of the same sequence,
@@ -46,12 +60,16 @@ export const FIRST_KEY = "(earliest + 1u - min(earliest + 1u, params.window))";
  * nearest ancestors: the keys spans[m].x ≤ j ≤ m with m < spans[j].y, the end of the subtree of j. spans[m].z is the
  * smallest spans[n].x of the rows n ≥ m of m's tree. params.window is not read. Bindings: q, k, v, o, lse, spans
  * [sequences · seq] of four u32, params.
+ *
+ * With `rows` a query m attends to the keys spans[m].x ≤ j ≤ m: the first key is in its own row and window. spans[j].y
+ * is one past the last query that attends to the key j. Neither falls from one token of a sequence to the next.
+ * Bindings: q, k, v, o, lse, spans [sequences · seq] of two u32, params.
  */
 export function attentionKernel(
   tile: AttentionTile,
-  { trees = false }: { readonly trees?: boolean } = {},
+  { ranges = "window" }: { readonly ranges?: KeyRanges } = {},
 ): KernelSource {
-  const { headDim, lanes, variant } = tile;
+  const { headDim, lanes, variant } = tile, spans = spansOf(ranges), trees = ranges === "trees";
   const vectors = headVectors(headDim);
   const rows = range(tile.rows), steps = range(tile.step);
   const owned = (r: number): string => `first + ${r * lanes}u + lane < count`;
@@ -66,8 +84,8 @@ export function attentionKernel(
 ${keys.declare}
 @group(0) @binding(3) var<storage, read_write> o: array<vec4f>;
 @group(0) @binding(4) var<storage, read_write> lse: array<f32>;
-${trees ? "@group(0) @binding(5) var<storage, read> spans: array<vec4u>;\n" : ""}@group(0) @binding(${
-    trees ? 6 : 5
+${spans ? `@group(0) @binding(5) var<storage, read> ${spans};\n` : ""}@group(0) @binding(${
+    spans ? 6 : 5
   }) var<uniform> params: Params;
 
 @compute @workgroup_size(${lanes})
@@ -85,7 +103,7 @@ ${
   let t${r} = i${r} / params.ratio;
   let h${r} = kv * params.ratio + i${r} % params.ratio;
   let from${r} = (base + t${r}) * params.qStride4 + h${r} * ${vectors}u;
-  let window${r} = ${trees ? `t${r} - spans[base + t${r}].x + 1u` : "params.window"};
+  let window${r} = ${spans ? `t${r} - spans[base + t${r}].x + 1u` : "params.window"};
   ${registers(`q${r}`, vectors)}
   ${registers(`o${r}`, vectors)}
   var m${r} = -3e38;
@@ -95,7 +113,7 @@ ${
   for (var c = 0u; c < params.vectors; c++) {
 ${rows.map((r) => `    ${shift(`q${r}`, vectors, { values: [`q[from${r} + c] * params.scale`] })}`).join("\n")}
   }
-${keys.loop({ from: trees ? "spans[base + earliest].z" : FIRST_KEY, to: "end" }, forwardStep())}
+${keys.loop({ from: firstKey(ranges), to: "end" }, forwardStep())}
 ${rows.map((r) => `  let inverse${r} = 1.0 / l${r};`).join("\n")}
   for (var c = 0u; c < params.vectors; c++) {
 ${
@@ -120,10 +138,10 @@ ${
 }
 `;
   return {
-    name: `attention-${variant}-${headDim}${trees ? "-trees" : ""}${tile.isCapped ? "-capped" : ""}`,
+    name: `attention-${variant}-${headDim}${spans ? `-${ranges}` : ""}${tile.isCapped ? "-capped" : ""}`,
     bindings: [
       ...["read", keys.binding, keys.binding, "storage", "storage"] as const,
-      ...(trees ? ["read" as const] : []),
+      ...(spans ? ["read" as const] : []),
       "uniform",
     ],
     code,

@@ -1,6 +1,6 @@
 // Backward of causal attention: one kernel for delta and dq (lanes along queries), one for dk and dv (lanes along
 // keys).
-import { attentionParams, FIRST_KEY } from "./attention.ts";
+import { attentionParams, firstKey, type KeyRanges, spansOf } from "./attention.ts";
 import {
   type AttentionTile,
   capped,
@@ -17,15 +17,34 @@ import {
 import { range } from "./range.ts";
 import type { KernelSource } from "../source.ts";
 
+/** What limits the keys of a query where gradients are computed. */
+export type BackwardRanges = Exclude<KeyRanges, "trees">;
+
+/** One past the last query (of the list of a KV group) that sees one of `rows` keys from `first` on. */
+export function keyStop(rows: number, ranges: BackwardRanges): string {
+  if (ranges === "rows") return `spans[base + min(first + ${rows - 1}u, params.seq - 1u)].y * params.ratio`;
+  return `min(params.seq, first + ${rows - 1}u + params.window) * params.ratio`;
+}
+
+/** How many queries of that list see the key `j`. */
+export function keyReach(j: string, ranges: BackwardRanges): string {
+  if (ranges === "rows") return `(spans[base + ${j}].y - ${j}) * params.ratio`;
+  return "min(params.seq, params.window) * params.ratio";
+}
+
 /**
  * delta[h, m] = dO[m, h]·o[m, h];
  * dq[m, h] = Σ_j p_j (dO·v[j] − delta) k[j] / √headDim with p_j = exp(q·k[j] / √headDim − lse), over the keys of the
  * forward kernel. Writes (=) delta and dq.
  *
- * Rows, lanes and grid are as in the forward kernel. Bindings: q, k, v, o, dO, lse, delta, dq, params.
+ * Rows, lanes, grid and spans are as in the forward kernel. Bindings: q, k, v, o, dO, lse, delta, dq, with `rows` spans,
+ * params.
  */
-export function attentionQueryGradKernel(tile: AttentionTile): KernelSource {
-  const { headDim, lanes, variant } = tile;
+export function attentionQueryGradKernel(
+  tile: AttentionTile,
+  { ranges = "window" }: { readonly ranges?: BackwardRanges } = {},
+): KernelSource {
+  const { headDim, lanes, variant } = tile, spans = spansOf(ranges);
   const vectors = headVectors(headDim);
   const rows = range(tile.rows), steps = range(tile.step), columns = range(vectors);
   const owned = (r: number): string => `first + ${r * lanes}u + lane < count`;
@@ -43,7 +62,9 @@ ${keys.declare}
 @group(0) @binding(5) var<storage, read> lse: array<f32>;
 @group(0) @binding(6) var<storage, read_write> delta: array<f32>;
 @group(0) @binding(7) var<storage, read_write> dq: array<vec4f>;
-@group(0) @binding(8) var<uniform> params: Params;
+${spans ? `@group(0) @binding(8) var<storage, read> ${spans};\n` : ""}@group(0) @binding(${
+    spans ? 9 : 8
+  }) var<uniform> params: Params;
 
 @compute @workgroup_size(${lanes})
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
@@ -60,6 +81,7 @@ ${
   let t${r} = i${r} / params.ratio;
   let h${r} = kv * params.ratio + i${r} % params.ratio;
   let from${r} = (base + t${r}) * params.qStride4 + h${r} * ${vectors}u;
+  let window${r} = ${spans ? `t${r} - spans[base + t${r}].x + 1u` : "params.window"};
   let lse${r} = lse[h${r} * params.tokens + base + t${r}] * 1.4426950408889634;
   var delta${r} = 0.0;
   ${registers(`q${r}`, vectors)}
@@ -76,7 +98,7 @@ ${
     ).join("\n")
   }
   }
-${keys.loop({ from: FIRST_KEY, to: "end" }, step())}
+${keys.loop({ from: firstKey(ranges), to: "end" }, step())}
   let scale = params.scale * 0.6931471805599453;
   for (var c = 0u; c < params.vectors; c++) {
 ${
@@ -99,8 +121,12 @@ ${
 }
 `;
   return {
-    name: `attention_query_grad-${variant}-${headDim}${tile.isCapped ? "-capped" : ""}`,
-    bindings: ["read", keys.binding, keys.binding, "read", "read", "read", "storage", "storage", "uniform"],
+    name: `attention_query_grad-${variant}-${headDim}${spans ? `-${ranges}` : ""}${tile.isCapped ? "-capped" : ""}`,
+    bindings: [
+      ...["read", keys.binding, keys.binding, "read", "read", "read", "storage", "storage"] as const,
+      ...(spans ? ["read" as const] : []),
+      "uniform",
+    ],
     code,
   };
 
@@ -128,7 +154,7 @@ ${
         const s = `s${r}_${k}`, slope = tile.isCapped ? capSlope(s) : "";
         if (tile.isCapped) parts.push(`    ${s} = ${capped(s)};`);
         parts.push(
-          `    let e${r}_${k} = select(0.0, exp2(${s} - lse${r}) * (d${r}_${k} - delta${r})${slope}, t${r} - (j + ${k}u) < params.window);`,
+          `    let e${r}_${k} = select(0.0, exp2(${s} - lse${r}) * (d${r}_${k} - delta${r})${slope}, t${r} - (j + ${k}u) < window${r});`,
         );
       }
       for (const c of columns) {
@@ -144,10 +170,13 @@ ${
  * of all heads of the KV group, in a fixed order. Writes (=) dk and dv.
  *
  * Invocation `lane` of block `x` owns the keys j = x·lanes·rows + r·lanes + lane. Grid: x blocks (from params.blocks),
- * y sequence·kvHeads + KV head (from params.first). Bindings: q, dO, k, v, lse, delta, dk, dv, params.
+ * y sequence·kvHeads + KV head (from params.first). Bindings: q, dO, k, v, lse, delta, dk, dv, with `rows` spans, params.
  */
-export function attentionKeyGradKernel(tile: AttentionTile): KernelSource {
-  const { headDim, lanes, variant } = tile;
+export function attentionKeyGradKernel(
+  tile: AttentionTile,
+  { ranges = "window" }: { readonly ranges?: BackwardRanges } = {},
+): KernelSource {
+  const { headDim, lanes, variant } = tile, spans = spansOf(ranges);
   const vectors = headVectors(headDim);
   const rows = range(tile.rows), steps = range(tile.step), columns = range(vectors);
   const owned = (r: number): string => `first + ${r * lanes}u + lane < params.seq`;
@@ -168,7 +197,9 @@ ${queries.declare}
 @group(0) @binding(5) var<storage, read> delta: array<f32>;
 @group(0) @binding(6) var<storage, read_write> dk: array<vec4f>;
 @group(0) @binding(7) var<storage, read_write> dv: array<vec4f>;
-@group(0) @binding(8) var<uniform> params: Params;
+${spans ? `@group(0) @binding(8) var<storage, read> ${spans};\n` : ""}@group(0) @binding(${
+    spans ? 9 : 8
+  }) var<uniform> params: Params;
 
 @compute @workgroup_size(${lanes})
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
@@ -177,12 +208,12 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   let base = (pair / params.kvHeads) * params.seq;
   let count = params.seq * params.ratio;
   let first = (params.blocks + group.x) * ${lanes * tile.rows}u;
-  let stop = min(params.seq, first + ${lanes * tile.rows - 1}u + params.window) * params.ratio;
-  let reach = min(params.seq, params.window) * params.ratio; // queries that see a key; as a u32, those before it are further away
+  let stop = ${keyStop(lanes * tile.rows, ranges)};
 ${
     rows.map((r) =>
       `  let j${r} = min(first + ${r * lanes}u + lane, params.seq - 1u);
   let start${r} = j${r} * params.ratio; // the first query that sees the key
+  let reach${r} = ${keyReach(`j${r}`, ranges)}; // how many see it; as a u32, those before it are further away
   let from${r} = (base + j${r}) * params.kvStride4 + kv * ${vectors}u;
   ${registers(`k${r}`, vectors)}
   ${registers(`v${r}`, vectors)}
@@ -225,8 +256,12 @@ ${
 }
 `;
   return {
-    name: `attention_key_grad-${variant}-${headDim}${tile.isCapped ? "-capped" : ""}`,
-    bindings: [queries.binding, queries.binding, "read", "read", "read", "read", "storage", "storage", "uniform"],
+    name: `attention_key_grad-${variant}-${headDim}${spans ? `-${ranges}` : ""}${tile.isCapped ? "-capped" : ""}`,
+    bindings: [
+      ...[queries.binding, queries.binding, "read", "read", "read", "read", "storage", "storage"] as const,
+      ...(spans ? ["read" as const] : []),
+      "uniform",
+    ],
     code,
   };
 
@@ -265,7 +300,7 @@ ${
         const s = `s${r}_${i}`, slope = tile.isCapped ? capSlope(s) : "";
         if (tile.isCapped) parts.push(`    ${s} = ${capped(s)};`);
         parts.push(
-          `    let p${r}_${i} = select(0.0, exp2(s${r}_${i} - lse${i}), j + ${i}u - start${r} < reach && j + ${i}u < count);`,
+          `    let p${r}_${i} = select(0.0, exp2(s${r}_${i} - lse${i}), j + ${i}u - start${r} < reach${r} && j + ${i}u < count);`,
           `    let e${r}_${i} = p${r}_${i} * (d${r}_${i} - delta${i})${slope};`,
         );
       }

@@ -4,7 +4,8 @@
 // A workgroup is one subgroup and owns a tile of rows. Scores with the streamed rows are a product over the head, and
 // what they weight is a product over the streamed rows. Both are register tiles, as in product.ts: a load
 // serves all owned rows.
-import { attentionParams, FIRST_KEY } from "../shared/attention.ts";
+import { attentionParams, firstKey, type KeyRanges, spansOf } from "../shared/attention.ts";
+import { type BackwardRanges, keyReach, keyStop } from "../shared/attention_backward.ts";
 import {
   acrossLanes,
   type AttentionLanes,
@@ -32,20 +33,17 @@ const LOG2E = "1.4426950408889634", LN2 = "0.6931471805599453";
 /**
  * `attentionKernel` with q, k and v as textures. A workgroup owns `rows` queries of the list of its KV group. Grid: x
  * blocks (below params.blocks), y sequence·kvHeads + KV head (from params.first). Bindings: q, k, v, o, lse, with
- * `trees` spans, params.
+ * `trees` and `rows` spans, params.
  */
 export function attentionLanesKernel(
   tile: AttentionLanes,
-  { trees = false }: { readonly trees?: boolean } = {},
+  { ranges = "window" }: { readonly ranges?: KeyRanges } = {},
 ): KernelSource {
-  const isSeen = (r: number): string => {
-    const token = ofRow("t", r), window = trees ? ofRow("w", r) : "params.window";
-    // As a u32, the distance to a later key is larger than any window.
-    const isNear = `vec4u(${token}) - n < vec4u(${window})`;
-    return trees ? `(${isNear}) & (vec4u(${token}) < ends)` : isNear;
-  };
+  const trees = ranges === "trees";
+  const isSeen = (r: number): string =>
+    trees ? `(${isNear(r, ranges)}) & (vec4u(${ofRow("t", r)}) < ends)` : isNear(r, ranges);
   return lanesKernel(tile, {
-    name: `attention_lanes${trees ? "-trees" : ""}`,
+    name: `attention_lanes${suffix(ranges)}`,
     params: attentionParams(tile),
     bindings: [
       ["texture-f32", "q"],
@@ -53,13 +51,12 @@ export function attentionLanesKernel(
       ["texture-f32", "v"],
       ["storage", "o: array<vec4f>"],
       ["storage", "lse: array<f32>"],
-      ...(trees ? [["read", "spans: array<vec4u>"] as const] : []),
+      ...spansBinding(ranges),
     ],
-    body: `${ownQueries(tile)}
-${trees ? lines(groupsOf(tile), (g) => `  let w${g} = t${g} - spans[base + t${g}].x + 1u;`) : ""}
+    body: `${ownQueries(tile, ranges)}
 ${sums(tile, "o")}
 ${lines(rowsOf(tile), (r) => `  var m${r} = -3e38; var l${r} = 0.0;`)}
-  for (var j = ${trees ? "spans[base + earliest].z" : FIRST_KEY}; j < end; j += ${STREAMED}u) {
+  for (var j = ${firstKey(ranges)}; j < end; j += ${STREAMED}u) {
 ${streamKeys(tile)}
 ${trees ? `    let ends = vec4u(${PARTS.map((part) => `spans[y.${part}].y`).join(", ")});` : ""}
 ${scores(tile, [{ sum: "s", owned: "q", streamed: "k" }])}
@@ -98,11 +95,14 @@ ${
 
 /**
  * `attentionQueryGradKernel` with q, k, v and dO as textures; rows and grid as in {@link attentionLanesKernel}.
- * Bindings: q, k, v, o, dO, lse, delta, dq, params.
+ * Bindings: q, k, v, o, dO, lse, delta, dq, with `rows` spans, params.
  */
-export function attentionLanesQueryGradKernel(tile: AttentionLanes): KernelSource {
+export function attentionLanesQueryGradKernel(
+  tile: AttentionLanes,
+  { ranges = "window" }: { readonly ranges?: BackwardRanges } = {},
+): KernelSource {
   return lanesKernel(tile, {
-    name: "attention_lanes_query_grad",
+    name: `attention_lanes_query_grad${suffix(ranges)}`,
     params: attentionParams(tile),
     bindings: [
       ["texture-f32", "q"],
@@ -113,8 +113,9 @@ export function attentionLanesQueryGradKernel(tile: AttentionLanes): KernelSourc
       ["read", "lse: array<f32>"],
       ["storage", "delta: array<f32>"],
       ["storage", "dq: array<vec4f>"],
+      ...spansBinding(ranges),
     ],
-    body: `${ownQueries(tile)}
+    body: `${ownQueries(tile, ranges)}
 ${
       lines(groupsOf(tile), (g) =>
         `  let stat${g} = (kv * params.ratio + i${g} - t${g} * params.ratio) * params.tokens + base + t${g};
@@ -129,7 +130,7 @@ ${
   }
 ${lines(groupsOf(tile), (g) => `  if (first + ${g * LANES}u + lane < count) { delta[stat${g}] = delta${g}; }`)}
 ${sums(tile, "dq")}
-  for (var j = ${FIRST_KEY}; j < end; j += ${STREAMED}u) {
+  for (var j = ${firstKey(ranges)}; j < end; j += ${STREAMED}u) {
 ${streamKeys(tile)}
 ${scores(tile, [{ sum: "s", owned: "q", streamed: "k" }, { sum: "d", owned: "d_o", streamed: "v" }])}
 ${
@@ -137,7 +138,7 @@ ${
         `    s${r} = ${score(tile, `s${r}`)};
     let e${r} = select(vec4f(), exp2(s${r} - ${ofRow("lse", r)}) * (d${r} - ${ofRow("delta", r)})${
           slope(tile, `s${r}`)
-        }, vec4u(${ofRow("t", r)}) - n < vec4u(params.window));`)
+        }, ${isNear(r, ranges)});`)
     }
 ${weighted(tile, "end", [{ sum: "dq", weight: "e", streamed: "k" }])}
   }
@@ -148,12 +149,17 @@ ${storeRows(tile, { values: { dq: (r, c) => `dq${r}_${c} * scale` }, ...placeOfQ
 
 /**
  * `attentionKeyGradKernel` with q, dO, k and v as textures. A workgroup owns `rows` keys. Grid: x blocks (from
- * params.blocks), y sequence·kvHeads + KV head (from params.first). Bindings: q, dO, k, v, lse, delta, dk, dv, params.
+ * params.blocks), y sequence·kvHeads + KV head (from params.first). Bindings: q, dO, k, v, lse, delta, dk, dv, with
+ * `rows` spans, params.
  */
-export function attentionLanesKeyGradKernel(tile: AttentionLanes): KernelSource {
+export function attentionLanesKeyGradKernel(
+  tile: AttentionLanes,
+  { ranges = "window" }: { readonly ranges?: BackwardRanges } = {},
+): KernelSource {
   const vectors = headVectors(tile.headDim);
+  const reach = (r: number): string => ranges === "rows" ? ofRow("reach", r) : "reach";
   return lanesKernel(tile, {
-    name: "attention_lanes_key_grad",
+    name: `attention_lanes_key_grad${suffix(ranges)}`,
     params: attentionParams(tile),
     bindings: [
       ["texture-f32", "q"],
@@ -164,14 +170,18 @@ export function attentionLanesKeyGradKernel(tile: AttentionLanes): KernelSource 
       ["read", "delta: array<f32>"],
       ["storage", "dk: array<vec4f>"],
       ["storage", "dv: array<vec4f>"],
+      ...spansBinding(ranges),
     ],
     body: `  let first = (params.blocks + group.x) * ${tile.rows}u;
-  let end = min(params.seq, first + ${tile.rows - 1}u + params.window) * params.ratio;
-  let reach = min(params.seq, params.window) * params.ratio; // queries that see a key; as a u32, those before it are further away
+  let end = ${keyStop(tile.rows, ranges)};
+${
+      // How many queries see a key; as a u32, those before it are further away.
+      ranges === "window" ? `  let reach = ${keyReach("", ranges)};` : ""}
 ${
       lines(groupsOf(tile), (g) =>
         `  let t${g} = min(first + ${g * LANES}u + lane, params.seq - 1u);
   let start${g} = t${g} * params.ratio; // the first query that sees the key
+  ${ranges === "rows" ? `let reach${g} = ${keyReach(`t${g}`, ranges)};` : ""}
   let x${g} = kv * ${vectors}u; let y${g} = base + t${g};`)
     }
 ${sums(tile, "dk")}
@@ -191,7 +201,7 @@ ${scores(tile, [{ sum: "s", owned: "k", streamed: "q" }, { sum: "d", owned: "v",
 ${
       lines(rowsOf(tile), (r) =>
         `    s${r} = ${score(tile, `s${r}`)};
-    let p${r} = select(vec4f(), exp2(s${r} - lses), (n - vec4u(${ofRow("start", r)}) < vec4u(reach)) & is_query);
+    let p${r} = select(vec4f(), exp2(s${r} - lses), (n - vec4u(${ofRow("start", r)}) < vec4u(${reach(r)})) & is_query);
     let e${r} = p${r} * (d${r} - deltas)${slope(tile, `s${r}`)};`)
     }
 ${weighted(tile, "end", [{ sum: "dk", weight: "e", streamed: "q" }, { sum: "dv", weight: "p", streamed: "d_o" }])}
@@ -210,8 +220,22 @@ ${
   });
 }
 
-/** The queries of a block: i, token t and texel (x, y), one row a lane. */
-function ownQueries(tile: AttentionLanes): string {
+function suffix(ranges: KeyRanges): string {
+  return ranges === "window" ? "" : `-${ranges}`;
+}
+
+function spansBinding(ranges: KeyRanges): readonly (readonly ["read", string])[] {
+  const spans = spansOf(ranges);
+  return spans ? [["read", spans]] : [];
+}
+
+/** Whether the row `r` sees the keys n as far as it reaches back. As a u32, the distance to a later key is larger than any window. */
+function isNear(r: number, ranges: KeyRanges): string {
+  return `vec4u(${ofRow("t", r)}) - n < vec4u(${ranges === "window" ? "params.window" : ofRow("w", r)})`;
+}
+
+/** The queries of a block: i, token t, texel (x, y), and with spans the keys w that it reaches back, one row a lane. */
+function ownQueries(tile: AttentionLanes, ranges: KeyRanges): string {
   return `  let first = (params.blocks - 1u - group.x) * ${tile.rows}u; // the longest blocks start first
   let end = token_of(min(first + ${tile.rows - 1}u, count - 1u)) + 1u;
   let earliest = token_of(min(first, count - 1u));
@@ -220,7 +244,7 @@ ${
       `  let i${g} = min(first + ${g * LANES}u + lane, count - 1u);
   let t${g} = token_of(i${g});
   let x${g} = (kv * params.ratio + i${g} - t${g} * params.ratio) * ${headVectors(tile.headDim)}u;
-  let y${g} = base + t${g};`)
+  let y${g} = base + t${g};${ranges === "window" ? "" : ` let w${g} = t${g} - spans[base + t${g}].x + 1u;`}`)
   }`;
 }
 

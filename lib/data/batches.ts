@@ -17,6 +17,8 @@ export interface Batch {
   readonly labelTokens: number;
   /** Tokens of each example before its padding. Default: seq. */
   readonly lengths?: readonly number[];
+  /** Position of each token in its row [batch, seq], where rows do not see each other. Padding is a row. */
+  readonly positions?: Uint32Array<ArrayBuffer>;
 }
 
 /** State of an iteration: `index` examples of epoch `epoch` are used. */
@@ -70,6 +72,7 @@ export function createBatches(examples: readonly Example[], options: BatchOption
       fix: "encode the rows with the same seq",
     });
   }
+  const isOfRows = examples.some(({ positions }) => positions !== undefined);
   let epoch = 0;
   let index = 0;
   let order = shuffle(examples.length, seed, epoch);
@@ -92,16 +95,18 @@ export function createBatches(examples: readonly Example[], options: BatchOption
       const tokens = new Uint32Array(batch * seq).fill(padId);
       const labels = new Int32Array(batch * seq).fill(IGNORED_LABEL);
       const lengths: number[] = [];
+      const positions = isOfRows ? new Uint32Array(batch * seq) : null;
       let realTokens = 0, labelTokens = 0;
       for (let row = 0; row < batch; row++) {
         const example = take();
         tokens.set(example.tokens, row * seq);
         labels.set(example.labels, row * seq);
         lengths.push(example.tokens.length);
+        positions?.set(positionsOf(example, seq), row * seq);
         realTokens += example.tokens.length;
         labelTokens += countLabels(example.labels);
       }
-      return { tokens, labels, realTokens, labelTokens, lengths };
+      return { tokens, labels, realTokens, labelTokens, lengths, ...(positions ? { positions } : {}) };
     },
     seek(cursor: BatchCursor): void {
       const inside = Number.isInteger(cursor.index) && cursor.index >= 0 && cursor.index <= examples.length;
@@ -118,7 +123,17 @@ export function createBatches(examples: readonly Example[], options: BatchOption
   };
 }
 
+/** Positions of an example of packed rows, or of one row, and of its padding to `seq` tokens. */
+export function positionsOf(
+  { tokens: { length }, positions }: Pick<Example, "positions"> & { readonly tokens: ArrayLike<number> },
+  seq: number,
+): Uint32Array<ArrayBuffer> {
+  return Uint32Array.from({ length: seq }, (_, at) => at < length ? positions?.[at] ?? at : at - length);
+}
+
 /** A short hash of encoded examples. */
 export function digestOfAll(examples: readonly Example[]): string {
-  return digestOf(examples.flatMap(({ tokens, labels }) => [tokens, labels]));
+  return digestOf(
+    examples.flatMap(({ tokens, labels, positions }) => [tokens, labels, ...(positions ? [positions] : [])]),
+  );
 }

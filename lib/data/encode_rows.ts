@@ -19,6 +19,8 @@ import type { DataReport, Row, TextRow } from "./rows.ts";
 export interface EncodeRowsOptions extends EncodeOptions {
   /** Whether rows are joined to full sequences, see `pack`. Default: true. */
   readonly packing?: boolean | undefined;
+  /** Whether packed rows begin at position 0 and do not see each other, see `pack`. Default: false. */
+  readonly documentMask?: boolean | undefined;
   /** What the reading of the rows left out, to be a part of the report. */
   readonly reading?: DataReport | undefined;
   /** Rows of the model's embedding; a row with a token beyond cannot be encoded. Default: as many as there are tokens. */
@@ -148,7 +150,7 @@ function packRows(rows: readonly Row[], options: EncodeRowsOptions, attempt: Att
       places.push(place);
     } else if (part) skipped.push(place);
   }
-  const { examples, leftOver, divided } = pack(parts, options.seq);
+  const { examples, leftOver, divided } = pack(parts, options.seq, options);
   return { examples, leftOver, truncated: [], divided: divided.flatMap((index) => places[index] ?? []), skipped };
 }
 

@@ -13,20 +13,28 @@ export interface Packed {
 
 /**
  * Joins examples in the order given and cuts the whole to sequences of exactly `seq` tokens: no padding, and an example
- * may begin in one sequence and end in the next. Attention is not cut at the borders, so that an example sees those before
- * it in its sequence; positions run through.
+ * may begin in one sequence and end in the next. By default attention is not cut at the borders, so that an example sees
+ * those before it in its sequence, and positions run through.
+ *
+ * With `documentMask` each example begins at position 0, and so does what of it is in the next sequence. Its first token
+ * is no label, since what is before it does not predict it.
  *
  * The remainder at the end is left out, but becomes a short sequence if there is no other. Sequences without labels are
  * left out too.
  */
-export function pack(parts: Iterable<Example>, seq: number): Packed {
+export function pack(
+  parts: Iterable<Example>,
+  seq: number,
+  { documentMask = false }: { readonly documentMask?: boolean | undefined } = {},
+): Packed {
   const examples: Example[] = [], divided: number[] = [], given = [...parts];
   const width = Math.min(seq, given.reduce((sum, part) => sum + part.tokens.length, 0));
-  const tokens = new Uint32Array(width), labels = new Int32Array(width);
+  const tokens = new Uint32Array(width), labels = new Int32Array(width), positions = new Uint32Array(width);
   let used = 0, leftOver = 0, late: number[] = [];
   const cut = (): void => {
     if (countLabels(labels.subarray(0, used)) > 0) {
-      examples.push({ tokens: tokens.slice(0, used), labels: labels.slice(0, used) });
+      const sequence = { tokens: tokens.slice(0, used), labels: labels.slice(0, used) };
+      examples.push(documentMask ? { ...sequence, positions: positions.slice(0, used) } : sequence);
       divided.push(...late);
     } else leftOver += used;
     [used, late] = [0, []];
@@ -37,6 +45,10 @@ export function pack(parts: Iterable<Example>, seq: number): Packed {
       if (at > 0 && divided.at(-1) !== index && countLabels(own) > 0) late.push(index);
       tokens.set(part.tokens.subarray(at, end), used);
       labels.set(own, used);
+      if (documentMask) {
+        labels[used] = IGNORED_LABEL;
+        for (let place = used; place < used + end - at; place++) positions[place] = place - used;
+      }
       used += end - at;
       at = end;
       if (used === seq) cut();

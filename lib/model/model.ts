@@ -73,8 +73,8 @@ export interface GradientResult {
 interface ModelPassShape {
   readonly batch: number;
   readonly seq: number;
-  /** Whether the rows are token trees. Default false. */
-  readonly trees?: boolean;
+  /** What a sequence is, if not one text. */
+  readonly ranges?: "trees";
 }
 
 /** Sequences with labels: how many, and what they run with. */
@@ -377,7 +377,7 @@ export class Model implements Disposable {
     const { rows, adapters = {} } = options, nodes = structuredClone(tree), own = copyAdapters(adapters);
     checkRoom(tree, rows);
     return await this.#inTurn(async () => {
-      const prepared = this.#prepare({ batch: 1, seq: rows, trees: true }, own), { pass } = prepared;
+      const prepared = this.#prepare({ batch: 1, seq: rows, ranges: "trees" }, own), { pass } = prepared;
       writeTree(pass, nodes);
       await this.#lossOf(prepared).run(stopOf(options));
       return await this.device.readFloats(pass.act.loss, nodes.edgeNodes.length);

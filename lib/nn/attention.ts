@@ -8,6 +8,7 @@ import {
   attentionLanesQueryGradKernel,
   attentionQueryGradKernel,
   type AttentionTile,
+  type KeyRanges,
   NO_WINDOW,
 } from "../../kernels/mod.ts";
 import type { KernelSource } from "../../kernels/source.ts";
@@ -74,11 +75,8 @@ export interface AttentionBuffers extends AttentionOptions {
   readonly v: DeviceBuffer;
   readonly o: DeviceBuffer;
   readonly lse: DeviceBuffer;
-  /**
-   * Forward only: the rows are token trees, see `attentionKernel`. [batch·seq] of four u32 that define which keys each
-   * row attends to, instead of `window`.
-   */
-  readonly spans?: DeviceBuffer | undefined;
+  /** Which keys each query attends to, instead of `window`: that of token trees (forward only) or packed rows. */
+  readonly ranges?: { readonly of: Exclude<KeyRanges, "window">; readonly spans: DeviceBuffer } | undefined;
 }
 
 /** Buffers of {@link recordAttentionBackward}. Gradients have the layout of their values, delta that of lse. */
@@ -127,15 +125,14 @@ export class AttentionScratch implements Disposable {
  * Rows past batch·seq are not written.
  */
 export function recordAttention(plan: Plan, shape: AttentionShape, buffers: AttentionBuffers): void {
-  const { q, k, v, o, lse, spans } = buffers, operands = { q, k, v };
+  const { q, k, v, o, lse, ranges } = buffers, operands = { q, k, v };
   const textures = copied(plan, shape, { ...buffers, operands, passes: ["forward"] });
   recordPass(plan, shape, {
     ...buffers,
     pass: "forward",
-    trees: spans !== undefined,
     operands,
     textures,
-    bound: (of, params) => [of("q"), of("k"), of("v"), o, lse, ...(spans ? [spans] : []), { params }],
+    bound: (of, params) => [of("q"), of("k"), of("v"), o, lse, ...(ranges ? [ranges.spans] : []), { params }],
   });
 }
 
@@ -144,18 +141,19 @@ export function recordAttention(plan: Plan, shape: AttentionShape, buffers: Atte
  * columns. Runs are bit-identical.
  */
 export function recordAttentionBackward(plan: Plan, shape: AttentionShape, buffers: AttentionBackwardBuffers): void {
-  const { q, k, v, o, dO, lse, delta, dq, dk, dv } = buffers, operands = { q, k, v, dO };
+  const { q, k, v, o, dO, lse, delta, dq, dk, dv, ranges } = buffers, operands = { q, k, v, dO };
+  const spans = ranges ? [ranges.spans] : [];
   const textures = copied(plan, shape, { ...buffers, operands, passes: ["query", "key"] });
   const read = { ...buffers, operands, textures };
   recordPass(plan, shape, {
     ...read,
     pass: "query",
-    bound: (of, params) => [of("q"), of("k"), of("v"), o, of("dO"), lse, delta, dq, { params }],
+    bound: (of, params) => [of("q"), of("k"), of("v"), o, of("dO"), lse, delta, dq, ...spans, { params }],
   });
   recordPass(plan, shape, {
     ...read,
     pass: "key",
-    bound: (of, params) => [of("q"), of("dO"), of("k"), of("v"), lse, delta, dk, dv, { params }],
+    bound: (of, params) => [of("q"), of("dO"), of("k"), of("v"), lse, delta, dk, dv, ...spans, { params }],
   });
 }
 
@@ -203,10 +201,8 @@ const TEXTURES: Readonly<Record<AttentionVariant, Readonly<Record<AttentionPass,
   workgroup: { forward: [], query: [], key: [] },
 };
 
-interface PassOptions extends AttentionOptions {
+interface PassOptions extends AttentionOptions, Pick<AttentionBuffers, "ranges"> {
   readonly pass: AttentionPass;
-  /** Whether the forward pass uses the kernel for token trees. */
-  readonly trees?: boolean;
   readonly operands: Operands;
   readonly textures: Readonly<Textures>;
   /** The kernel's bindings, given where it reads each operand. */
@@ -278,18 +274,24 @@ function variantOn(device: Device, { variant, scratch }: AttentionOptions): Atte
 function kernelOf(
   variant: AttentionVariant,
   { headDim, softCap }: AttentionShape,
-  { pass, trees = false, tiles }: PassOptions,
+  { pass, ranges: given, tiles }: PassOptions,
 ): { readonly source: KernelSource; readonly rows: number } {
+  const ranges = given?.of ?? "window";
   const capped = softCap === undefined ? {} : { isCapped: true }, { generate, generateLanes, ...of } = PASSES[pass];
   if (variant === "lanes") {
     const rows = headDim <= 64 ? of.rows : headDim <= 128 ? 16 : 8; // more take long to compile, and gain little
     const tile: AttentionLanes = { headDim, rows, ...capped };
-    return { source: trees ? sourceOf(attentionLanesKernel, tile, { trees }) : sourceOf(generateLanes, tile), rows };
+    const source = ranges === "trees"
+      ? sourceOf(attentionLanesKernel, tile, { ranges })
+      : sourceOf(generateLanes, tile, { ranges });
+    return { source, rows };
   }
   const most = Math.min(6, Math.max(1, Math.floor(of.columns / headStride(headDim))));
   const work = variant === "workgroup" ? { lanes: 64, rows: 1, step: 2 } : { lanes: 8, rows: most, step: of.step };
   const tile: AttentionTile = { variant, headDim, ...work, ...tiles?.[pass], ...capped };
-  const source = trees ? sourceOf(attentionKernel, tile, { trees }) : sourceOf(generate, tile);
+  const source = ranges === "trees"
+    ? sourceOf(attentionKernel, tile, { ranges })
+    : sourceOf(generate, tile, { ranges });
   return { source, rows: tile.lanes * tile.rows };
 }
 

@@ -1,4 +1,5 @@
 // Types of a pass, and of the context that its record functions share.
+import type { KeyRanges } from "../../kernels/mod.ts";
 import type { Device } from "../gpu/device.ts";
 import type { Plan } from "../gpu/plan.ts";
 import type { DeviceBuffer } from "../gpu/types.ts";
@@ -20,7 +21,8 @@ export interface Pass extends Disposable {
   readonly masks: MaskSlots;
   readonly lora: Lora | null;
   readonly state: DeviceBuffer;
-  readonly trees: TreeBuffers | null;
+  /** Null if each sequence of the pass is one text. */
+  readonly ranges: RangeBuffers | null;
   /** Null if the objective does not compare with the dense model. */
   readonly dense: DenseReference | null;
   /** Starts a plan and returns its context. */
@@ -46,8 +48,8 @@ export interface DecoderContext {
   readonly objective?: Objective | undefined;
   /** The dense model, where the objective compares with it. */
   readonly dense?: DenseReference | null | undefined;
-  /** Set if the rows are token trees; forward only. */
-  readonly trees?: TreeBuffers | undefined;
+  /** Set if the rows are token trees (forward only), or sequences are packed of rows that do not see each other. */
+  readonly ranges?: RangeBuffers | undefined;
   /** Whether dropout is applied before LoRA's A, at the rate in `state`. */
   readonly dropout: boolean;
   /** Kinds of masks whose gradients are computed. */
@@ -98,8 +100,9 @@ export interface ObservedProduct {
   readonly dy: Operand;
 }
 
-/** Tree buffers that the layer kernels read; see `attentionKernel` and `ropeKernel`. */
-export interface TreeBuffers extends Disposable {
+/** What the layer kernels read where a sequence is not one text; see `attentionKernel` and `ropeKernel`. */
+export interface RangeBuffers extends Disposable {
+  readonly of: Exclude<KeyRanges, "window">;
   /** Key ranges by attention window; the key undefined is for layers without a window. */
   readonly spans: ReadonlyMap<number | undefined, DeviceBuffer>;
   readonly positions: DeviceBuffer;

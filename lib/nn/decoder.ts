@@ -1,6 +1,6 @@
 // One decoder layer, forward and backward, recorded into a plan.
 import { existing } from "../core/guards.ts";
-import { type AttentionShape, recordAttention, recordAttentionBackward } from "./attention.ts";
+import { type AttentionBuffers, type AttentionShape, recordAttention, recordAttentionBackward } from "./attention.ts";
 import type { DeviceBuffer } from "../gpu/types.ts";
 import type { LayerActivations } from "./activations.ts";
 import type { DecoderContext } from "./context.ts";
@@ -48,7 +48,7 @@ export function recordInput(context: DecoderContext): void {
 }
 
 /** act.embedded = embedding(tokens) · scale + positions, where an embedding of another width is projected first. */
-function recordEmbedded({ plan, weights, act, trees, position, positions }: DecoderContext): void {
+function recordEmbedded({ plan, weights, act, ranges, position, positions }: DecoderContext): void {
   const { rows, tokens, looked, embedded, shape: { seq } } = act, { spec, positions: table, projectIn } = weights;
   plan.section("embedding");
   recordEmbedding(plan, weights.embedding, { tokens, x: looked ?? embedded }, { rows, scale: spec.scales?.embedding });
@@ -66,7 +66,7 @@ function recordEmbedded({ plan, weights, act, trees, position, positions }: Deco
     offset: spec.positions.offset,
     seq,
     positionBuffer: position,
-    positions: trees?.positions ?? positions,
+    positions: ranges?.positions ?? positions,
   });
 }
 
@@ -223,7 +223,7 @@ export function recordSelfAttention(context: DecoderContext, index: number): voi
     v: f.v,
     o: f.o,
     lse,
-    spans: context.trees?.spans.get(layer.spec.window),
+    ranges: attentionRanges(context, layer),
     scratch: act.attention,
   });
 }
@@ -424,6 +424,7 @@ function recordAttentionPartBackward(context: DecoderContext, index: number, x: 
     dq: b.dq,
     dk: b.dk,
     dv: b.dv,
+    ranges: attentionRanges(context, layer),
     scratch: act.attention,
   });
   if (spec.qkNormAfter) recordHeadNormsBackward(context, index);
@@ -549,8 +550,12 @@ function attentionShape({ act, weights }: DecoderContext, { spec }: LayerWeights
   return { batch, seq, heads, kvHeads, headDim, window, scale: scales?.attention, softCap: softCaps?.attention };
 }
 
+function attentionRanges({ ranges }: DecoderContext, { spec: { window } }: LayerWeights): AttentionBuffers["ranges"] {
+  return ranges && { of: ranges.of, spans: existing(ranges.spans.get(window), "spans of a window") };
+}
+
 function rotate(
-  { plan, act, weights, rope, trees }: DecoderContext,
+  { plan, act, weights, rope, ranges }: DecoderContext,
   { layer, of, buffer, heads, width, inverse }: Turned & { readonly layer: LayerSpec; readonly inverse: boolean },
 ): void {
   if (!hasRope(weights.spec, layer)) return;
@@ -564,6 +569,6 @@ function rotate(
     stride: strideOf(width),
     cosSin: layerTable(rope, layer, of),
     inverse,
-    ...(trees ? { positions: trees.positions } : {}),
+    ...(ranges ? { positions: ranges.positions } : {}),
   });
 }

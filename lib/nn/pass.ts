@@ -2,7 +2,7 @@
 import type { Device } from "../gpu/device.ts";
 import { Plan } from "../gpu/plan.ts";
 import { createActivations, type PassShape } from "./activations.ts";
-import type { DecoderContext, Pass } from "./context.ts";
+import type { DecoderContext, Pass, RangeBuffers } from "./context.ts";
 import { recordInput, recordInputBackward, recordLayer, recordLayerBackward } from "./decoder.ts";
 import { headRowsFor, recordFinalNorm, recordLoss } from "./head.ts";
 import { refuseExperts } from "./experts.ts";
@@ -19,7 +19,7 @@ import {
   type Objective,
 } from "./train/objective.ts";
 import { createStepState } from "./train/step_state.ts";
-import { createTreeBuffers } from "./token_tree.ts";
+import { createRangeBuffers } from "./key_ranges.ts";
 import type { Weights } from "./weights.ts";
 
 /** Options of {@link createPass}. */
@@ -33,8 +33,11 @@ export interface PassOptions extends PassShape {
   readonly lora?: LoraConfig | null;
   /** What backward minimises. Default: cross-entropy. */
   readonly objective?: Objective | undefined;
-  /** Whether the rows are token trees, written by `writeTree`; not supported with backward. Default false. */
-  readonly trees?: boolean;
+  /**
+   * What a sequence is, if not one text: token trees, written by `writeTree`, not supported with backward; or rows that
+   * do not see each other, written by `writeRows`.
+   */
+  readonly ranges?: RangeBuffers["of"] | undefined;
   /** Tokens per chunk of the output head. Default: as many as fit 32 MiB of logits. */
   readonly headRows?: number;
 }
@@ -43,7 +46,7 @@ export interface PassOptions extends PassShape {
 export function createPass(device: Device, weights: Weights, options: PassOptions): Pass {
   const { spec } = weights, { batch, seq, backward = false, lora: config = null } = options;
   if (backward) refuseExperts(spec, "cannot train this model");
-  if (options.trees && backward) throw new Error("a pass over trees has no backward");
+  if (options.ranges === "trees" && backward) throw new Error("a pass over trees has no backward");
   const owned: Disposable[] = [];
   const own = <T extends Disposable>(resource: T): T => (owned.push(resource), resource);
   const dispose = (): void => owned.forEach((resource) => resource[Symbol.dispose]());
@@ -56,7 +59,8 @@ export function createPass(device: Device, weights: Weights, options: PassOption
     const masks = own(createMaskSlots(device, spec));
     const lora = config ? own(createLora(device, spec, { ...config, trains: backward })) : null;
     const state = own(createStepState(device));
-    const trees = options.trees ? own(createTreeBuffers(device, batch * seq, windowsOf(spec))) : null;
+    const { ranges: of } = options, windows = windowsOf(spec);
+    const ranges = of ? own(createRangeBuffers(device, of, { rows: batch * seq, windows })) : null;
     const rope = own(createRopeTables(device, spec, seq));
     const { objective = CROSS_ENTROPY } = options;
     const dense = backward && comparesWithDense(objective) ? own(createDenseReference(device, spec, act)) : null;
@@ -67,13 +71,13 @@ export function createPass(device: Device, weights: Weights, options: PassOption
       masks,
       lora,
       state,
-      trees,
+      ranges,
       dense,
       plan: ({ dropout = false, maskGrads = new Set<MaskKind>() } = {}) => {
         if (maskGrads.has("hidden") && !keepsWrites) throw new Error("this pass keeps nothing for hidden masks");
         const parts = { weights, act, masks, lora, rope, state, objective, dense };
         const context = { plan: new Plan(device), ...parts, dropout, maskGrads };
-        return trees ? { ...context, trees } : context;
+        return ranges ? { ...context, ranges } : context;
       },
       [Symbol.dispose]: dispose,
     };

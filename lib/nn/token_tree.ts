@@ -1,7 +1,6 @@
 // Sequences with common prefixes as trees, in which a common token is computed only once.
 import { type CompressoError, refusal, refuse } from "../core/errors.ts";
-import type { Device } from "../gpu/device.ts";
-import type { Pass, TreeBuffers } from "./context.ts";
+import type { Pass } from "./context.ts";
 
 /** Token ids of a text whose end is scored. */
 export interface Sequence {
@@ -144,19 +143,6 @@ export function tokenAt({ prefix, choice }: Sequence, index: number): number {
   return (index < prefix.length ? prefix[index] : choice[index - prefix.length]) ?? -1;
 }
 
-/** Allocates the buffers of trees with up to `rows` nodes, for layers with these windows. */
-export function createTreeBuffers(
-  device: Device,
-  rows: number,
-  windows: readonly (number | undefined)[],
-): TreeBuffers {
-  using stack = new DisposableStack();
-  const spans = new Map(windows.map((window) => [window, stack.use(device.createBuffer("tree spans", 16 * rows))]));
-  const positions = stack.use(device.createBuffer("tree positions", 4 * rows));
-  const owned = stack.move();
-  return { spans, positions, [Symbol.dispose]: () => owned.dispose() };
-}
-
 /**
  * Checks that the rows of a pass have room for the trees.
  *
@@ -199,13 +185,13 @@ export function treeSpans(
 }
 
 /** Writes trees into a pass for trees: the nodes as tokens, and the edges as targets of the head, in tree order. */
-export function writeTree({ device, act, trees }: Pick<Pass, "device" | "act" | "trees">, tree: TokenTree): void {
+export function writeTree({ device, act, ranges }: Pick<Pass, "device" | "act" | "ranges">, tree: TokenTree): void {
   const { rows } = act, edges = tree.edgeNodes.length;
-  if (!trees) throw new Error("this pass is not for trees");
+  if (ranges?.of !== "trees") throw new Error("this pass is not for trees");
   checkRoom(tree, rows);
-  for (const [window, buffer] of trees.spans) device.write(buffer, treeSpans(tree, rows, window));
+  for (const [window, buffer] of ranges.spans) device.write(buffer, treeSpans(tree, rows, window));
   // Rows after the last node are trees of one token; token 0 exists in every vocabulary.
-  device.write(trees.positions, filled(new Uint32Array(rows), tree.positions));
+  device.write(ranges.positions, filled(new Uint32Array(rows), tree.positions));
   device.write(act.tokens, filled(new Uint32Array(rows), tree.tokens));
   device.write(act.order, filled(new Uint32Array(rows), tree.edgeNodes));
   device.write(act.targets, filled(new Int32Array(rows).fill(-1), tree.edgeTokens));

@@ -68,7 +68,8 @@ export async function allocateRun(
     readonly complete: (steerer: Steerer, plan: MemoryPlan) => Promise<RunSetup>;
   },
 ): Promise<Allocated> {
-  const { batch, accumulate, seq, seed, lora, recompute, objective, optimizer } = options, { device } = base;
+  const { batch, accumulate, seq, documentMask, seed, lora, recompute, objective, optimizer } = options,
+    { device } = base;
   const { schedule, trustSchedule: trust, signal, ranks, onDealt, onScheduleLog: onLog } = original,
     given = optionNumbers(original);
   // If an allocation fails, the earlier ones are freed.
@@ -87,7 +88,8 @@ export async function allocateRun(
   const model = compensates(options.method) ? stack.use(await withCompensation(base)) : base;
   const trainer = stack.use(
     new Trainer(model, {
-      ...{ batch, accumulate, ranks, onDealt, seq, seed, lora, table, recompute, drops, objective, optimizer },
+      ...{ batch, accumulate, ranks, onDealt, seq, documentMask, seed, lora, table },
+      ...{ recompute, drops, objective, optimizer },
       keepsBest: options.evalEvery > 0,
     }),
   );

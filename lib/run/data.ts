@@ -44,9 +44,9 @@ export interface RunData {
  */
 export function encodeRun(
   { tokenizer, spec: { vocab } }: { readonly spec: Pick<DecoderSpec, "vocab"> } & Pick<Model, "tokenizer">,
-  { rows, prompt, packing, batch, seq, val = null, evalEvery = 0 }:
+  { rows, prompt, packing, documentMask = false, batch, seq, val = null, evalEvery = 0 }:
     & Pick<ResolvedOptions, "rows" | "prompt" | "packing" | "batch" | "seq">
-    & Partial<Pick<ResolvedOptions, "val" | "evalEvery">>,
+    & Partial<Pick<ResolvedOptions, "documentMask" | "val" | "evalEvery">>,
   given: Pick<
     PruneOptions,
     "reading" | "calibrationReading" | "skipBroken" | "calibration" | "prompt" | "checkpoint" | "ranks"
@@ -56,7 +56,7 @@ export function encodeRun(
   refusePrompt(rows, given);
   if (!calibration) refuseReading(given);
   if (!tokenizer) throw noTokenizer("cannot train on text");
-  const encoding = { tokenizer, prompt, packing, seq, skipBroken, vocab };
+  const encoding = { tokenizer, prompt, packing, documentMask, seq, skipBroken, vocab };
   // Rows of a program may have no numbers: then their index among all rows, held-out ones included, is used.
   const [training, heldoutRows] = splitRows(
     rows.map((row, index) => ({ ...row, number: row.number ?? index + 1 })),
@@ -65,8 +65,12 @@ export function encodeRun(
   const { examples, report } = encodeRows(training, { ...encoding, reading });
   if (ranks && examples.length < ranks.size) throw tooManyRanks(ranks.size, { sequences: examples.length });
   // All held-out rows may be too long for `seq`: training rows fill in.
-  const apart = sequencesOf(heldoutRows, encoding),
-    sequences = apart.examples.slice(0, val === null ? HELD_OUT : Infinity);
+  const apart = sequencesOf(heldoutRows, encoding), most = val === null ? HELD_OUT : Infinity;
+  const packed = apart.examples.slice(0, most);
+  // A model reads a sequence as one row: rows that do not see each other are apart where quality is measured.
+  const sequences = documentMask
+    ? sequencesOf(heldoutRows, { ...encoding, packing: false }).examples.slice(0, most)
+    : packed;
   if (sequences.length === 0 && (val !== null || evalEvery > 0)) throw noneHeldOut(rows.length, heldoutRows.length);
   const heldout = sequences.length > 0 ? sequences : examples.slice(-HELD_OUT);
   // Tokenizers may have a pad token for which the model has no embedding.
@@ -75,7 +79,7 @@ export function encodeRun(
     report: { ...withBroken(report, apart.broken), heldOut: heldoutRows.length },
     heldout: heldout.map(({ tokens }) => [...tokens]),
     heldoutLabels: sequences.map(({ labels }) => [...labels]),
-    heldOutBatches: heldOutBatches(sequences, { batch, seq, padId }),
+    heldOutBatches: heldOutBatches(packed, { batch, seq, padId }),
     digest: digestOfAll(examples),
     makeBatches: (seed, count = 1) => createBatches(examples, { batch: count * batch, seq, seed, padId }),
     encodeCalibration: (rows) => encodeCalibration(rows, { ...encoding, reading: calibrationReading, batch, padId }),

@@ -21,13 +21,14 @@ type DecidingOptions = Omit<ResolvedOptions, "rows" | "recompute" | "check" | "m
  * from it.
  */
 export function decidingOptions(
-  { sparsity, rules, method, objective, optimizer, val, evalEvery, patience, ...others }: DecidingOptions,
+  { sparsity, rules, method, objective, optimizer, val, evalEvery, patience, documentMask, ...others }: DecidingOptions,
 ): RunIdentity {
   const { protect } = rules;
   const options = {
     ...others,
     method: nameOfMethod(method),
     // Runs from before these options existed have none of them.
+    ...(documentMask ? { documentMask } : {}),
     ...(val === null ? {} : { val }),
     ...(evalEvery === OPTION_TABLE.evalEvery.default ? {} : { evalEvery }),
     ...(patience === OPTION_TABLE.patience.default ? {} : { patience }),

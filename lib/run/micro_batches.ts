@@ -13,18 +13,21 @@ export interface MicroBatch {
   readonly tokens: Uint32Array<ArrayBuffer>;
   /** Labels [batch, seq], −100 where a token has no loss. */
   readonly labels: Int32Array<ArrayBuffer>;
+  /** Position of each token in its row [batch, seq]; see {@link Batch}. */
+  readonly positions: Uint32Array<ArrayBuffer> | undefined;
   /** Tokens of the step before this part, padding included. */
   readonly firstRow: number;
 }
 
 /** A step's batch in `count` parts of `rows` tokens, in order. A dry device's batch has no tokens, nor have its parts. */
 export function microBatches(
-  { tokens, labels }: Pick<Batch, "tokens" | "labels">,
+  { tokens, labels, positions }: Pick<Batch, "tokens" | "labels" | "positions">,
   { count, rows }: { readonly count: number; readonly rows: number },
 ): MicroBatch[] {
   return Array.from({ length: count }, (_, index) => {
     const firstRow = index * rows, end = firstRow + rows;
-    return { tokens: tokens.subarray(firstRow, end), labels: labels.subarray(firstRow, end), firstRow };
+    const part = { tokens: tokens.subarray(firstRow, end), labels: labels.subarray(firstRow, end) };
+    return { ...part, positions: positions?.subarray(firstRow, end), firstRow };
   });
 }
 

@@ -30,6 +30,8 @@ export interface StepOptions {
   /** Processes that share the micro-batches out. Default: this one alone. */
   readonly ranks?: Ranks | undefined;
   readonly seq: number;
+  /** See `PruneOptions.documentMask`. Default false. */
+  readonly documentMask?: boolean | undefined;
   readonly lora: LoraConfig;
   readonly table: UnitTable;
   /** See `PruneOptions.objective`. Default: cross-entropy. */
@@ -94,9 +96,12 @@ export class StepPlans implements Disposable {
     this.#drops = options.drops ?? (config.dropout ?? 0) > 0;
     this.#isAtWritten = isAtWritten;
     this.learner = stack.use(new MaskLearner(device, table));
-    const { maskGrads } = this.learner, { objective } = options;
+    const { maskGrads } = this.learner, { objective, documentMask } = options;
     this.pass = stack.use(
-      createPass(device, weights, { batch, seq, backward: true, recompute, maskGrads, lora: config, objective }),
+      createPass(device, weights, {
+        ...{ batch, seq, backward: true, recompute, maskGrads, lora: config, objective },
+        ranges: documentMask ? "rows" : undefined,
+      }),
     );
     const { lora, masks } = this.pass;
     if (!lora) throw new Error("a trainer's pass has LoRA");

@@ -11,6 +11,7 @@ import type { Model } from "../model/model.ts";
 import type { Pass } from "../nn/context.ts";
 import { lossByRow, writeTargets } from "../nn/head.ts";
 import { initialLora, packLora, unpackLora } from "../nn/lora.ts";
+import { writeRows } from "../nn/key_ranges.ts";
 import { type MaskValues, type SlotGradients, unpackMasks, writeMasks } from "../nn/mask_slots.ts";
 import { strideOf } from "../nn/padding.ts";
 import { shiftLabels } from "../nn/pass.ts";
@@ -289,16 +290,17 @@ export class Trainer implements Disposable {
     return microBatches(batch, { count: this.#options.accumulate ?? 1, rows: this.pass.act.rows });
   }
 
-  #load({ tokens, labels, firstRow }: MicroBatch, state: StepState): void {
+  #load({ tokens, labels, positions, firstRow }: MicroBatch, state: StepState): void {
     const { pass } = this, device = this.#device;
     if (device.isDry) return;
     device.write(pass.act.tokens, tokens);
+    if (pass.ranges) writeRows(pass, positions);
     writeTargets(pass, shiftLabels(labels, { seq: this.#options.seq }));
     writeStepState(device, pass.state, { ...state, firstRow });
   }
 
   #loadOne(batch: Batch, state: StepState): void {
-    this.#load({ ...batch, firstRow: 0 }, { ...state, lossScale: scaleOf(batch) });
+    this.#load({ ...batch, positions: batch.positions, firstRow: 0 }, { ...state, lossScale: scaleOf(batch) });
   }
 
   /** Runs the passes of this rank's micro-batches; the gradients of all, summed up, are where those of one would be. */

@@ -1,6 +1,6 @@
 // The loss on held-out rows during a run: when it is measured, which state is the best, and when waiting for a better one ends.
-import type { Batch } from "../data/batches.ts";
-import { countLabels, IGNORED_LABEL } from "../data/prompts/encode.ts";
+import { type Batch, positionsOf } from "../data/batches.ts";
+import { countLabels, type Example, IGNORED_LABEL } from "../data/prompts/encode.ts";
 import type { HeldOutPoint, RunPosition, StagePlan } from "./contract.ts";
 import type { ResolvedOptions } from "./options/options.ts";
 
@@ -57,7 +57,7 @@ export function validationSummary(
 
 /** Held-out sequences as batches in their order; the last one is filled with padding. */
 export function heldOutBatches(
-  sequences: readonly { readonly tokens: ArrayLike<number>; readonly labels: ArrayLike<number> }[],
+  sequences: readonly Example[],
   { batch, seq, padId }: { readonly batch: number; readonly seq: number; readonly padId: number },
 ): Batch[] {
   return Array.from({ length: Math.ceil(sequences.length / batch) }, (_, index) => {
@@ -67,9 +67,11 @@ export function heldOutBatches(
       tokens.set(one.tokens, row * seq);
       labels.set(one.labels, row * seq);
     }
+    const positions = rows.some((row) => row.positions !== undefined) ? new Uint32Array(batch * seq) : null;
+    if (positions) { for (const [row, one] of rows.entries()) positions.set(positionsOf(one, seq), row * seq); }
     const sumOf = (count: (one: typeof rows[number]) => number): number =>
       rows.reduce((sum, one) => sum + count(one), 0);
     const realTokens = sumOf((one) => one.tokens.length), labelTokens = sumOf((one) => countLabels(one.labels));
-    return { tokens, labels, realTokens, labelTokens };
+    return { tokens, labels, realTokens, labelTokens, ...(positions ? { positions } : {}) };
   });
 }

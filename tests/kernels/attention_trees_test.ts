@@ -93,7 +93,7 @@ for (const variant of ["lanes", "texture", "workgroup"] as const) {
       for (const window of [undefined, 1, 7, 2 * tail, 1000]) {
         using seen = device.uploadBuffer("spans", treeSpans(tree, seq, window));
         using plan = new Plan(device);
-        recordAttention(plan, shape, { ...buffers, spans: seen, variant, scratch });
+        recordAttention(plan, shape, { ...buffers, ranges: { of: "trees", spans: seen }, variant, scratch });
         await plan.run();
         check(window, await device.readFloats(buffers.o, seq * stride));
       }

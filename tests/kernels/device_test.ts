@@ -5,10 +5,10 @@ import { readBack } from "../../lib/gpu/read_back.ts";
 import { openModelFiles } from "../../lib/local/open_model.ts";
 import type { WeightSource } from "../../lib/spec/source.ts";
 import { createLora } from "../../lib/nn/lora.ts";
+import { createRangeBuffers } from "../../lib/nn/key_ranges.ts";
 import { createMaskSlots } from "../../lib/nn/mask_slots.ts";
 import { loadModelFrom } from "../../lib/model/model.ts";
 import { createOptimizer } from "../../lib/nn/train/optimizer.ts";
-import { createTreeBuffers } from "../../lib/nn/token_tree.ts";
 import { SPEC } from "../formats/models.ts";
 
 const LORA = { rank: 8, alpha: 16, targets: ["q", "v"] } as const;
@@ -16,7 +16,7 @@ const LORA = { rank: 8, alpha: 16, targets: ["q", "v"] } as const;
 Deno.test("where the last buffer does not fit, those before it are given back", async () => {
   const makers: readonly ((device: Device) => Disposable)[] = [
     (device) => createMaskSlots(device, SPEC),
-    (device) => createTreeBuffers(device, 1000, [undefined, 8]),
+    (device) => createRangeBuffers(device, "trees", { rows: 1000, windows: [undefined, 8] }),
     (device) => createLora(device, SPEC, { ...LORA, trains: true }),
   ];
   for (const make of makers) {

@@ -35,6 +35,8 @@ export interface Example {
   readonly tokens: Uint32Array<ArrayBuffer>;
   /** Token ids or −100, [length]. */
   readonly labels: Int32Array<ArrayBuffer>;
+  /** Position of each token in its row, [length], where rows are packed that do not see each other. Default: one row. */
+  readonly positions?: Uint32Array<ArrayBuffer>;
 }
 
 /** What became of a row. */

@@ -229,19 +229,21 @@ async function withVocabulary(dense: Model, { vocab }: Pick<ResolvedMemory, "voc
 
 /** Calibrates, trains one step of each kind, and reads what a run reads, so that the trainer records all its plans. */
 async function dryTraining(model: Model, table: UnitTable, options: ResolvedMemory): Promise<void> {
-  const { batch, accumulate, seq, lora, recompute, method, focus, objective, optimizer, evalEvery } = options;
+  const { batch, accumulate, seq, documentMask, lora, recompute, method, focus, objective, optimizer, evalEvery } =
+    options;
   using compensated = compensates(method) ? await withCompensation(model) : null;
   const trained = compensated ?? model;
   using trainer = new Trainer(trained, {
-    ...{ batch, accumulate, seq, seed: 1, lora, table, recompute, objective, optimizer },
+    ...{ batch, accumulate, seq, documentMask, seed: 1, lora, table, recompute, objective, optimizer },
   });
   const count = batch * seq;
   // A dry device takes no data.
   const data: Batch = { tokens: new Uint32Array(0), labels: new Int32Array(0), realTokens: count, labelTokens: count };
   const state = { state: IDLE_STATE };
   const how = methodOf(method), from = how.kind === "one-shot" ? how.from : [], cutting = CUTTING_STEPS[how.kind];
-  if (how.kind === "one-shot" && measuresActivations(how)) await calibrate(trained, { batches: [], batch, seq });
-  if (from.includes("influence")) await measureInfluence(trained, { batches: [data], batch, seq });
+  const shape = { batch, seq, documentMask };
+  if (how.kind === "one-shot" && measuresActivations(how)) await calibrate(trained, { batches: [], ...shape });
+  if (from.includes("influence")) await measureInfluence(trained, { batches: [data], ...shape });
   await trainer.step("lora", data, state);
   if (from.includes("firstOrder")) await trainer.weightTerms(data, state);
   if (how.kind === "learned" || from.includes("fisher")) await trainer.maskGradients(data, state);

@@ -1,6 +1,7 @@
 // Statistics of a model's activations on calibration data: the forward passes.
 import { dealt, type Ranks } from "../../ranks/ranks.ts";
 import { createInputStatistics, type InputMoments } from "../../nn/column_stats.ts";
+import { writeRows } from "../../nn/key_ranges.ts";
 import { createPass, recordForward, shiftLabels } from "../../nn/pass.ts";
 import type { ActivationStats, ChannelStats } from "../../masks/baselines_activations.ts";
 import type { Batch } from "../../data/batches.ts";
@@ -14,6 +15,8 @@ export interface CalibrateOptions {
   readonly batch: number;
   /** Tokens of a sequence with its padding. */
   readonly seq: number;
+  /** Whether rows packed into a sequence do not see each other. Default false. */
+  readonly documentMask?: boolean | undefined;
   /** Processes that share the batches out. Default: this one alone. */
   readonly ranks?: Ranks | undefined;
   /** Stops the work. */
@@ -31,15 +34,16 @@ export async function calibrate(model: Model, options: CalibrateOptions): Promis
   const { device, weights, spec } = model,
     { batches, batch, seq, ranks, signal, onBatch } = options,
     rows = batch * seq;
-  using pass = createPass(device, weights, { batch, seq });
+  using pass = createPass(device, weights, { batch, seq, ranges: options.documentMask ? "rows" : undefined });
   const context = pass.plan();
   using plan = context.plan;
   using statistics = createInputStatistics(device, spec, { rows, of: ["o", "down"] });
   recordForward({ ...context, observe: statistics.observe });
   plan.finish();
-  const measure = async ({ tokens, labels }: Batch): Promise<Measured> => {
+  const measure = async ({ tokens, labels, positions }: Batch): Promise<Measured> => {
     signal?.throwIfAborted();
     device.write(pass.act.tokens, tokens);
+    if (pass.ranges) writeRows(pass, positions);
     statistics.clear();
     statistics.choose(Uint32Array.from(shiftLabels(labels, { seq }), (label) => label >= 0 ? 1 : 0));
     await plan.run({ signal });

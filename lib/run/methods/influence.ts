@@ -1,5 +1,6 @@
 // How much layers and their attention change the residual stream on calibration data: the forward passes.
 import { dealt } from "../../ranks/ranks.ts";
+import { writeRows } from "../../nn/key_ranges.ts";
 import type { MaskValues } from "../../nn/mask_slots.ts";
 import { createPass, recordForward, shiftLabels } from "../../nn/pass.ts";
 import { createStateChanges } from "../../nn/state_changes.ts";
@@ -32,16 +33,17 @@ export interface InfluenceOptions extends CalibrateOptions {
  */
 export async function measureInfluence(model: Model, options: InfluenceOptions): Promise<readonly LayerInfluence[]> {
   const { device, weights, spec } = model, { batches, batch, seq, masks = {}, ranks, signal, onBatch } = options;
-  using pass = createPass(device, weights, { batch, seq });
+  using pass = createPass(device, weights, { batch, seq, ranges: options.documentMask ? "rows" : undefined });
   writeAdapters(device, pass, { spec, masks });
   const context = pass.plan();
   using plan = context.plan;
   using changes = createStateChanges(device, spec, { rows: batch * seq });
   recordForward({ ...context, observeStates: changes.observe });
   plan.finish();
-  const measure = async ({ tokens, labels }: Batch): Promise<Measured> => {
+  const measure = async ({ tokens, labels, positions }: Batch): Promise<Measured> => {
     signal?.throwIfAborted();
     device.write(pass.act.tokens, tokens);
+    if (pass.ranges) writeRows(pass, positions);
     await plan.run({ signal });
     const counts = shiftLabels(labels, { seq }).map((label) => label >= 0 ? 1 : 0), own = noSums(spec.layers.length);
     for (const { layer, of, distances } of await changes.read()) {

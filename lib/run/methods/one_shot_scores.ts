@@ -38,6 +38,8 @@ export interface OneShotOptions {
   readonly batch: number;
   /** Tokens of a sequence with its padding. */
   readonly seq: number;
+  /** Whether rows packed into a sequence do not see each other. Default false. */
+  readonly documentMask?: boolean | undefined;
   /** Seed of random scores. */
   readonly seed: number;
   /** Terms of the weights on a batch at the current masks; see `Trainer.weightTerms`. */
@@ -118,10 +120,12 @@ async function measure(model: Model, table: UnitTable, options: OneShotOptions):
   readonly stats: ActivationStats | null;
 }> {
   const { method, batches, activationBatches = batches, batch, seq, weightTerms, maskGradients } = options;
-  const { ranks, signal, onBatch, cut } = options, { source } = model, what = `cannot score units by ${method.name}`;
+  const { ranks, signal, onBatch, cut, documentMask } = options,
+    { source } = model,
+    what = `cannot score units by ${method.name}`;
   const measured = new Map<UnitMeasure, Float64Array<ArrayBuffer>>();
   let stats: ActivationStats | null = null;
-  const forward = { batches: activationBatches, batch, seq, ranks, onBatch, signal };
+  const forward = { batches: activationBatches, batch, seq, documentMask, ranks, onBatch, signal };
   if (measuresActivations(method)) {
     stats = await calibrate(model, forward);
     checkFinite(stats, what);

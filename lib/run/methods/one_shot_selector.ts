@@ -34,7 +34,7 @@ const INFLUENCE_SEQUENCES = 32;
 /** The selector of a one-shot method. */
 export function oneShotSelector(parts: SelectorParts, method: OneShotMethod): UnitSelector {
   const { model, table, options, trainer, weightTerms, maskGradients, harden, signal, work } = parts,
-    { batch, seq, seed, ranking, rounds, layout } = options;
+    { batch, seq, documentMask, seed, ranking, rounds, layout } = options;
   let source: WeightSource | null = null;
   const score = async (target: number): Promise<OneShotScores> => {
     // The scores of several rounds belong to their target.
@@ -61,6 +61,7 @@ export function oneShotSelector(parts: SelectorParts, method: OneShotMethod): Un
         ranks: parts.ranks,
         batch,
         seq,
+        documentMask,
         seed,
         weightTerms,
         maskGradients,

@@ -173,9 +173,16 @@ export interface RunOptions {
   readonly onScheduleLog?: ((line: string) => void) | undefined;
   /**
    * Whether rows are packed into full sequences; otherwise each row is padded or truncated to one sequence.
-   * Attention is not masked at row boundaries, and positions continue across them. Default true.
+   * Attention is not masked at row boundaries, and positions continue across them, unless `documentMask` is set. Default
+   * true.
    */
   readonly packing?: boolean | undefined;
+  /**
+   * Whether packed rows do not see each other: attention is masked at row boundaries, and positions start at 0 in each
+   * row, as in TRL's packing with the strategy `bfd`. What of a row is in the next sequence counts as a row. Held-out rows
+   * are then read one by one where quality is measured. Default false.
+   */
+  readonly documentMask?: boolean | undefined;
   /** How the rows were read, for the report. */
   readonly reading?: DataReport | undefined;
   /** How the `calibration` rows were read; only with `calibration`. */

@@ -1,7 +1,7 @@
 // Options of pruning: what a run reads.
 import { MOST_WINDOWS, QUESTIONS, WINDOW } from "../../evaluation.ts";
 import { scoresOnRows } from "../../methods/method.ts";
-import { GIVEN, type OptionTable } from "./entry.ts";
+import { GIVEN, IN_MEMORY, type OptionTable } from "./entry.ts";
 
 /** Their rows. */
 export const DATA_OPTIONS = {
@@ -48,6 +48,14 @@ export const DATA_OPTIONS = {
     work: "training",
     help: "pack rows into full sequences; a row may continue in the next one",
     off: "one sequence for each row, padded or cut",
+  },
+  documentMask: {
+    type: "switch",
+    default: false,
+    when: { packing: [true] },
+    work: "training",
+    scope: IN_MEMORY,
+    help: "packed rows do not see each other, and positions start at 0 in each row",
   },
   prompt: {
     type: "prompt",

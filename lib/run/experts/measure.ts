@@ -15,7 +15,7 @@ import type { ResolvedOptions } from "../options/options.ts";
 import { OPTION_TABLE } from "../options/table.ts";
 
 /** Tokens of a pass that measures the use of experts. */
-const PASS_ROWS = 512;
+export const PASS_ROWS = 512;
 
 /** Where and how a model runs to be measured. */
 export interface Measuring {
@@ -33,7 +33,10 @@ export function scoredGroups(
   sequences: readonly (readonly number[])[],
   { spec, seq }: { readonly spec: Pick<DecoderSpec, "maxPosition">; readonly seq: number },
 ): Group[] {
-  return grouped(sequences, { window: Math.min(seq, spec.maxPosition), rows: Math.max(seq, PASS_ROWS) });
+  const window = Math.min(seq, spec.maxPosition);
+  // A pass has no more sequences than there are: padding costs as much as tokens do.
+  const pieces = sequences.reduce((sum, { length }) => sum + Math.ceil(length / window), 0);
+  return grouped(sequences, { window, rows: Math.min(Math.max(seq, PASS_ROWS), pieces * window) });
 }
 
 /**

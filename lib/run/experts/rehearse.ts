@@ -12,7 +12,7 @@ import type { ResolvedMemory } from "../options/options.ts";
 import { PartTimer } from "../parts_of_time.ts";
 import type { MeasuredRow } from "../quality.ts";
 import { groupOf, measureAtHead } from "./at_head.ts";
-import { scoredGroups } from "./measure.ts";
+import { PASS_ROWS, scoredGroups } from "./measure.ts";
 import { streamCut } from "./stream.ts";
 
 /** Options of a run that the memory of its cut depends on. */
@@ -35,7 +35,10 @@ export async function rehearseLayers(device: Device, source: WeightSource, run: 
   }
   await streamCut(source, {
     ...load,
-    scored: readsRows(run.method) ? scoredGroups([[0]], { spec, seq }) : null,
+    // As many sequences as a pass has at most.
+    scored: readsRows(run.method)
+      ? scoredGroups(Array.from({ length: Math.ceil(PASS_ROWS / seq) }, () => [0]), { spec, seq })
+      : null,
     measured: rowsOf(run, source).map((row) => [groupOf(row)]),
     compared: grouped([[0]], verifyShape(run)),
     choose: (layer) => Promise.resolve([...Array(spec.layers[layer]?.experts?.count ?? 0).keys()]),

@@ -1,21 +1,24 @@
-// Ends a decoding step with a token that is drawn, or after a repetition penalty the most likely one. In integers, so
-// that every device draws what lib/generate/sampling.ts draws, where the definitions are. For each row r, tokens[r] = t,
-// picks[r, position[r]] = t, seen[r] has t, then position[r] += 1. If a logit is NaN or infinite, picks gets 0xffffffff
+// Ends a decoding step with a token that is drawn, or after penalties the most likely one. In integers, so that every
+// device draws what lib/generate/sampling.ts draws, where the definitions are. For each row r, tokens[r] = t,
+// picks[r, position[r]] = t, seen[r, t] += 1, then position[r] += 1. If a logit is NaN or infinite, picks gets 0xffffffff
 // and tokens 0.
 // Shapes: logits, weights (scratch) [rows, stride]; tokens, position [rows] u32; picks [rows, capacity]; settings [rows,
-// 8]; table [2048], see `weightTable`; seen [rows, words], a bit for each token that the penalty counts.
+// 8]; table [2048], see `weightTable`; seen [rows, vocab]: how often a token was chosen, and bit 31 if the prompt has it.
 // Grid: one workgroup per row. Writes (=). Needs preludes best_of_row.wgsl and random.wgsl.
-struct Params { vocab: u32, capacity: u32, stride: u32, words: u32, stream: u32 }
+struct Params { vocab: u32, capacity: u32, stride: u32, stream: u32 }
 struct Settings {
   inverse: f32,    // log2(e) / temperature; 0 takes the most likely token
-  penalty: f32,    // of negative logits
-  reciprocal: f32, // of positive ones
+  penalty: f32,    // of repetition, for negative logits
+  reciprocal: f32, // for positive ones
   topK: u32,       // 0 for all
   topP: u32,       // in 1 / 2^25
   seed: u32,
-  penalized: u32,  // 1 where penalty is not 1
-  unused: u32,
+  frequency: i32,  // penalty for each time that a token was chosen, in 1 / 2^16
+  presence: i32,   // penalty of tokens that were chosen
 }
+// The most times that count, so that the product fits an i32, and the largest penalty, which an f32 holds.
+const MOST_TIMES = 16383u;
+const MOST_PENALTY = 16777216;
 @group(0) @binding(0) var<storage, read> logits: array<f32>;
 @group(0) @binding(1) var<storage, read> settings: array<Settings>;
 @group(0) @binding(2) var<storage, read> table: array<u32>;
@@ -69,6 +72,15 @@ fn weight_of(distance: f32, inverse: f32) -> u32 {
   return (coarse - (part >> 10u)) >> (fixed >> 20u);
 }
 
+fn penalized(logit: f32, count: u32, own: Settings) -> f32 {
+  if (count == 0u) { return logit; }
+  // By its key and back: no compiler may fuse the product with the difference below, which would round otherwise.
+  let repeated = value_of(key_of(logit * select(own.reciprocal, own.penalty, logit < 0.0)));
+  let times = i32(min(count & 0x7fffffffu, MOST_TIMES));
+  let sum = own.frequency * times + own.presence * min(times, 1);
+  return repeated - f32(clamp(sum, -MOST_PENALTY, MOST_PENALTY)) / 65536.0;
+}
+
 fn group_sum64(value: vec2u, lane: u32) -> vec2u {
   workgroupBarrier();
   sums[lane] = value;
@@ -103,14 +115,14 @@ fn threshold(needed: vec2u, counted: bool, base: u32, lane: u32) -> u32 {
   let row = group.x;
   let own = settings[row];
   let base = row * params.stride;
+  let isPenalized = own.penalty != 1.0 || own.frequency != 0 || own.presence != 0;
   var best = -3.4e38;
   var id = NONE;
   var finite = true;
   for (var c = lane; c < params.vocab; c += GROUP) {
     var value = logits[base + c];
     finite = finite && is_finite(value);
-    let isSeen = own.penalized == 1u && ((seen[row * params.words + c / 32u] >> (c % 32u)) & 1u) == 1u;
-    if (isSeen) { value = value * select(own.reciprocal, own.penalty, value < 0.0); }
+    if (isPenalized) { value = penalized(value, seen[row * params.vocab + c], own); }
     weights[base + c] = key_of(value);
     if (id == NONE || value > best) {
       best = value;
@@ -194,8 +206,5 @@ fn threshold(needed: vec2u, counted: bool, base: u32, lane: u32) -> u32 {
   tokens[row] = token;
   if (at < params.capacity) { picks[row * params.capacity + at] = select(chosen, NONE, isBroken); }
   position[row] = at + 1u;
-  if (own.penalized == 1u) {
-    let word = row * params.words + token / 32u;
-    seen[word] = seen[word] | (1u << (token % 32u));
-  }
+  if (isPenalized) { seen[row * params.vocab + token] += 1u; }
 }

@@ -1,4 +1,5 @@
 // The loop of a run: drives stages and steps, reads their numbers, applies the monitors, and keeps and saves states.
+import { CompressoError } from "../core/errors.ts";
 import { unpackMasks } from "../nn/mask_slots.ts";
 import type { FileSystem } from "../files/system.ts";
 import type { Lifetime } from "../model/lifetime.ts";
@@ -7,7 +8,7 @@ import { type Checkpoint, resumedBy, writeCheckpoint } from "./checkpoint.ts";
 import type { MaskLook, PruneAim, RunState, StagePlan, StepRecord, TrainerArrays } from "./contract.ts";
 import type { Finding } from "./monitors/alarm.ts";
 import { brokenFinding, brokenNumbers, findCause } from "./monitors/find_cause.ts";
-import { stopError, stoppedAt } from "./monitors/judge.ts";
+import { AlarmError, stopError, stoppedAt } from "./monitors/judge.ts";
 import {
   goodState,
   keptStates,
@@ -104,6 +105,7 @@ export class Loop {
       const isSaved = original.checkpoint !== undefined, { step } = run.position;
       const explained = await asShortage(failed, { ...run.now, options, isSaved, step });
       if (explained !== failed) await this.#save({ state: this.#kept.at(-1) });
+      else if (isBroken(failed)) await this.#saveGood();
       throw explained;
     } finally {
       await this.#writing?.catch(() => {}); // another error is on its way
@@ -286,6 +288,15 @@ export class Loop {
     this.#writing.catch(() => {}); // thrown by what waits for it
   }
 
+  /**
+   * Saves the last good state where weights that ran away are found after the steps that the monitors saw, as when
+   * units are scored: the state at present holds these weights, and no rate could make a resumed run work.
+   */
+  async #saveGood(): Promise<void> {
+    const { step } = this.#run.position, good = goodState(this.#kept, step);
+    if (good.position.step < step) await this.#save({ state: good });
+  }
+
   /** Waits for the checkpoint that is being written. */
   async #written(): Promise<void> {
     const writing = this.#writing;
@@ -307,4 +318,9 @@ export class Loop {
     }
     return error;
   }
+}
+
+/** Whether an error says that numbers are not finite, and no alarm has saved a state for it. */
+function isBroken(error: unknown): boolean {
+  return error instanceof CompressoError && error.code === "numeric" && !(error instanceof AlarmError);
 }

@@ -12,7 +12,8 @@ import { allAlarms, ShownAlarms } from "../../lib/run/monitors/shown_alarms.ts";
 import { loadModel } from "../../lib/local/load_model.ts";
 import { RecordFile } from "../../lib/run/record_file.ts";
 import { madeRecord } from "../report/made_run.ts";
-import { BASE, drive, FEW, withShortDemo } from "./helpers/demo_run.ts";
+import { rejects } from "../refuses.ts";
+import { BASE, bitsOf, drive, FEW, withShortDemo } from "./helpers/demo_run.ts";
 
 interface KeptPosition {
   readonly step: number;
@@ -102,6 +103,22 @@ Deno.test("a run that is stopped while the GPU has no memory left saves its last
     );
     for (const guest of guests) guest[Symbol.dispose]();
     assert.ok((await positionsIn(path)).position.step <= 3);
+  });
+});
+
+Deno.test("LoRA that runs away in the last step of a stage leaves the state before it, from which lower rates give a run that never ran away", async () => {
+  await withShortDemo(async ({ model }) => {
+    await inFile(async (path) => {
+      const of = (lora: number) => ({ ...FEW, prefinetune: 1, steps: 2, postfinetune: 0, rates: { lora } }) as const;
+      const checkpoint = { path, every: 1 };
+      await rejects(drive(model, { ...of(1e38), checkpoint }), "numeric", { value: "NaN" });
+      const { position, kept } = await positionsIn(path);
+      assert.deepEqual([position.step, kept.map(({ step }) => step)], [0, [0]]);
+      const sane = of(1e-4), goOn = { ...checkpoint, resume: true, mayDiffer: ["rates"] };
+      const resumed = await drive(model, { ...sane, checkpoint: goOn });
+      assert.deepEqual(resumed.result.changes.map(({ step }) => step), [0]);
+      assert.equal(bitsOf(resumed), bitsOf(await drive(model, sane)));
+    });
   });
 });
 

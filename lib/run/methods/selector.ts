@@ -113,7 +113,9 @@ export async function saliencyOn(
   const mean = saliency.mean();
   checkUnits(table, mean, {
     what: `cannot tell units apart by the ${of}`,
-    fix: `${of === "rows" ? OUT_OF_ROWS : ROWS_FIX}; where LoRA has run away before, lower ${option("rates.lora")}`,
+    fix: `${of === "rows" ? OUT_OF_ROWS : ROWS_FIX}; if LoRA ran away before, lower ${
+      option("rates.lora")
+    } and continue (${option("resume")}, with ${option("mayDiffer", "rates")})`,
   });
   return mean;
 }

@@ -109,7 +109,8 @@ export async function planFit(dense: Model, options: FitOptions): Promise<FitPla
   };
   const whole = levers.includes("depth") ? whyDeep(spec) : null;
   if (whole) impossible.push(whole);
-  await searchChoices(levers, attempt, { hasSize: fileSize !== undefined, depths: whole ? [] : depthsOf(spec) });
+  const depths = whole ? [] : depthsOf(spec);
+  await searchChoices(levers, attempt, { hasSize: fileSize !== undefined, vocab: spec.vocab, depths });
   if (rows.length === 0) {
     const isSize = smallest < Infinity,
       fault = impossible.at(-1)?.error.parts.option;

@@ -33,8 +33,10 @@ export function depthsOf(spec: Pick<DecoderSpec, "layers">): readonly number[] {
 export async function searchChoices(
   levers: readonly Lever[],
   attempt: Attempt,
-  { hasSize, depths }: {
+  { hasSize, vocab, depths }: {
     readonly hasSize: boolean;
+    /** Tokens of the model. */
+    readonly vocab: number;
     /** Shares that whole layers are cut by, see {@link depthsOf}; empty where they cannot be cut. */
     readonly depths: readonly number[];
   },
@@ -48,7 +50,7 @@ export async function searchChoices(
   if (hasSize && vocabulary) await attempt({ ...NOTHING, vocabulary: "to size" });
   if (hasSize) { for (const [lever] of cuts) await attempt({ ...NOTHING, cut: { lever, share: "to size" } }); }
   if (hasSize && !types) return;
-  const words = vocabulary ? await bestVocabulary(rest, attempt) : null;
+  const words = vocabulary ? await bestVocabulary(rest, { vocab, attempt }) : null;
   let best: BestCut | null = null;
   for (const [lever, shares] of cuts) {
     const found = await bestCut(rest, { lever, shares, attempt });
@@ -58,21 +60,25 @@ export async function searchChoices(
   for (const cut of best.joined) await attempt({ ...rest, cut, vocabulary: words ?? "needed" });
 }
 
-function isMade(tried: Tried | "over" | null): tried is Tried {
-  return tried !== null && tried !== "over";
-}
-
-/** The vocabulary that loses least with the rest of the choice: as many tokens as the texts need, or half of these, and so on. */
-async function bestVocabulary(rest: FitChoice, attempt: Attempt): Promise<number | null> {
-  let best = await attempt({ ...rest, vocabulary: "needed" });
-  const first = isMade(best) ? best.choice.vocabulary : null;
-  if (typeof first !== "number") return null;
-  for (let halving = 1; halving <= HALVINGS && isMade(best); halving++) {
-    const next = await attempt({ ...rest, vocabulary: Math.floor(first / 2 ** halving) });
-    if (!isMade(next) || next.lost >= best.lost) break;
+/**
+ * The vocabulary that loses least with the rest of the choice: as many tokens as the texts need, or half of these, and
+ * so on; half of all and so on where the needed ones miss the budget.
+ */
+async function bestVocabulary(
+  rest: FitChoice,
+  { vocab, attempt }: { readonly vocab: number; readonly attempt: Attempt },
+): Promise<number | null> {
+  let best: Tried | null = null, most = vocab;
+  for (let halving = 0; halving <= HALVINGS; halving++) {
+    const vocabulary = halving === 0 ? "needed" : Math.floor(most / 2 ** halving);
+    const next = await attempt({ ...rest, vocabulary });
+    if (next === null) break;
+    if (next === "over") continue;
+    if (best && next.lost >= best.lost) break;
     best = next;
+    if (vocabulary === "needed") most = Number(next.choice.vocabulary);
   }
-  return isMade(best) && typeof best.choice.vocabulary === "number" ? best.choice.vocabulary : null;
+  return typeof best?.choice.vocabulary === "number" ? best.choice.vocabulary : null;
 }
 
 /** The cut of a lever that loses least. */

@@ -112,19 +112,19 @@ Deno.test("fit chooses types alone where a cut loses more, and says what a vocab
 
 Deno.test("the search stops where a larger cut loses more, and then joins the best ones", async () => {
   const tried: string[] = [], depths = depthsOf({ layers: new Array(24).fill({ heads: 1, ffn: 1 }) });
-  let most = 1;
+  let most = 1, tokensAtMost = Infinity;
   /** Loses by a made-up rule: 15 % of the layers' weights and 1,500 tokens lose least. */
   const attempt: Attempt = (choice) => {
     tried.push(choiceText(choice));
     const { cut, vocabulary, types } = choice, tokens = vocabulary === "needed" ? 6000 : vocabulary;
     const share = Number(cut?.share) || 0;
     if (share >= most) return Promise.resolve(null);
-    if (!types || (tokens === null && share < 0.1)) return Promise.resolve("over");
+    if (!types || Number(tokens) > tokensAtMost || (tokens === null && share < 0.1)) return Promise.resolve("over");
     const lost = Math.abs((share || 0.15) - 0.15) + Math.abs((Number(tokens) || 1500) - 1500);
     return Promise.resolve({ choice: { ...choice, vocabulary: tokens }, lost });
   };
   const triedOf = async (levers: readonly Lever[], { hasSize = true } = {}): Promise<string[]> => {
-    await searchChoices(levers, attempt, { hasSize, depths });
+    await searchChoices(levers, attempt, { hasSize, vocab: 9000, depths });
     return tried.splice(0);
   };
   const words = [6000, 3000, 1500, 750].map((count) => `vocabulary ${count.toLocaleString("en")}, types`);
@@ -141,6 +141,10 @@ Deno.test("the search stops where a larger cut loses more, and then joins the be
   assert.deepEqual(await triedOf(["vocabulary", "width"]), ["vocabulary", "width"]);
   const free = [5, 10, 15, 20, 25, 30, 40, 50].map((share) => `width ${share} %`);
   assert.deepEqual(await triedOf(["types", "width"], { hasSize: false }), ["as it is", ...free]);
+  // Where the tokens that the texts need are too many, smaller vocabularies are tried all the same.
+  tokensAtMost = 3000;
+  const halves = ["vocabulary, types", ...["4,500", "2,250", "1,125"].map((count) => `vocabulary ${count}, types`)];
+  assert.deepEqual((await triedOf(["types", "vocabulary"])).slice(2), halves);
   // What cannot be made at all ends the lever.
   most = 0.2;
   assert.deepEqual(await triedOf(["width"], { hasSize: false }), ["as it is", ...free.slice(0, 4)]);

@@ -7,6 +7,9 @@ import { type Attempt, depthsOf, searchChoices } from "../../lib/fit/search.ts";
 import { createWorkshop, type FitRow, makeRow } from "../../lib/fit/make.ts";
 import { planFit } from "../../lib/fit/plan.ts";
 import { memoryOfUse, writeText } from "../../lib/fit/use.ts";
+import { memoryFiles } from "../../lib/files/memory.ts";
+import { runInto } from "../../lib/run/run_into.ts";
+import { memorySink } from "../../lib/run/sink/memory.ts";
 import { openDevice } from "../../lib/gpu/device.ts";
 import { readRows } from "../../lib/local/rows.ts";
 import { parameterCount } from "../../lib/spec/decoder.ts";
@@ -76,6 +79,11 @@ Deno.test("cuts that share scores are those of runs without others, whole layers
   const { parameters, lost, fidelity: { kl } } = await made(deep, tokens), { spec: { layers, ...spec } } = source;
   assert.equal(parameters, parameterCount({ ...spec, layers: layers.slice(1), vocab: tokens }));
   assert.ok(kl > 0 && lost > 0);
+  // The run of a choice measures nothing; its file is measured.
+  const run = runOf({ cut: deep, vocabulary: tokens, types: false }, workshop.shape, workshop.texts);
+  const sink = memorySink(memoryFiles(), { out: "run", export: run.export });
+  const { heldoutLoss, vocabulary } = await runInto(sink, model, run, { measures: false });
+  assert.deepEqual([heldoutLoss, vocabulary?.after, vocabulary?.heldout], [null, tokens, null]);
 });
 
 Deno.test("fit chooses types alone where a cut loses more, and says what a vocabulary costs", async () => {

@@ -22,7 +22,7 @@ figure { margin: 0 } .plot { position: relative; margin-top: 8px } .plot svg { d
 output { position: absolute; top: 0; right: 0; max-width: 70%; padding: 1px 6px; border-radius: 4px; background: var(--raised); font-size: 12px; font-variant-numeric: tabular-nums } output:empty { display: none }
 .scroll + .note { margin-top: 8px } details { margin-top: 6px } summary { cursor: pointer; color: var(--link); font-size: 13px }
 .scroll { overflow-x: auto; margin-top: 8px; background: linear-gradient(to right, var(--ground) 40%, transparent) left / 28px 100% no-repeat local, linear-gradient(to left, var(--ground) 40%, transparent) right / 28px 100% no-repeat local, linear-gradient(to right, var(--shade), transparent) left / 10px 100% no-repeat scroll, linear-gradient(to left, var(--shade), transparent) right / 10px 100% no-repeat scroll } details .scroll { max-height: 480px; overflow-y: auto }
-.broad { position: relative; left: 50%; transform: translateX(-50%); width: max-content; min-width: 100%; max-width: calc(100vw - 40px) } .broad thead .number { white-space: normal }
+.broad { position: relative; left: 50%; transform: translateX(-50%); width: max-content; min-width: 100%; max-width: calc(100vw - 40px) } .broad thead .number { white-space: normal } .broad + p { margin-top: 12px }
 table { border-collapse: collapse; font-size: 13px } caption { text-align: left; color: var(--soft); padding-bottom: 4px; max-width: min(780px, 100vw - 40px) }
 th, td { padding: 4px 16px 4px 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); max-width: 420px; overflow-wrap: break-word } th { font-weight: 600 } tbody th { font-weight: 400; color: var(--soft) }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }

@@ -48,7 +48,8 @@ Deno.test("fit writes what its plan has measured, and its command writes the sam
 
 Deno.test("fit trains the cut that it chose, and the command that it shows finds its run", async () => {
   using folder = new TemporaryFolder();
-  const asked = ["fit", ...await written(folder), "--levers", "depth", "--file-size", "700K", "--steps", "2"];
+  const short = await writeShortDemo(folder.at("short"));
+  const asked = ["fit", short, "--levers", "depth", "--file-size", "700K", "--steps", "2"];
   const made = await json([...asked, "--out", folder.at("made"), "--windows", "1"]), [best] = made.rows;
   assert.deepEqual([best.levers, best.depth, best.width], ["depth", "to size", null]);
   assert.equal(made.written.bytes, best.bytes);
@@ -57,6 +58,10 @@ Deno.test("fit trains the cut that it chose, and the command that it shows finds
   assert.deepEqual([summary.options.units, summary.options.postfinetune], [["layers"], 2]);
   const words: string[] = made.command.split(" ").slice(1);
   assert.ok(words.join(" ").includes("--postfinetune 2"), made.command);
+  // Without data the model has written texts, which the command reads.
+  const texts = folder.at("made", "texts.jsonl");
+  assert.equal(words[words.indexOf("--data") + 1], texts);
+  assert.equal(Deno.readTextFileSync(texts).trimEnd().split("\n").length, 128);
   await assertFinished([...words, "--resume"], folder.at("made"));
 });
 
@@ -112,6 +117,7 @@ Deno.test("fit chooses types alone where a cut loses more, and says what a vocab
   assert.ok(lost > kl, second);
   assert.match(stdout, /^command +compresso export .*--gguf-size 430080/m);
   await refused([...asked, "--file-size", "420K"], "usage", { names: "--out" });
+  await refused(["fit", "short", "--file-size", "420K", "--dry"], "usage", { names: "--out" });
   const only = ["--levers", "vocabulary", "--file-size", "50K", "--dry"];
   await refused([...asked.slice(0, -2), ...only], "input", { option: "--file-size", value: 51200 });
   const { expected } = await refused([...asked, "--file-size", "50K", "--dry"], "input", { option: "--file-size" });

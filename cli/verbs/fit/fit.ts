@@ -1,12 +1,15 @@
 // `compresso fit MODEL`: the choice of levers that loses least at a size of the file, written and measured.
-import { dirname } from "node:path";
+import { dirname, join } from "node:path";
 import type { CommandUnknownOpts } from "../../packages.ts";
 import { CompressoError, refuse } from "../../../lib/core/errors.ts";
 import { cutsAny, LEVERS } from "../../../lib/fit/choice.ts";
 import { checkFolder, writeFileAtomically } from "../../../lib/files/atomic.ts";
 import { checkBudget, planFit, WINDOWS } from "../../../lib/fit/plan.ts";
 import { writeFit } from "../../../lib/fit/write.ts";
-import { modelPath } from "../../../lib/local/open_model.ts";
+import { modelDigest } from "../../../lib/files/fingerprint.ts";
+import { OWN_TEXTS, writeOwnTexts } from "../../../lib/fit/own_texts.ts";
+import type { Row } from "../../../lib/data/rows.ts";
+import { DEMO, modelPath } from "../../../lib/local/open_model.ts";
 import { readRows } from "../../../lib/local/rows.ts";
 import { stagesOf } from "../../../lib/run/methods/stages.ts";
 import { originOf } from "../../../lib/run/origin.ts";
@@ -52,7 +55,10 @@ const FLAGS = {
     initially: WINDOWS,
     help: "windows of 256 tokens that choices are measured on, at most: more take longer and tell finer differences",
   },
-  data,
+  data: {
+    ...data,
+    defaultText: "texts that the model writes into DIR/texts.jsonl first; the demo has its own",
+  },
   textField,
   out: { type: "text", placeholder: "dir", help: "folder for model.gguf and, where something is cut, the run's files" },
   steps: {
@@ -93,13 +99,22 @@ async function fit(path: string, flags: Flags): Promise<void> {
     refuse("usage", "cannot use --context", { rule, value: context, fix, option: "context" });
   }
   checkBudget({ fileSize, memory, tokensPerSecond });
-  const out = dry ? flags.out ?? null : required(flags.out, "--out");
+  const isOwn = flags.data === undefined && path !== DEMO;
+  const out = dry && !isOwn ? flags.out ?? null : required(flags.out, "--out", dry ? { or: "--data" } : {});
   if (flags.chart !== undefined) await checkFolder(dirname(flags.chart));
-  const data = dataPathOf(path, { data: flags.data });
+  const data = isOwn && out !== null ? join(out, OWN_TEXTS) : dataPathOf(path, { data: flags.data });
   await fetchInputs({ model: [path], data: [flags.data] });
   if (!dry && out !== null) await checkRunFolder(out, { resume: false, overwrite, model: await modelPath(path) });
-  const { rows } = await readRows(data ?? "", { textField });
+  const read = async (): Promise<readonly Row[]> => (await readRows(data ?? "", { textField })).rows;
+  const given = isOwn ? null : await read();
   await withModel(path, { baseDtype, memoryLimit }, async ({ model, signal, progress }) => {
+    if (isOwn && data !== null) {
+      await writeOwnTexts(model, {
+        ...{ path: data, signal, identity: { weights: await modelDigest(await modelPath(path)) } },
+        onProgress: (share) => progress.phase(`writing texts into ${data}`, share),
+      });
+    }
+    const rows = given ?? await read();
     const names = { exported: modelName(path).replace(/\.gguf$/, ""), pruned: nameOf(path, {}) };
     const plan = await planFit(model, {
       ...{ fileSize, memory, context, tokensPerSecond, rows, names, levers, windows, signal },

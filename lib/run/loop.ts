@@ -1,5 +1,6 @@
 // The loop of a run: drives stages and steps, reads their numbers, applies the monitors, and keeps and saves states.
 import { CompressoError } from "../core/errors.ts";
+import type { RunIdentity } from "../core/identity.ts";
 import { unpackMasks } from "../nn/mask_slots.ts";
 import type { FileSystem } from "../files/system.ts";
 import type { Lifetime } from "../model/lifetime.ts";
@@ -105,7 +106,7 @@ export class Loop {
       const isSaved = original.checkpoint !== undefined, { step } = run.position;
       const explained = await asShortage(failed, { ...run.now, options, isSaved, step });
       if (explained !== failed) await this.#save({ state: this.#kept.at(-1) });
-      else if (isBroken(failed)) await this.#saveGood();
+      else await this.saveGood(failed);
       throw explained;
     } finally {
       await this.#writing?.catch(() => {}); // another error is on its way
@@ -270,31 +271,36 @@ export class Loop {
 
   /** Saves the current state, or the given one if the current state cannot be used. Default path: that of the checkpoint, if any. */
   async #save(
-    { state, kept: states = this.#kept, path = this.#run.setup.original.checkpoint?.path, isBeside = false }: {
-      readonly state?: RunState | undefined;
-      /** States to go back to. Default: all that are kept. */
-      readonly kept?: readonly RunState[];
-      readonly path?: string | undefined;
-      /** Whether the file is written in the background; {@link #written} waits for it. */
-      readonly isBeside?: boolean;
-    } = {},
+    { state, kept: states = this.#kept, path = this.#run.setup.original.checkpoint?.path, isBeside = false, identity }:
+      {
+        readonly state?: RunState | undefined;
+        /** States to go back to. Default: all that are kept. */
+        readonly kept?: readonly RunState[];
+        readonly path?: string | undefined;
+        /** Whether the file is written in the background; {@link #written} waits for it. */
+        readonly isBeside?: boolean;
+        /** Default: that of the run on the GPU. */
+        readonly identity?: RunIdentity;
+      } = {},
   ): Promise<void> {
     if (path === undefined) return;
-    const present = state ?? await this.#run.state(), identity = this.#run.identity();
+    const present = state ?? await this.#run.state(), own = identity ?? this.#run.identity();
     const kept = states.filter((one) => one.position.step <= present.position.step);
     await this.#written();
-    this.#writing = writeCheckpoint(path, { identity, ...present, kept }, { files: this.#parts.files });
+    this.#writing = writeCheckpoint(path, { identity: own, ...present, kept }, { files: this.#parts.files });
     if (!isBeside) return await this.#written();
     this.#writing.catch(() => {}); // thrown by what waits for it
   }
 
   /**
-   * Saves the last good state where weights that ran away are found after the steps that the monitors saw, as when
-   * units are scored: the state at present holds these weights, and no rate could make a resumed run work.
+   * Saves the last good state if an error shows that weights ran away after the steps that the monitors saw, as when
+   * units are scored: the present state holds these weights, and no rate could make a resumed run work. `identity` is
+   * needed once the trainer is freed.
    */
-  async #saveGood(): Promise<void> {
+  async saveGood(error: unknown, identity: RunIdentity = this.#run.identity()): Promise<void> {
+    if (!(error instanceof CompressoError) || error.code !== "numeric" || error instanceof AlarmError) return;
     const { step } = this.#run.position, good = goodState(this.#kept, step);
-    if (good.position.step < step) await this.#save({ state: good });
+    if (good.position.step < step) await this.#save({ state: good, identity });
   }
 
   /** Waits for the checkpoint that is being written. */
@@ -318,9 +324,4 @@ export class Loop {
     }
     return error;
   }
-}
-
-/** Whether an error says that numbers are not finite, and no alarm has saved a state for it. */
-function isBroken(error: unknown): boolean {
-  return error instanceof CompressoError && error.code === "numeric" && !(error instanceof AlarmError);
 }

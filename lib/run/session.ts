@@ -218,9 +218,15 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     if (this.#finished) return this.#finished;
     const result = this.result(), data = this.#qualityData, { vocabulary = null, ofMany: { work } = {} } = this.#parts;
     if (!data) throw new Error("the run is not prepared");
+    const identity = this.#run.identity();
     this.#free();
     const how = { model: this.#model, options: this.options, data, vocabulary, work, timer: this.#timer };
-    return this.#finished = await finishRun(result, { ...how, signal, onProgress });
+    try {
+      return this.#finished = await finishRun(result, { ...how, signal, onProgress });
+    } catch (error) {
+      await this.#loop.saveGood(error, identity);
+      throw error;
+    }
   }
 
   async #prepare(): Promise<void> {

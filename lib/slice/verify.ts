@@ -1,6 +1,6 @@
 // Verifies a sliced model: its logits must equal those of the masked model on held-out tokens. Compares layer by layer,
 // so that no whole model is in memory twice.
-import { refuse } from "../core/errors.ts";
+import { option, refuse } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import type { Device } from "../gpu/device.ts";
 import type { RowRange, WeightSource } from "../spec/source.ts";
@@ -115,8 +115,8 @@ const NO_DIFFERENCE: Difference = { maxAbs: 0, low: Infinity, high: -Infinity };
  * layer or a band of the output head at a time, so f32 needs little memory.
  *
  * @throws CompressoError("usage") for unknown options.
- * @throws CompressoError("mismatch") if the logits differ by more than the tolerance or either is NaN. Names the first
- * differing layer, among the layers whose outputs should be equal.
+ * @throws CompressoError("mismatch") if the logits differ by more than the tolerance or the sliced
+ * model's is NaN. Names the first differing layer, among the layers whose outputs should be equal.
  * @throws CompressoError("input") if there are no tokens to compare.
  */
 export async function verifySliced(
@@ -185,7 +185,8 @@ export class SlicedComparison {
   /**
    * Compares the logits, from the states after the last layer, in f32.
    *
-   * @throws CompressoError("mismatch") if they differ by more than the tolerance or either is NaN.
+   * @throws CompressoError("numeric") if the masked model's are not finite.
+   * @throws CompressoError("mismatch") if they differ by more than the tolerance or the sliced model's is NaN.
    */
   async result(
     sliced: WeightSource,
@@ -197,14 +198,24 @@ export class SlicedComparison {
     },
   ): Promise<VerifyResult> {
     const { groups, tolerance } = this.#how, { spec } = this.#masked.source, own = { source: sliced, adapters: {} };
-    let difference = NO_DIFFERENCE;
+    let difference = NO_DIFFERENCE, isBroken = false;
     for (const [index, rows] of bands(spec).entries()) {
       const wanted = await bandLogits(this.#masked, rows, { ...run, groups, inputs: expected });
       const found = await bandLogits(own, rows, { ...run, groups, inputs: actual });
+      isBroken ||= hasBroken(wanted, { groups, width: rows.count });
       difference = merged(difference, differenceOf(wanted, found, { groups, width: rows.count }));
       onBand?.(index + 1);
     }
     const { maxAbs, low, high } = difference, range = high - low;
+    if (isBroken) {
+      refuse("numeric", "cannot compare the masked with the sliced model", {
+        rule: "the logits of the masked model are finite",
+        value: `NaN or infinity, ${this.#first === null ? "in the output head" : `at ${this.#first} or before`}`,
+        fix: `if LoRA ran away in the last step, lower ${option("rates.lora")} and continue (${
+          option("resume")
+        }, with ${option("mayDiffer", "rates")})`,
+      });
+    }
     if (!(maxAbs <= tolerance * range)) {
       refuse("mismatch", "the sliced model does not compute what the masked model does", {
         rule: `logits differ by at most ${tolerance} of their range, ${range.toPrecision(4)}`,
@@ -299,6 +310,16 @@ function kept(states: readonly Float32Array[], hidden: number, { masks }: Adapte
       { length: values.length / hidden * dims.length },
       (_, i) => values[Math.floor(i / dims.length) * hidden + (dims[i % dims.length] ?? 0)] ?? NaN,
     )
+  );
+}
+
+/** Whether a value of the rows that contain tokens is not finite. */
+function hasBroken(
+  values: readonly Float32Array[],
+  { groups, width }: { readonly groups: readonly Group[]; readonly width: number },
+): boolean {
+  return groups.some(({ rows }, index) =>
+    rows.some((row) => !values[index]?.subarray(row * width, (row + 1) * width).every(Number.isFinite))
   );
 }
 

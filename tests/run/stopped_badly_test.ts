@@ -122,6 +122,25 @@ Deno.test("LoRA that runs away in the last step of a stage leaves the state befo
   });
 });
 
+Deno.test("LoRA that runs away in the last step of a run is found as the model is sliced, and leaves the state before it too", async () => {
+  await withShortDemo(async ({ model }) => {
+    await inFile(async (path) => {
+      const of = (lora: number) =>
+        ({ ...BASE, method: "magnitude", prefinetune: 0, steps: 0, postfinetune: 1, rates: { lora } }) as const;
+      const checkpoint = { path, every: 1 };
+      using run = prune(model, { ...of(1e38), checkpoint });
+      for await (const _ of run) { /* to its end */ }
+      assert.equal((await positionsIn(path)).position.step, 1);
+      await rejects(run.slice(), "numeric", { value: "NaN" });
+      assert.equal((await positionsIn(path)).position.step, 0);
+      const goOn = { ...checkpoint, resume: true, mayDiffer: ["rates"] };
+      using resumed = prune(model, { ...of(1e-4), checkpoint: goOn });
+      for await (const _ of resumed) { /* to its end */ }
+      assert.ok((await resumed.slice()).maskedVsSliced.maxAbs < 1e-3);
+    });
+  });
+});
+
 Deno.test("a run that is stopped while it goes back has gone back: its next state to go back to has the halved rates", async () => {
   await withShortDemo(async ({ model }) => {
     await inFile(async (path) => {

@@ -30,4 +30,15 @@ browserTest("a browser chats on a server's page with the server's key, and asks 
   const own = requests.filter((address) => address !== "data:,");
   assert.deepEqual([...new Set(own)], [`${url}/`, `${url}/v1/models`, `${url}/v1/chat/completions`]);
   assert.deepEqual(complaints.filter((text) => !text.includes("401")), []);
+
+  // A model that was not made to chat continues a text, until it is stopped.
+  await using base = await serveDemo({ template: false, style: false, endless: true });
+  const { page: plain } = await openPage(browser, `${base.server.url}/`);
+  await plain.fill("#text", "John went to");
+  await plain.keyboard.press("Enter");
+  await plain.locator(".note", { hasText: "continues your text" }).waitFor();
+  await plain.locator(".assistant", { hasText: /\w/ }).waitFor();
+  await plain.click("#send");
+  // On a machine that is busy elsewhere the text may have ended before.
+  await plain.locator(".note", { hasText: /Stopped|cut off/ }).waitFor();
 });

@@ -4,6 +4,7 @@ import { CACHE_KEYS } from "./shared/attention_text.ts";
 import accumulateText from "./shared/accumulate.wgsl" with { type: "text" };
 import geluText from "./shared/activation_gelu.wgsl" with { type: "text" };
 import geluTanhText from "./shared/activation_gelu_tanh.wgsl" with { type: "text" };
+import xieluText from "./shared/activation_xielu.wgsl" with { type: "text" };
 import relu2Text from "./shared/activation_relu2.wgsl" with { type: "text" };
 import reluText from "./shared/activation_relu.wgsl" with { type: "text" };
 import siluText from "./shared/activation_silu.wgsl" with { type: "text" };
@@ -315,15 +316,18 @@ function weightTerms(by: "rows" | "columns", storage: WeightStorage, text: strin
 
 function forActivations<T>(
   make: (activation: FfnActivation) => T,
-): Readonly<Record<"silu" | "gelu" | "gelu_tanh" | "relu" | "relu2", Readonly<Record<"gated" | "plain", T>>>> {
-  const both = (name: string, text: string): Readonly<Record<"gated" | "plain", T>> =>
-    forGates((isGated) => make({ name: isGated ? name : `ungated_${name}`, text, isGated }));
+): Readonly<
+  Record<"silu" | "gelu" | "gelu_tanh" | "relu" | "relu2" | "xielu", Readonly<Record<"gated" | "plain", T>>>
+> {
+  const both = (name: string, text: string, hasCurve = false): Readonly<Record<"gated" | "plain", T>> =>
+    forGates((isGated) => make({ name: isGated ? name : `ungated_${name}`, text, isGated, hasCurve }));
   return {
     silu: both("swiglu", siluText),
     gelu: both("geglu_erf", geluText),
     gelu_tanh: both("geglu", geluTanhText),
     relu: both("reglu", reluText),
     relu2: both("relu2glu", relu2Text),
+    xielu: both("xielu", xieluText, true),
   };
 }
 

@@ -1,5 +1,6 @@
 // Every family that is read and written, in the order in which a class or architecture is chosen for a model: the first that holds it.
 import type { DecoderSpec } from "../spec/decoder.ts";
+import { APERTUS } from "./apertus.ts";
 import { ARCEE } from "./arcee.ts";
 import { COHERE, COHERE2 } from "./cohere.ts";
 import { COMPRESSO } from "./compresso.ts";
@@ -56,6 +57,7 @@ export const FAMILIES: readonly Family[] = [
   OLMO3,
   EXAONE4,
   ARCEE,
+  APERTUS,
   GLM,
   GLM4,
   ERNIE,

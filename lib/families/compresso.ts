@@ -41,6 +41,7 @@ type Own = Config & z.infer<z.ZodObject<typeof KEYS>>;
 
 /** Refuses norms and factors that no family has together, and lists of another length than the layers. */
 function check(config: Own, { fail }: ReadContext): void {
+  if (config.hidden_act === "xielu" && !config.ungated_mlp) fail("hidden_act", "an FFN of xIELU has no gate");
   const { norm, norm_places: places, parallel, num_hidden_layers: length } = config, isResidual = places === "residual";
   if (isResidual && !norm) fail("norm_places", "the residual stream is normalised by LayerNorm alone");
   if (norm && places && !isResidual) fail("norm_places", "outputs are normalised by RMSNorm alone");
@@ -126,7 +127,7 @@ export const COMPRESSO = family({
   type: "compresso",
   label: "Compresso",
   architecture: "CompressoForCausalLM",
-  activations: { silu: "silu", ...UNGATED_ACTIVATIONS, relu2: "relu2" },
+  activations: { silu: "silu", ...UNGATED_ACTIVATIONS, relu2: "relu2", xielu: "xielu" },
   rope: { isPartial: true, queryGrowth: "possible" },
   keys: KEYS,
   read(config, context): FamilyParts {

@@ -62,6 +62,7 @@ const ACTIVATION_NAMES = {
   silu: "silu",
   relu: "relu",
   relu2: "relu2",
+  xielu: "xielu",
   gelu: "gelu",
   gelu_tanh: "gelu_pytorch_tanh",
 } as const;

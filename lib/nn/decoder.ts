@@ -330,15 +330,15 @@ function recordDenseFfn(
   { input, again }: { readonly input: OperandActivation; readonly again: boolean },
 ): void {
   const { plan, weights: { spec }, act: { rows } } = context;
-  const { layer: { spec: { ffn: width } }, forward: f } = partsOf(context, index);
+  const { layer, forward: f } = partsOf(context, index), { spec: { ffn: width } } = layer;
   for (const projection of ffnInputs(spec)) {
     recordProjection(context, { layer: index, projection, input, output: f[projection], again });
   }
   if (again && !needsInput(context, index, "down")) return;
   plan.section("elementwise");
   const z = ffnMask(context, index), { activation } = spec;
-  const gate = spec.ungated ? undefined : f.gate;
-  recordGated(plan, { gate, up: f.up, z, a: f.a }, { rows, width, activation });
+  const gate = spec.ungated ? undefined : f.gate, curve = layer.ffn?.curve ?? null;
+  recordGated(plan, { gate, up: f.up, z, a: f.a, curve }, { rows, width, activation });
   if (again) return;
   context.observe?.(context, index, { of: "down", buffer: f.a, width });
   const activated = { buffer: f.a, operand: asOperand(context, f.a, width), width };
@@ -368,6 +368,7 @@ function recordFfnBackward(context: DecoderContext, index: number, x: DeviceBuff
     up: f.up,
     partial: act.partial,
     grads: context.maskGrads.has("ffn") ? gradientSlices(context.masks, slots.ffn, width) : null,
+    curve: layer.ffn?.curve ?? null,
   };
   recordGatedBackward(plan, { ...io, gate: spec.ungated ? undefined : f.gate }, { rows, width, activation });
   for (const [nth, projection] of ffnInputs(spec).entries()) {

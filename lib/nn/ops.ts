@@ -111,14 +111,18 @@ export interface GatedExtent extends Extent {
   readonly activation?: Activation | undefined;
 }
 
-/** a = f(gate)·up·z, or f(up)·z without a gate; writes (=). Shapes: gate, up, a [rows, stride]; z [stride]. */
+/**
+ * a = f(gate)·up·z, or f(up)·z without a gate; writes (=). Shapes: gate, up, a [rows, stride]; z [stride]; curve [4] of
+ * xIELU: a, b, beta and eps.
+ */
 export function recordGated(
   plan: Plan,
-  io: { gate?: Span | undefined; up: Span; z: Span; a: Span },
+  io: { gate?: Span | undefined; up: Span; z: Span; a: Span; curve?: Span | null },
   { rows, width, activation = "silu" }: GatedExtent,
 ): void {
   const kernel = activated[activation][io.gate ? "gated" : "plain"], gate = io.gate ? [io.gate] : [];
-  columns(plan, compileKernel(plan.device, kernel), [...gate, io.up, io.z, io.a], { rows, width, cost: 20 });
+  const inputs = [...gate, io.up, io.z, ...io.curve ? [io.curve] : []];
+  columns(plan, compileKernel(plan.device, kernel), [...inputs, io.a], { rows, width, cost: 20 });
 }
 
 /**
@@ -127,13 +131,21 @@ export function recordGated(
  */
 export function recordGatedBackward(
   plan: Plan,
-  io: { da: Span; z: Span; gate?: Span | undefined; up: Span; partial: Span; grads: MaskGradients | null },
+  io: {
+    da: Span;
+    z: Span;
+    gate?: Span | undefined;
+    up: Span;
+    partial: Span;
+    grads: MaskGradients | null;
+    curve?: Span | null;
+  },
   { rows, width, activation = "silu" }: GatedExtent,
 ): void {
-  const stride4 = strideOf(width) / 4, gate = io.gate ? [io.gate] : [];
+  const stride4 = strideOf(width) / 4, gate = io.gate ? [io.gate] : [], curve = io.curve ? [io.curve] : [];
   plan.dispatch(
     compileKernel(plan.device, activatedBackward[activation][io.gate ? "gated" : "plain"]),
-    [io.da, io.z, ...gate, io.up, io.partial, { params: [u32(rows), u32(stride4)] }],
+    [io.da, io.z, ...curve, ...gate, io.up, io.partial, { params: [u32(rows), u32(stride4)] }],
     { groups: [Math.ceil(stride4 / LANES), rowBlocks(rows)], cost: 30 * rows * width },
   );
   if (io.grads) recordPartialSums(plan, io.partial, io.grads, { rows, width, groupWidth: 1, accumulate: false });

@@ -2,6 +2,9 @@
 import {
   biasName,
   choiceBiasName,
+  CURVE_PARTS,
+  curveName,
+  curveParts,
   type DecoderSpec,
   EMBEDDING,
   embeddingWidth,
@@ -72,6 +75,8 @@ export interface LayerWeights {
     /** Null in a layer whose FFN is its experts alone. */
     readonly up: Matrix | null;
     readonly down: Matrix | null;
+    /** The numbers of xIELU, as `recordGated` takes them; null with another activation. */
+    readonly curve: DeviceBuffer | null;
     /** Null in a dense layer. */
     readonly experts: ExpertWeights | null;
   } | null;
@@ -266,6 +271,7 @@ export async function loadWeights(device: Device, source: WeightSource, options:
           gate: spec.ungated || layer.ffn === 0 ? null : await part("gate"),
           up: layer.ffn === 0 ? null : await part("up"),
           down: layer.ffn === 0 ? null : await part("down"),
+          curve: curveParts(spec, layer).length > 0 ? own(await loadCurve(device, source, index)) : null,
           experts: layer.experts ? await experts(index, layer.experts) : null,
         },
         biases: await loadBiases(device, source, { index, own }),
@@ -284,6 +290,24 @@ export async function loadWeights(device: Device, source: WeightSource, options:
     dispose();
     throw error;
   }
+}
+
+/** Uploads the curve of a layer. */
+async function loadCurve(device: Device, source: WeightSource, layer: number): Promise<DeviceBuffer> {
+  const curve = new Float32Array(CURVE_PARTS.length);
+  if (!device.isDry) {
+    const part = async (name: string): Promise<number> => finite(name, await source.read(name))[0] ?? NaN;
+    const [p = NaN, n = NaN, beta = NaN, eps = NaN] = await Promise.all(
+      CURVE_PARTS.map((one) => part(curveName(layer, one))),
+    );
+    curve.set([softplus(p), beta + softplus(n), beta, eps]);
+  }
+  return device.uploadBuffer(`curve of layer ${layer}`, curve);
+}
+
+/** ln(1 + exp(x)). */
+function softplus(x: number): number {
+  return Math.max(x, 0) + Math.log1p(Math.exp(-Math.abs(x)));
 }
 
 /** Uploads a matrix in pieces. */

@@ -5,6 +5,8 @@ import type { WeightSource } from "../spec/source.ts";
 import { type MaskValues, packMasks, slotLayout } from "../nn/mask_slots.ts";
 import {
   biasName,
+  CURVE_PARTS,
+  curveName,
   type DecoderSpec,
   ffnMatrices,
   hasNorm,
@@ -47,6 +49,7 @@ export function shallowPlan(spec: DecoderSpec): SlicePlan {
       normTensors(spec, normName(layer, norm)).forEach((name, i) => made.set(name, { from: from[i] ?? name }));
     }
     for (const of of QK) made.set(headNormName(layer, of), { from: headNormName(place, of) });
+    for (const part of CURVE_PARTS) made.set(curveName(layer, part), { from: curveName(place, part) });
     for (const projection of PROJECTIONS) {
       made.set(projectionName(layer, projection), { from: projectionName(place, projection) });
       made.set(biasName(layer, projection), { from: biasName(place, projection) });
@@ -112,6 +115,8 @@ export function paddedPlan(spec: DecoderSpec): SlicePlan {
       if (hasNorm(spec, layer, place)) continue;
       normTensors(spec, normName(index, place)).forEach((name, i) => made.set(name, { fill: 1 - i }));
     }
+    // Columns of zeros in down_proj read what the curve makes of 0.
+    if (layer.ffn === 0) { for (const part of CURVE_PARTS) made.set(curveName(index, part), { fill: 0 }); }
     for (const of of QK) {
       const name = headNormName(index, of);
       if (layer.heads === 0) made.set(name, { fill: 1 });

@@ -154,7 +154,7 @@ export interface DecoderSpec {
   /** The norms of q and k follow RoPE; only with `qkNorm` "head". */
   readonly qkNormAfter?: true;
   /** Activation of the FFN's gate, or of its up without a gate; absent for silu. */
-  readonly activation?: "gelu" | "gelu_tanh" | "relu" | "relu2";
+  readonly activation?: "gelu" | "gelu_tanh" | "relu" | "relu2" | "xielu";
   /**
    * "both": the output of attention and that of the FFN are normalised too (RMSNorm), before they are added to the
    * residual stream. "after": these outputs alone are. "residual": the residual stream is, once by attention and once by
@@ -383,6 +383,33 @@ export function normTensors({ norm }: DecoderSpec, weight: string): string[] {
   return norm === "layer" ? [weight, normBiasName(weight)] : [weight];
 }
 
+/**
+ * Parts of the curve of xIELU, which each layer with an FFN has as tensors of one value: with a = softplus(alpha_p) and
+ * b = beta + softplus(alpha_n), f(x) = a·x² + beta·x above 0, and b·(exp(min(x, eps)) − 1 − x) + beta·x otherwise.
+ */
+export const CURVE_PARTS = ["alpha_p", "alpha_n", "beta", "eps"] as const;
+
+/** One of {@link CURVE_PARTS}. */
+export type CurvePart = typeof CURVE_PARTS[number];
+
+/** Canonical name of a part of the curve of a layer, shape [1] for the two alphas and [] for the others; only with "xielu". */
+export function curveName(layer: number, part: CurvePart): string {
+  return `model.layers.${layer}.mlp.act_fn.${part}`;
+}
+
+/** Whether a canonical name is that of a part of a curve. */
+export function isCurve(name: string): boolean {
+  return name.includes(".mlp.act_fn.");
+}
+
+/** The parts of the curve that a layer has. */
+export function curveParts(
+  { activation }: Pick<DecoderSpec, "activation">,
+  { ffn }: Pick<LayerSpec, "ffn">,
+): readonly CurvePart[] {
+  return activation === "xielu" && ffn > 0 ? CURVE_PARTS : [];
+}
+
 /** Number of weight matrices [ffn, hidden] or [hidden, ffn] of an FFN: gate, up and down, or the last two. */
 export function ffnMatrices({ ungated }: Pick<DecoderSpec, "ungated">): number {
   return ungated ? 2 : 3;
@@ -472,6 +499,9 @@ export function tensorShapes(spec: DecoderSpec): Map<string, number[]> {
       if (shape[0] === 0 || shape[1] === 0) continue;
       shapes.set(projectionName(index, projection), shape);
       if (hasBias(spec, projection)) shapes.set(biasName(index, projection), [shape[0]]);
+    }
+    for (const part of curveParts(spec, layer)) {
+      shapes.set(curveName(index, part), part.startsWith("alpha") ? [1] : []);
     }
     const { experts } = layer;
     if (!experts) return;

@@ -1,5 +1,6 @@
 // File size of a model, computed from its shape alone.
 import {
+  curveParts,
   type DecoderSpec,
   EMBEDDING,
   hasBias,
@@ -53,6 +54,8 @@ export function byteMeasure(spec: DecoderSpec, kind: FileKind): Measure {
     layer(layer, hidden): number {
       let total = layerNorms(spec, layer).length * normVectors(spec) * vector(hidden);
       for (const width of Object.values(headNormWidths(spec, layer))) if (width > 0) total += vector(width);
+      // A GGUF says curves in its header.
+      if (kind.format === "hf") total += curveParts(spec, layer).length * vector(1);
       for (const projection of PROJECTIONS) {
         if (!hasProjection(spec, projection)) continue;
         const [rows, columns] = projectionShape({ ...spec, hidden }, layer, projection);

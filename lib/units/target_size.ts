@@ -1,6 +1,7 @@
 // Size targets (parameters of the whole model or bytes of its file): searches the sparsity that meets them.
 import { option, refuse } from "../core/errors.ts";
 import {
+  curveParts,
   type DecoderSpec,
   hasBias,
   hasProjection,
@@ -22,7 +23,8 @@ import { partsOf, type Selection, unitParameters, type UnitTable } from "./table
 export function parameterMeasure(spec: DecoderSpec): Measure {
   return {
     layer(layer, hidden): number {
-      let total = layerNorms(spec, layer).length * normVectors(spec) * hidden + headNormParameters(spec, layer);
+      const norms = layerNorms(spec, layer).length * normVectors(spec) * hidden;
+      let total = norms + headNormParameters(spec, layer) + curveParts(spec, layer).length;
       for (const projection of PROJECTIONS) {
         if (!hasProjection(spec, projection)) continue;
         const [rows, cols] = projectionShape({ ...spec, hidden }, layer, projection);

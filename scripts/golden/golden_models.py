@@ -298,6 +298,14 @@ MODELS |= {
             num_hidden_layers=2, vocab_size=73, max_position_embeddings=128, norm_eps=1e-4,
             rope_parameters={"rope_type": "default", "rope_theta": 1000.0, "partial_rotary_factor": 0.3}, **COMMON),
     },
+    # An FFN of xIELU without gate, norms of q and k heads, RoPE scaled.
+    "apertus": {
+        "dtype": torch.float32, "old": None, "shard": None, "seed": 1065,
+        "config": lambda: AutoConfig.for_model(
+            "apertus", hidden_size=42, num_attention_heads=3, num_key_value_heads=1, head_dim=10, intermediate_size=61,
+            num_hidden_layers=2, vocab_size=73, tie_word_embeddings=False, max_position_embeddings=128, rms_norm_eps=1e-3,
+            rope_parameters={"rope_theta": 500.0, **LLAMA3, "original_max_position_embeddings": 16}, **COMMON),
+    },
     # Norms before and after the sublayers; RoPE turns neighbours in a part of each head; gate and up in one.
     "glm4": {
         "dtype": torch.float32, "old": None, "shard": None, "seed": 1055,

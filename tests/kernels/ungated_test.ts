@@ -1,5 +1,6 @@
 // The activation of an FFN without gate and its backward against f64 oracles, slopes against finite differences.
 import { type Device, openDevice } from "../../lib/gpu/device.ts";
+import type { DeviceBuffer } from "../../lib/gpu/types.ts";
 import { Plan } from "../../lib/gpu/plan.ts";
 import { strideOf } from "../../lib/nn/padding.ts";
 import { partialFloats, recordGated, recordGatedBackward } from "../../lib/nn/ops.ts";
@@ -32,10 +33,24 @@ interface Curve {
   readonly roundings: (x: number) => number;
 }
 
+/** a, b, beta and eps of xIELU: an eps that values fall above and below. */
+const XIELU = [0.75, 1.25, 0.5, -0.25] as const;
+const [A, B, BETA, EPS] = XIELU;
+/** The sum of the sizes of what xIELU adds up below 0. */
+const addends = (x: number): number => B * (Math.abs(Math.expm1(Math.min(x, EPS))) + Math.abs(x)) + BETA * Math.abs(x);
 const sigmoid = (x: number): number => 1 / (1 + Math.exp(-x));
 const CURVES: Readonly<Record<Activation, Curve>> = {
   relu: { value: (x) => Math.max(x, 0), slope: (x) => x > 0 ? 1 : 0, roundings: () => 2 },
   relu2: { value: (x) => Math.max(x, 0) ** 2, slope: (x) => 2 * Math.max(x, 0), roundings: () => 4 },
+  xielu: {
+    value: (x) => x > 0 ? A * x * x + BETA * x : B * (Math.expm1(Math.min(x, EPS)) - x) + BETA * x,
+    slope: (x) => x > 0 ? 2 * A * x + BETA : B * (x > EPS ? -1 : Math.expm1(x)) + BETA,
+    // exp is good to (3 + 2·|x|) ulp, and the terms may cancel below 0.
+    roundings: (x) => {
+      const { value } = CURVES.xielu, parts = x > 0 ? 1 : addends(x) / Math.max(Math.abs(value(x)), 1e-30);
+      return 8 + (4 * (3 + 2 * Math.abs(x)) + 8) * parts;
+    },
+  },
   gelu: {
     value: (x) => x * normal(x),
     slope: (x) => normal(x) + x * Math.exp(-x * x / 2) / Math.sqrt(2 * Math.PI),
@@ -65,6 +80,11 @@ function maskOf(count: number): Float32Array<ArrayBuffer> {
   return lay(values, { rows: 1, cols: count, stride: strideOf(count) });
 }
 
+/** The numbers of an activation that has some. */
+function curveOf(activation: Activation): DeviceBuffer | null {
+  return activation === "xielu" ? device.uploadBuffer("curve", Float32Array.from(XIELU)) : null;
+}
+
 for (const activation of KINDS) {
   const { value, slope, roundings } = CURVES[activation];
 
@@ -82,8 +102,9 @@ for (const activation of KINDS) {
       using upBuffer = uploadActivation(device, up);
       using zBuffer = device.uploadBuffer("z", z);
       using a = staleActivation(device, rows, width);
+      using curve = curveOf(activation);
       using plan = new Plan(device);
-      recordGated(plan, { up: upBuffer, z: zBuffer, a }, { rows, width, activation });
+      recordGated(plan, { up: upBuffer, z: zBuffer, a, curve }, { rows, width, activation });
       await plan.run();
       await assertActivation(device, a, {
         what: `${activation} ${rows} × ${width}`,
@@ -106,10 +127,11 @@ for (const activation of KINDS) {
       using partial = device.uploadBuffer("partial", new Float32Array(partialFloats({ rows, width })).fill(STALE));
       using dz = device.uploadBuffer("dz", new Float32Array(strideOf(width)).fill(STALE));
       using squares = device.uploadBuffer("squares", new Float32Array(strideOf(width)).fill(STALE));
+      using curve = curveOf(activation);
       using plan = new Plan(device);
       recordGatedBackward(
         plan,
-        { da: daBuffer, z: zBuffer, up: upBuffer, partial, grads: { dz, squares } },
+        { da: daBuffer, z: zBuffer, up: upBuffer, partial, grads: { dz, squares }, curve },
         { rows, width, activation },
       );
       await plan.run();
@@ -151,9 +173,10 @@ Deno.test("activations and their backward stay finite for inputs of ±1000", asy
     using da = uploadActivation(device, denseOf(1, 2, Float32Array.of(1, 1)));
     using a = staleActivation(device, 1, 2);
     using partial = device.createBuffer("partial", 4 * 64);
+    using curve = curveOf(activation);
     using plan = new Plan(device);
-    recordGated(plan, { up, z, a }, { rows: 1, width: 2, activation });
-    recordGatedBackward(plan, { da, z, up, partial, grads: null }, { rows: 1, width: 2, activation });
+    recordGated(plan, { up, z, a, curve }, { rows: 1, width: 2, activation });
+    recordGatedBackward(plan, { da, z, up, partial, grads: null, curve }, { rows: 1, width: 2, activation });
     await plan.run();
     const { value, slope } = CURVES[activation];
     const exact = (curve: (x: number) => number) => (_: number, column: number): Cell => ({

@@ -3,6 +3,7 @@ import { refuse } from "../../core/errors.ts";
 import {
   type DecoderSpec,
   headNormName,
+  isCurve,
   type LayerCount,
   layerOf,
   type LayerSpec,
@@ -14,6 +15,7 @@ import {
 import { neighbourRow, ropeFrequencies } from "../../spec/rope.ts";
 import type { FileSystem, Staged } from "../../files/system.ts";
 import { type GgufArch, slidingPeriod } from "../../families/gguf_arch.ts";
+import { curveEntries, emptyCurves } from "./curves.ts";
 import { expertKeys } from "./experts.ts";
 import { fusedGgufName, fusedTensors, joined } from "../fused.ts";
 import {
@@ -97,6 +99,7 @@ export async function stageGguf(
   options: GgufExportOptions & { readonly files: FileSystem },
 ): Promise<Staged & { readonly result: GgufExport }> {
   const { content, ...result } = contentOf(source, options);
+  for (const entry of await curveEntries(source)) content.metadata.set(...entry);
   const file = await stageGgufFile(path, content, options);
   return { result, commit: () => file.commit(), [Symbol.dispose]: () => file[Symbol.dispose]() };
 }
@@ -106,7 +109,9 @@ export function ggufFileBytes(spec: DecoderSpec, options: GgufExportOptions): nu
   const read = (): never => {
     throw new Error("only the size is asked for");
   };
-  return ggufBytes(contentOf({ spec, read, storedDtype: read }, options).content);
+  const { content } = contentOf({ spec, read, storedDtype: read }, options);
+  for (const entry of emptyCurves(spec)) content.metadata.set(...entry);
+  return ggufBytes(content);
 }
 
 /** A matrix of the file: the canonical tensors in it, and its shape. */
@@ -135,7 +140,7 @@ export async function copiedType(source: WeightSource, canonical: string, arch: 
 function contentOf(
   source: WeightSource,
   options: GgufExportOptions,
-): GgufExport & { readonly content: GgufContent } {
+): GgufExport & { readonly content: GgufContent & { readonly metadata: Map<string, GgufValue | GgufTyped> } } {
   const { spec } = source;
   const arch = ggufArch(spec, options.arch);
   const { fused: fusions = [] } = arch, layers = arch.uneven?.(spec.layers) ?? spec.layers;
@@ -146,6 +151,7 @@ function contentOf(
   const types = matrixTypes(options.dtype, { ...spec, layers }, { shapes, fusesQkv: fusions.length > 0 });
   const fused = fusedTensors({ ...spec, layers }, fusions);
   for (const [canonical, shape] of shapes) {
+    if (isCurve(canonical)) continue;
     const gguf = ggufNameIn(spec, canonical, names.get(canonical) ?? { name: canonical }),
       choice = types.get(canonical);
     const whole = fused.get(canonical), parts = whole?.parts.map((part) => part.name) ?? [canonical];

@@ -196,7 +196,7 @@ export function matrixTypes(
   const types = new Map<string, TypeChoice>();
   for (const [name, shape] of shapes) {
     const part = names.get(name)?.part, columns = shape.at(-1) ?? 0;
-    if (shape.length === 1 || name === POSITIONS || isRouter(name)) continue;
+    if (shape.length < 2 || name === POSITIONS || isRouter(name)) continue;
     const nth = part ? seen.get(part.projection) ?? 0 : 0;
     if (part) seen.set(part.projection, nth + 1);
     types.set(name, choose(part ? { projection: part.projection, nth } : name === HEAD ? HEAD : EMBEDDING, columns));
@@ -222,7 +222,7 @@ export function typeLike(
       const projection = parts.get(name)?.part?.projection;
       const type = typeOf(name);
       // A matrix with rows that fill no blocks has one of these types in each mix.
-      if (shape.length === 1 || !projection || type === undefined || PLAIN_TYPES.includes(type)) continue;
+      if (shape.length < 2 || !projection || type === undefined || PLAIN_TYPES.includes(type)) continue;
       const key = `${projection} ${type}`;
       found.set(key, (found.get(key) ?? 0) + elementCount(shape));
     }

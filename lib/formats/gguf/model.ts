@@ -1,9 +1,10 @@
 // A GGUF as a source of weights.
 import { refuse } from "../../core/errors.ts";
 import { blocksOf, type QuantRows } from "../../spec/quant.ts";
-import { type DecoderSpec, ropeDims, tensorShapes } from "../../spec/decoder.ts";
+import { type DecoderSpec, isCurve, ropeDims, tensorShapes } from "../../spec/decoder.ts";
 import { neighbourRow } from "../../spec/rope.ts";
 import type { GgufArch } from "../../families/gguf_arch.ts";
+import { ggufCurves } from "./curves.ts";
 import { type GgufFile, openGgufFile } from "./file.ts";
 import type { GgufHeader, GgufTensor } from "./header.ts";
 import { fusedGgufName, fusedTensors, rowsWithin } from "../fused.ts";
@@ -40,7 +41,7 @@ export async function openGguf(source: ByteSource): Promise<GgufSource> {
   const file = await openGgufFile(source), { path } = file;
   const { spec, arch } = await ggufSpec(file), turns = { headDim: spec.headDim, dims: ropeDims(spec) };
   const names = ggufNames(spec.layers.length, arch.tensorNames);
-  const found = checkTensors(spec, file, { names, arch });
+  const found = checkTensors(spec, file, { names, arch }), curves = ggufCurves(file, spec);
   const tensorOf = (name: string): Found => {
     const entry = found.get(name);
     if (entry) return entry;
@@ -58,13 +59,16 @@ export async function openGguf(source: ByteSource): Promise<GgufSource> {
     spec,
     provenance: ggufProvenance(file.metadata),
     async read(name, rows): Promise<Float32Array<ArrayBuffer>> {
+      const curve = curves.get(name);
+      if (curve) return curve.slice();
       const { tensor, rotated, part, isFlat } = tensorOf(name);
       if (isFlat && rows) return (await file.readTensor(tensor.name)).slice(rows.start, rows.start + rows.count);
       return rotated
         ? await readRotated(file, { tensor, turns, rows })
         : await file.readTensor(tensor.name, part ? rowsWithin(part, rows) : rows);
     },
-    async readStored(name, rows, into): Promise<Uint8Array<ArrayBuffer>> {
+    async readStored(name, rows, into): Promise<Uint8Array<ArrayBuffer> | null> {
+      if (curves.has(name)) return null;
       const { tensor, rotated, part } = tensorOf(name);
       if (!rotated) return await file.readTensorStored(tensor.name, part ? rowsWithin(part, rows) : rows, into);
       const { heads, rowOf, count } = headsOf({ tensor, turns, rows });
@@ -85,7 +89,7 @@ export async function openGguf(source: ByteSource): Promise<GgufSource> {
         part ? { ...options, rows: rowsWithin(part, options.rows) } : options,
       );
     },
-    storedDtype: (name): string => tensorOf(name).tensor.type,
+    storedDtype: (name): string => curves.has(name) ? "f32" : tensorOf(name).tensor.type,
   };
 }
 
@@ -167,6 +171,7 @@ function checkTensors(
     spec.rope.scaling.kind === "longrope" ? [ROPE_SHORT, ROPE_LONG] : arch.divisors ? [ROPE_FREQS] : [],
   );
   for (const [canonical, own] of tensorShapes(spec)) {
+    if (isCurve(canonical)) continue;
     const place = ggufNameIn(spec, canonical, names.get(canonical) ?? { name: canonical }),
       projection = place.part?.projection;
     const whole = fusedParts.get(canonical);

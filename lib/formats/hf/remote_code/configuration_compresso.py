@@ -14,7 +14,7 @@ class CompressoConfig(MistralConfig):
     layer_windows, where there is one, holds the tokens that a query of each layer sees, itself included; None for all. The
     key is not sliding_window, by which transformers would make caches that forget what other layers still read.
     With norm = "layer" norms are LayerNorm, with "layer_no_bias" LayerNorm without biases, as Cohere's. With ungated_mlp an
-    MLP is down(act(up(x))), without gate. With parallel = "own" the MLP reads what attention reads, through a norm of its
+    MLP is down(act(up(x))), without gate; its act may be Apertus's xielu. With parallel = "own" the MLP reads what attention reads, through a norm of its
     own, with "shared" through that of attention. With head_bias the output head has a bias. With position_offset there are
     learned position embeddings, that of position p in row p + position_offset, and no RoPE.
     With norm_places = "both" the outputs of attention and MLP are normed too, as Gemma 3's are, with "after" they alone;

@@ -55,6 +55,22 @@ def norm_of(config):
     return nn.LayerNorm(config.hidden_size, eps=config.rms_norm_eps, bias=config.norm == "layer")
 
 
+class XIELU(nn.Module):
+    """Apertus's activation, with the curve of the layer. Older versions of transformers do not have it."""
+
+    def __init__(self):
+        super().__init__()
+        self.alpha_p = nn.Parameter(torch.zeros(1))
+        self.alpha_n = nn.Parameter(torch.zeros(1))
+        self.register_buffer("beta", torch.tensor(0.5))
+        self.register_buffer("eps", torch.tensor(-1e-6))
+
+    def forward(self, x):
+        above = nn.functional.softplus(self.alpha_p) * x * x
+        below = (self.beta + nn.functional.softplus(self.alpha_n)) * (torch.expm1(torch.minimum(x, self.eps)) - x)
+        return torch.where(x > 0, above, below) + self.beta * x
+
+
 class UngatedMLP(nn.Module):
     """down(act(up(x))): an MLP without gate."""
 
@@ -62,7 +78,7 @@ class UngatedMLP(nn.Module):
         super().__init__()
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
-        self.act_fn = ACT2FN[config.hidden_act]
+        self.act_fn = XIELU() if config.hidden_act == "xielu" else ACT2FN[config.hidden_act]
 
     def forward(self, x):
         return self.down_proj(self.act_fn(self.up_proj(x)))

@@ -1,4 +1,5 @@
 // Apertus: LLaMA with an FFN of xIELU without gate, whose curve each layer has learned, and an RMSNorm of each head of q and k.
+import { z } from "../core/packages.ts";
 import { family } from "./family.ts";
 import { alike, headsDivideHidden, untied } from "./fit.ts";
 import type { GgufArch } from "./gguf_arch.ts";
@@ -35,7 +36,13 @@ export const APERTUS = family({
   },
   ids: { pad: 3 },
   activations: { xielu: "xielu" },
-  keys: { attention_bias: flag },
+  // Published configurations say what the class does anyway.
+  keys: {
+    attention_bias: flag,
+    mlp_bias: z.literal(false).nullish(),
+    qk_norm: z.literal(true).nullish(),
+    post_norm: z.literal(false).nullish(),
+  },
   read: (config) => ({ ...PARTS, biases: attentionBiases(config) }),
   tensors: {
     renames: [[/\.input_layernorm\./, ".attention_layernorm."], [

@@ -397,6 +397,11 @@ export function curveName(layer: number, part: CurvePart): string {
   return `model.layers.${layer}.mlp.act_fn.${part}`;
 }
 
+/** Number of parameters of the curve of a layer: beta and eps are settings. */
+export function curveParameters(spec: Pick<DecoderSpec, "activation">, layer: Pick<LayerSpec, "ffn">): number {
+  return curveParts(spec, layer).length / 2;
+}
+
 /** Whether a canonical name is that of a part of a curve. */
 export function isCurve(name: string): boolean {
   return name.includes(".mlp.act_fn.");
@@ -548,10 +553,12 @@ export function layersAlike({ layers }: DecoderSpec): boolean {
   );
 }
 
-/** Number of parameters of a whole model; a tied head counts once. */
+/** Number of parameters of a whole model. A tied head counts once. A tensor without dimensions is a setting, and does not count. */
 export function parameterCount(spec: DecoderSpec): number {
   let total = 0;
-  for (const shape of tensorShapes(spec).values()) total += shape.reduce((product, size) => product * size, 1);
+  for (const shape of tensorShapes(spec).values()) {
+    if (shape.length > 0) total += shape.reduce((product, size) => product * size, 1);
+  }
   return total;
 }
 

@@ -1,7 +1,7 @@
 // Size targets (parameters of the whole model or bytes of its file): searches the sparsity that meets them.
 import { option, refuse } from "../core/errors.ts";
 import {
-  curveParts,
+  curveParameters,
   type DecoderSpec,
   hasBias,
   hasProjection,
@@ -24,7 +24,7 @@ export function parameterMeasure(spec: DecoderSpec): Measure {
   return {
     layer(layer, hidden): number {
       const norms = layerNorms(spec, layer).length * normVectors(spec) * hidden;
-      let total = norms + headNormParameters(spec, layer) + curveParts(spec, layer).length;
+      let total = norms + headNormParameters(spec, layer) + curveParameters(spec, layer);
       for (const projection of PROJECTIONS) {
         if (!hasProjection(spec, projection)) continue;
         const [rows, cols] = projectionShape({ ...spec, hidden }, layer, projection);

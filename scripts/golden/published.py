@@ -47,6 +47,13 @@ MODELS = {
         rope_theta=10000.0, hidden_act="relu2", bos_token_id=128000, eos_token_id=128001,
         rope_scaling=dict(rope_type="yarn", beta_fast=32.0, beta_slow=1.0, factor=20.0, mscale=1.0,
                           original_max_position_embeddings=3072)),
+    "swiss-ai/Apertus-8B-Instruct-2509": dict(
+        model_type="apertus", hidden_size=4096, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8,
+        intermediate_size=21504, vocab_size=131072, max_position_embeddings=65536, rms_norm_eps=1e-5,
+        rope_theta=12000000, hidden_act="xielu", attention_bias=False, mlp_bias=False, post_norm=False, qk_norm=True,
+        bos_token_id=1, eos_token_id=68, pad_token_id=3,
+        rope_scaling=dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+                          original_max_position_embeddings=8192)),
     "kyutai/helium-1-preview-2b": dict(
         model_type="helium", hidden_size=2560, num_hidden_layers=24, num_attention_heads=20, num_key_value_heads=20,
         head_dim=128, intermediate_size=7040, vocab_size=48000, max_position_embeddings=4096, rms_norm_eps=1e-8,

@@ -22,6 +22,15 @@ Deno.test("configurations of published sizes have as many parameters as in trans
 
 /** What a configuration says beyond its counts. */
 const FACTS: readonly (readonly [string, (spec: DecoderSpec) => unknown, unknown])[] = [
+  ["swiss-ai/Apertus-8B-Instruct-2509", ({ rope, activation, qkNorm, eosIds }) => [rope, activation, qkNorm, eosIds], [
+    {
+      base: 12e6,
+      scaling: { kind: "llama3", factor: 8, lowFreqFactor: 1, highFreqFactor: 4, originalMaxPosition: 8192 },
+    },
+    "xielu",
+    "head",
+    [68],
+  ]],
   ["bigcode/starcoder2-3b", ({ layers }) => new Set(layers.map(({ window }) => window)), new Set([4096])],
   ["nvidia/Minitron-4B-Base", ({ rope, activation }) => [rope.dims, activation], [64, "relu2"]],
   ["allenai/Olmo-3-7B-Instruct", ({ rope, layers }) => [rope, layers.filter(({ rope }) => rope === "local").length], [{

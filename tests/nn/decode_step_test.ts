@@ -70,6 +70,7 @@ for (
     "cohere2",
     "olmo3",
     "ministral3",
+    "apertus",
   ] as const
 ) {
   for (const placement of ["texture", "buffer"] as const) {

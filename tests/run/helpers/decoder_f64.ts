@@ -5,8 +5,6 @@ import type { MaskValues } from "../../../lib/nn/mask_slots.ts";
 import { normal } from "../../kernels/helpers/normal.ts";
 import { localRope, queryScale, ropeAttention, ropeFrequencies } from "../../../lib/spec/rope.ts";
 import {
-  CURVE_PARTS,
-  curveName,
   EMBEDDING,
   embeddingWidth,
   FINAL_NORM,
@@ -134,12 +132,7 @@ export async function decoderOf(source: WeightSource): Promise<Decoder> {
       return out;
     });
 
-  const activated = (x: number, layer: number): number => {
-    if (spec.activation === "xielu") {
-      const [p = NaN, n = NaN, beta = NaN, eps = NaN] = CURVE_PARTS.map((part) => at(curveName(layer, part))[0]);
-      if (x > 0) return Math.log1p(Math.exp(p)) * x * x + beta * x;
-      return (beta + Math.log1p(Math.exp(n))) * (Math.expm1(Math.min(x, eps)) - x) + beta * x;
-    }
+  const activated = (x: number): number => {
     if (spec.activation === "relu") return Math.max(0, x);
     if (spec.activation === "relu2") return Math.max(0, x) ** 2;
     if (spec.activation === undefined) return x / (1 + Math.exp(-x));
@@ -186,9 +179,7 @@ export async function decoderOf(source: WeightSource): Promise<Decoder> {
         .map((row) => row.map((value, i) => value * (masks.head?.[heads + Math.floor(i / headDim)] ?? 1)));
       const between = x = added(x, product(o, block("o")), index, "attention");
       const g = beside ?? input("ffn"), up = product(g, block("up"));
-      const opened = (spec.ungated ? up : product(g, block("gate"))).map((row) =>
-        row.map((value) => activated(value, index))
-      );
+      const opened = (spec.ungated ? up : product(g, block("gate"))).map((row) => row.map(activated));
       const down = opened.map((row, t) =>
         row.map((open, i) => open * (spec.ungated ? 1 : up[t]?.[i] ?? NaN) * (masks.ffn?.[columns + i] ?? 1))
       );

@@ -19,6 +19,7 @@ import { compileKernel, sourceOf } from "../gpu/kernel.ts";
 import { type Bound, type Params, type Plan, u32 } from "../gpu/plan.ts";
 import { headStride, strideOf } from "./padding.ts";
 import { scoreParams } from "./decode/attention.ts";
+import { fillTexture } from "./products/operand.ts";
 import { exchangesLanes } from "./products/variants.ts";
 
 /** Sizes of the attention of one layer. Row m = b·seq + t; heads is a multiple of kvHeads. */
@@ -312,7 +313,7 @@ function copied(
     if (!scratch) throw new Error("attention: textures need a scratch");
     const stride = strideOf((name === "q" || name === "dO" ? heads : kvHeads) * headStride(headDim));
     const texture = scratch.texture(name, stride / 4, rows);
-    plan.copyToTexture(buffer, texture, { bytesPerRow: stride * 4, rows });
+    fillTexture(plan, texture, { view: { buffer, stride }, rows, columns: stride, width: stride });
     textures[name] = texture;
   }
   return textures;

@@ -24,6 +24,7 @@ import { ropeTable } from "../../lib/spec/rope.ts";
 import { assertCells, type Cell, random, ROUND, STALE } from "./helpers/cells.ts";
 import { withoutSubgroups } from "../device.ts";
 import { DTYPES, stored } from "./helpers/stored.ts";
+import { readTexture } from "./helpers/textures.ts";
 
 const device: Device = await openDevice();
 const EPS = 1e-5;
@@ -247,7 +248,7 @@ for (const dtype of DTYPES) {
         (n) => n < heads * width ? rotated(q, n) : { value: STALE, bound: 0 },
       );
       for (const [cache, w, role] of [[kCache, k, "k"], [vCache, v, "v"]] as const) {
-        assertCells(await readTexture(cache.raw, ...size), {
+        assertCells(await readTexture(device, cache.raw, size), {
           what: `${what}, ${role}`,
           rows: size[1],
           stride: 4 * size[0],
@@ -325,7 +326,9 @@ for (const { dtype, batch, cols, placement = "texture", isPlain = false } of BAT
       if (written) {
         const texels = written.next.bytes / 16 / count;
         const [gated = [], next = []] = await Promise.all(
-          [written.gated, written.next].map(async ({ raw }) => own(await readTexture(raw, texels, count), 4 * texels)),
+          [written.gated, written.next].map(async ({ raw }) =>
+            own(await readTexture(device, raw, [texels, count]), 4 * texels)
+          ),
         );
         read.push(gated, next);
       } else {
@@ -395,7 +398,7 @@ for (
       return own.map((_, b) => read.slice(b * pitch, b * pitch + heads * width));
     };
     const caches = (): Promise<Float32Array[]> =>
-      Promise.all([kCache, vCache].map(({ raw }) => readTexture(raw, ...size)));
+      Promise.all([kCache, vCache].map(({ raw }) => readTexture(device, raw, size)));
     const alone = [];
     for (let b = 0; b < batch; b++) alone.push(...await run(b, 1));
     const written = await caches();
@@ -457,8 +460,8 @@ Deno.test("rotated products take several dispatches where an adapter binds few t
       await plan.run();
       results.push([
         await device.readFloats(turned, heads * width),
-        await readTexture(kCache.raw, ...size),
-        await readTexture(vCache.raw, ...size),
+        await readTexture(device, kCache.raw, size),
+        await readTexture(device, vCache.raw, size),
       ]);
     }
     assert.deepEqual(counts, [1, dtype === "f16" ? 2 : 3]);
@@ -513,14 +516,3 @@ Deno.test("the sums do not depend on how rows are cut into shards and workgroups
     }
   }
 });
-
-async function readTexture(texture: GPUTexture, texels: number, rows: number): Promise<Float32Array> {
-  const pitch = Math.ceil(16 * texels / 256) * 256;
-  using staging = device.createBuffer("read", pitch * rows);
-  const encoder = device.gpu.createCommandEncoder();
-  encoder.copyTextureToBuffer({ texture }, { buffer: staging.raw, bytesPerRow: pitch }, [texels, rows]);
-  device.gpu.queue.submit([encoder.finish()]);
-  const raw = await device.readFloats(staging, pitch * rows / 4), result = new Float32Array(4 * texels * rows);
-  for (let r = 0; r < rows; r++) result.set(raw.subarray(r * pitch / 4, r * pitch / 4 + 4 * texels), 4 * texels * r);
-  return result;
-}

@@ -4,7 +4,7 @@ import { type Device, openDevice } from "../../lib/gpu/device.ts";
 import { Plan } from "../../lib/gpu/plan.ts";
 import { paddedRows, strideOf } from "../../lib/nn/padding.ts";
 import { type Direction, recordLinear } from "../../lib/nn/products/linear.ts";
-import { operand, OperandPool } from "../../lib/nn/products/operand.ts";
+import { fillTexture, operand, OperandPool } from "../../lib/nn/products/operand.ts";
 import { recordMatmul } from "../../lib/nn/products/matmul.ts";
 import {
   createMatrix,
@@ -17,6 +17,8 @@ import {
 import { refuses } from "../refuses.ts";
 import { assertCells, type Cell, lay, random, STALE } from "./helpers/cells.ts";
 import { DTYPES, stored } from "./helpers/stored.ts";
+import { readTexture } from "./helpers/textures.ts";
+import { WatchedPlan } from "./helpers/watched_plan.ts";
 
 const device: Device = await openDevice();
 
@@ -379,6 +381,32 @@ Deno.test("a general product reads an operand's texture, and refuses a result in
     () => recordMatmul(new Plan(device), { a: view, b: view, c: view, m: 1, n: 1, k: 1 }),
     /operand's buffer/,
   );
+});
+
+Deno.test("a texture holds the bits of a view of any size, offset and stride, and zeros up to its width", async () => {
+  const cases = [
+    { rows: 1, columns: 1, width: 4, stride: 1, offset: 0, copies: 0 },
+    { rows: 5, columns: 63, width: 64, stride: 65, offset: 3, copies: 0 },
+    { rows: 9, columns: 64, width: 64, stride: 192, offset: 64, copies: 0 },
+    { rows: 33, columns: 1021, width: 1024, stride: 1023, offset: 1, copies: 0 }, // large, but its rows are not aligned
+    { rows: 3, columns: 66, width: 68, stride: 128, offset: 2, copies: 0 },
+    { rows: 65, columns: 576, width: 576, stride: 640, offset: 64, copies: 1 },
+  ];
+  for (const { rows, columns, width, stride, offset, copies } of cases) {
+    const values = random(offset + rows * stride, rows), what = `${rows} x ${columns} of ${stride}`;
+    using buffer = device.uploadBuffer("view", values);
+    using texture = device.createTexture("target", width / 4 + 1, rows + 1, "rgba32float");
+    using plan = new WatchedPlan(device);
+    fillTexture(plan, texture, { view: { buffer, offset, stride }, rows, columns, width });
+    assert.equal(plan.names.length, 1 - copies, what);
+    await plan.run();
+    const found = await readTexture(device, texture.raw, [width / 4, rows]);
+    const wanted = Float32Array.from({ length: rows * width }, (_, i) => {
+      const column = i % width, at = offset + Math.floor(i / width) * stride + column;
+      return column < columns ? values[at] ?? NaN : 0;
+    });
+    assert.deepEqual(found, wanted, what);
+  }
 });
 
 Deno.test("a product from buffers of more groups than a grid is wide goes on in the next row of the grid", async () => {

@@ -3,8 +3,7 @@ import assert from "node:assert/strict";
 import { CompressoError } from "../../lib/core/errors.ts";
 import { type Device, openDevice } from "../../lib/gpu/device.ts";
 import { openDryDevice } from "../../lib/gpu/dry.ts";
-import type { Kernel } from "../../lib/gpu/kernel.ts";
-import { type Bound, Plan } from "../../lib/gpu/plan.ts";
+import { Plan } from "../../lib/gpu/plan.ts";
 import { tuningOf } from "../../lib/gpu/tuning.ts";
 import { paddedRows, strideOf } from "../../lib/nn/padding.ts";
 import { type Direction, linearProduct, recordLinear } from "../../lib/nn/products/linear.ts";
@@ -16,6 +15,7 @@ import { candidateTiles, type Product, productKey, productTile, tileName } from 
 import { rejects } from "../refuses.ts";
 import { random } from "./helpers/cells.ts";
 import { BOTH, fakeClock, FORWARD, SPEC, tunedPlaces } from "./helpers/tuning.ts";
+import { WatchedPlan } from "./helpers/watched_plan.ts";
 
 const device: Device = await openDevice();
 
@@ -154,16 +154,6 @@ Deno.test("products are the same bits with and without subgroups", async () => {
     }
   }
 });
-
-/** A plan that tells what is dispatched. */
-class WatchedPlan extends Plan {
-  readonly names: string[] = [];
-
-  override dispatch(kernel: Kernel, bound: readonly Bound[], options: Parameters<Plan["dispatch"]>[2]): void {
-    this.names.push(kernel.name);
-    super.dispatch(kernel, bound, options);
-  }
-}
 
 Deno.test("recordLinear() and recordMatmul() record the tuned tile, the default for an unknown name, and only for its own product", () => {
   for (const isCpu of [true, false]) {

@@ -1,10 +1,10 @@
 // Activations as operands of products: copied to scratch textures if products read textures.
-import { PACK_GROUP, productPack } from "../../../kernels/mod.ts";
+import { PACK_TILE, productPack } from "../../../kernels/mod.ts";
 import type { DeviceBuffer, DeviceTexture } from "../../gpu/types.ts";
 import type { Device } from "../../gpu/device.ts";
 import { compileKernel } from "../../gpu/kernel.ts";
 import { type Plan, u32 } from "../../gpu/plan.ts";
-import { paddedRows, roundUp, strideOf } from "../padding.ts";
+import { COLUMN_ALIGN, paddedRows, strideOf } from "../padding.ts";
 import type { MatrixPlacement } from "./matrix.ts";
 
 /** A row-major f32 matrix inside a buffer; offset and stride in f32. */
@@ -25,6 +25,8 @@ export interface Operand extends BufferView {
 /** Extra texels at the end of a scratch row; see `createMatrix`. */
 const TEXTURE_PAD = 4;
 const DEFAULT_SLOT = "operand";
+/** Values of an aligned view up to which a kernel writes its texture. */
+const MOST_PACKED = 1 << 15;
 
 /**
  * Scratch textures and buffers by slot. The next use of a slot overwrites its contents. Dispose the pool after the
@@ -91,7 +93,7 @@ export function operand(
     return { buffer, stride, rows, texture: null };
   }
   const texture = pool.texture(slot, rows, count);
-  plan.copyToTexture(buffer, texture, { bytesPerRow: 4 * stride, rows, byteOffset: 4 * first, texels: count / 4 });
+  fillTexture(plan, texture, { view: { buffer, offset: first, stride }, rows, columns: count, width: count });
   return { buffer, stride: count, rows, texture };
 }
 
@@ -105,22 +107,37 @@ export function viewTexture(plan: Plan, pool: OperandPool, options: {
   const { view, rows, columns, slot } = options;
   if (view.texture) return view.texture;
   const { buffer, offset = 0, stride } = view;
-  const isCopyable = offset % 4 === 0 && stride % 64 === 0 && 4 * (offset + rows * stride) <= buffer.bytes;
-  if (isCopyable) {
-    const texture = pool.texture(slot, rows, stride);
-    plan.copyToTexture(buffer, texture, { bytesPerRow: 4 * stride, rows, byteOffset: 4 * offset });
-    return texture;
+  const isPadded = offset % 4 === 0 && stride % COLUMN_ALIGN === 0 && 4 * (offset + rows * stride) <= buffer.bytes;
+  const width = isPadded ? stride : strideOf(columns);
+  const texture = pool.texture(slot, rows, width);
+  fillTexture(plan, texture, { view, rows, columns: isPadded ? stride : columns, width });
+  return texture;
+}
+
+/**
+ * Records that a view [rows, columns] is written to the upper left of a texture, with zeros from `columns` to `width`,
+ * a multiple of 4. A large view whose rows are aligned is copied. A small one is written by a kernel: a copy would end
+ * the compute pass, which takes longer than the copy.
+ */
+export function fillTexture(plan: Plan, texture: DeviceTexture, options: {
+  readonly view: BufferView;
+  readonly rows: number;
+  readonly columns: number;
+  readonly width: number;
+}): void {
+  const { view: { buffer, offset = 0, stride }, rows, columns, width } = options, texels = width / 4;
+  if (rows * width > MOST_PACKED && columns === width && offset % 4 === 0 && stride % COLUMN_ALIGN === 0) {
+    plan.copyToTexture(buffer, texture, { bytesPerRow: 4 * stride, rows, byteOffset: 4 * offset, texels });
+    return;
   }
-  const packedStride = strideOf(columns);
-  const packed = pool.buffer(slot, rows * packedStride);
-  const texture = pool.texture(slot, rows, packedStride);
   plan.dispatch(compileKernel(plan.device, productPack), [
     buffer,
-    packed,
-    { params: [u32(columns), u32(offset), u32(stride), u32(packedStride)] },
-  ], { groups: [roundUp(packedStride, PACK_GROUP) / PACK_GROUP, rows], cost: rows * packedStride });
-  plan.copyToTexture(packed, texture, { bytesPerRow: 4 * packedStride, rows });
-  return texture;
+    texture,
+    { params: [columns, offset, stride, texels, rows].map(u32) },
+  ], {
+    groups: [Math.ceil(texels / PACK_TILE.texels), Math.ceil(rows / PACK_TILE.rows)],
+    cost: rows * width,
+  });
 }
 
 function entryOf<T>(map: Map<string, T[]>, key: string): T[] {

@@ -7,6 +7,7 @@ export interface Kernel {
   readonly name: string;
   readonly source: KernelSource;
   readonly pipeline: GPUComputePipeline;
+  /** Its params have a dynamic offset. */
   readonly layout: GPUBindGroupLayout;
 }
 
@@ -100,7 +101,7 @@ function layoutEntry(binding: KernelSource["bindings"][number], index: number): 
     case "storage":
       return { ...base, buffer: { type: "storage" } };
     case "uniform":
-      return { ...base, buffer: { type: "uniform" } };
+      return { ...base, buffer: { type: "uniform", hasDynamicOffset: true } };
     case "texture-f32":
       return { ...base, storageTexture: { access: "read-only", format: "rgba32float" } };
     case "texture-u32":

@@ -1,30 +1,13 @@
 // A plan: a recorded list of dispatches and copies that is replayed without allocation.
 import { refusal } from "../core/errors.ts";
+import { BindGroups } from "./bind_groups.ts";
+import { blockBytes, type Bound, packParams, type Params } from "./bound.ts";
 import type { DeviceBuffer, DeviceTexture } from "./types.ts";
 import type { Device } from "./device.ts";
 import type { Kernel } from "./kernel.ts";
 
-/** Constant params of one dispatch, laid out as consecutive 4-byte scalars. */
-export type Params = readonly ({ readonly u32: number } | { readonly i32: number } | { readonly f32: number })[];
-
-/** Part of a buffer as a binding; the offset must be a multiple of 256. */
-export interface BufferSlice {
-  readonly buffer: DeviceBuffer;
-  readonly byteOffset: number;
-  readonly bytes: number;
-}
-
-/** Bindings of a dispatch, in the order of the kernel's bindings. Params fill a "uniform" binding. */
-export type Bound = DeviceBuffer | DeviceTexture | BufferSlice | { readonly params: Params };
-
-/** Shorthand for unsigned params. */
-export function u32(value: number): { u32: number } {
-  return { u32: value };
-}
-/** Shorthand for float params. */
-export function f32(value: number): { f32: number } {
-  return { f32: value };
-}
+export { f32, u32 } from "./bound.ts";
+export type { Bound, BufferSlice, Params } from "./bound.ts";
 
 /** Options of {@link Plan.run}. */
 export interface RunOptions {
@@ -56,7 +39,10 @@ interface Dispatch {
   readonly groups: readonly [number, number, number];
   readonly label: string;
   readonly cost: number;
+  /** Its resources, which dispatches of the same kernel and resources share. */
   bindGroup: GPUBindGroup | null;
+  /** Byte offset in the arena of each of its params. */
+  offsets: number[];
 }
 interface Other {
   readonly kind: "other";
@@ -163,6 +149,7 @@ export class Plan implements Disposable {
       label: this.#label || kernel.name,
       cost: options.cost ?? 1e5,
       bindGroup: null,
+      offsets: [],
     });
   }
 
@@ -226,18 +213,11 @@ export class Plan implements Disposable {
     const arena = this.device.createBuffer("params", Math.max(1, this.#blocks.size) * stride, 0x40 | 0x08); // UNIFORM | COPY_DST
     this.#arena = arena;
     if (!this.device.isDry) this.device.write(arena, this.#packBlocks(arena.bytes));
+    const known = new BindGroups(this.device, arena);
     for (const step of this.#steps) {
       if (step.kind !== "dispatch") continue;
-      step.bindGroup = this.device.gpu.createBindGroup({
-        label: step.kernel.name,
-        layout: step.kernel.layout,
-        entries: step.bound.map((bound, binding) => ({
-          binding,
-          resource: "params" in bound
-            ? { buffer: arena.raw, offset: (step.blocks[binding] ?? 0) * stride, size: blockBytes(bound.params) }
-            : resourceOf(bound),
-        })),
-      });
+      step.bindGroup = known.of(step.kernel, step.bound);
+      step.offsets = step.blocks.filter((block) => block >= 0).map((block) => block * stride);
     }
     this.#blocks.clear();
     this.#finished = true;
@@ -324,17 +304,19 @@ export class Plan implements Disposable {
 
   #submit(steps: readonly Step[], from: number, to: number): void {
     const encoder = this.device.gpu.createCommandEncoder();
-    let pass: GPUComputePassEncoder | null = null;
+    let pass: GPUComputePassEncoder | null = null, kernel: Kernel | null = null;
     for (let index = from; index < to; index++) {
       const step = steps[index % steps.length];
       if (!step) continue;
       if (step.kind === "other") {
         pass?.end();
-        pass = null;
+        pass = kernel = null;
         step.encode(encoder);
       } else {
         pass ??= encoder.beginComputePass();
-        encodeDispatch(pass, step);
+        if (step.kernel !== kernel) pass.setPipeline(step.kernel.pipeline);
+        encodeGroups(pass, step);
+        kernel = step.kernel;
       }
     }
     pass?.end();
@@ -368,7 +350,8 @@ export class Plan implements Disposable {
         const pass = encoder.beginComputePass({
           timestampWrites: { querySet, beginningOfPassWriteIndex: 2 * index, endOfPassWriteIndex: 2 * index + 1 },
         });
-        encodeDispatch(pass, step);
+        pass.setPipeline(step.kernel.pipeline);
+        encodeGroups(pass, step);
         pass.end();
       }
       if (labels.length > 0) encoder.resolveQuerySet(querySet, 0, 2 * labels.length, resolved.raw, 0);
@@ -389,29 +372,8 @@ function secondsBetween(start: bigint, end: bigint): number {
   return end < start ? Infinity : Number(end - start) * 1e-9;
 }
 
-function encodeDispatch(pass: GPUComputePassEncoder, step: Dispatch): void {
-  pass.setPipeline(step.kernel.pipeline);
-  pass.setBindGroup(0, step.bindGroup);
+/** Dispatches the step's workgroups with its resources; its pipeline is set. */
+function encodeGroups(pass: GPUComputePassEncoder, step: Dispatch): void {
+  pass.setBindGroup(0, step.bindGroup, step.offsets);
   pass.dispatchWorkgroups(...step.groups);
-}
-
-/** Size of the uniform binding of params: whole vectors, at least one. */
-function blockBytes(params: Params): number {
-  return Math.max(16, Math.ceil(params.length / 4) * 16);
-}
-
-/** The params block as text, one character per byte, for use as a map key. */
-function packParams(params: Params, size: number): string {
-  const view = new DataView(new ArrayBuffer(size));
-  params.forEach((param, index) => {
-    if ("u32" in param) view.setUint32(4 * index, param.u32, true);
-    else if ("i32" in param) view.setInt32(4 * index, param.i32, true);
-    else view.setFloat32(4 * index, param.f32, true);
-  });
-  return Reflect.apply(String.fromCharCode, null, new Uint8Array(view.buffer));
-}
-
-function resourceOf(bound: Exclude<Bound, { readonly params: Params }>): GPUBindingResource {
-  if ("buffer" in bound) return { buffer: bound.buffer.raw, offset: bound.byteOffset, size: bound.bytes };
-  return "createView" in bound.raw ? bound.raw.createView() : { buffer: bound.raw };
 }

@@ -112,7 +112,7 @@ export class StoredWriter implements Disposable {
     device.write(uniform, params);
     const encoder = device.gpu.createCommandEncoder(), pass = encoder.beginComputePass();
     pass.setPipeline(kernel.pipeline);
-    pass.setBindGroup(0, bindGroup(device, kernel.layout, [raw, ...targets.map(({ buffer }) => buffer), uniform]));
+    pass.setBindGroup(0, bindGroup(device, kernel.layout, [raw, ...targets.map(({ buffer }) => buffer), uniform]), [0]);
     pass.dispatchWorkgroups(Math.ceil(groups / UNPACK_GROUP), Math.ceil(count * perTexel / UNPACK_ROWS / UNPACK_GROUP));
     pass.end();
     for (const { texture, buffer, pitch, used } of targets) {

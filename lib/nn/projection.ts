@@ -4,7 +4,7 @@ import type { DeviceBuffer } from "../gpu/types.ts";
 import type { DecoderContext } from "./context.ts";
 import { strideOf } from "./padding.ts";
 import { recordLinear } from "./products/linear.ts";
-import { type BufferView, type Operand } from "./products/operand.ts";
+import { type BufferView, type Operand, textured } from "./products/operand.ts";
 import { recordMatmul } from "./products/matmul.ts";
 import type { LoraEntry } from "./lora.ts";
 import { recordBias, recordDropout } from "./ops.ts";
@@ -109,18 +109,19 @@ export function recordProjectionBackward(
   }
   plan.section("lora");
   const { rank } = lora.config;
-  const dinner = flat(act.dinner, rank);
+  const result = flat(act.dinner, rank);
   const a: BufferView = { buffer: lora.params, offset: entry.aOffset, stride: entry.shape[1] };
   recordMatmul(plan, {
     pool,
     a: dy,
     b: { buffer: lora.params, offset: entry.bOffset, stride: rank },
-    c: dinner,
+    c: result,
     m: rows,
     n: rank,
     k: matrix.rows,
     alpha: lora.scale,
   });
+  const dinner = textured(plan, pool, { view: result, rows, columns: rank, slot: "lora-inner" });
   recordMatmul(plan, {
     pool,
     a: dy,

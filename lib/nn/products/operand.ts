@@ -97,6 +97,12 @@ export function operand(
   return { buffer, stride: count, rows, texture };
 }
 
+/** The view, with a texture of it for several products if these read textures. */
+export function textured(plan: Plan, pool: OperandPool, options: Parameters<typeof viewTexture>[2]): BufferView {
+  if (pool.placement === "buffer") return options.view;
+  return { ...options.view, texture: viewTexture(plan, pool, options) };
+}
+
 /** Returns a texture of any view, and records how it is filled: not at all, by a copy, or by a packed copy. */
 export function viewTexture(plan: Plan, pool: OperandPool, options: {
   readonly view: BufferView;

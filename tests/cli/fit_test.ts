@@ -107,7 +107,7 @@ Deno.test("fit chooses types alone where a cut loses more, and says what a vocab
   assert.equal(code, 0, stderr);
   assert.match(stderr, /--steps/); // nothing is cut, so nothing is trained
   const chart = Deno.readTextFileSync(folder.at("plan.svg"));
-  assert.ok(chart.startsWith("<svg ") && ["types", "vocabulary", "budget"].every((word) => chart.includes(word)));
+  assert.ok(chart.startsWith("<svg ") && ["types", "vocabulary", ">budget<"].every((word) => chart.includes(word)));
   assert.ok(stdout.split("\n").every((line) => line.length <= 80 || line.startsWith("command")), stdout);
   const [first = "", second = ""] = stdout.split("\n").filter((line) => /^[> ] \w.* [KM]iB .* %/.test(line));
   assert.match(first, /^> types /);

@@ -7,6 +7,9 @@ import type { Point } from "../../../lib/report/panel.ts";
 
 /** The choices of a plan as SVG: a dot each, by the levers that they use, and a line along those that no other betters. */
 export function fitChart({ rows, workshop: { shape: { bytes } } }: FitPlan): string {
+  const budget = bytes === null ? null : bytes / 1e6;
+  // The axis reaches the budget, from a little below it at least.
+  const smallest = Math.min(0.98 * (budget ?? 0), ...rows.map((row) => row.bytes / 1e6));
   const [best] = rows, point = (row: FitRow): Point => [row.bytes / 1e6, row.lost];
   const groups = Map.groupBy(rows, ({ choice: { cut, vocabulary, types } }) =>
     [
@@ -18,12 +21,12 @@ export function fitChart({ rows, workshop: { shape: { bytes } } }: FitPlan): str
   const edge = { line: "dotted", dots: false, color: dots.length } as const;
   return drawChart({
     title: "What each choice loses",
-    description: best ? `Least: ${choiceText(best.choice)}.` : "",
+    description: best ? `Least is lost by: ${choiceText(best.choice)}.` : "",
     panels: [{
-      x: { label: "file, million bytes" },
+      x: { label: "file, million bytes", ...budget === null ? {} : { domain: [smallest, budget] } },
       y: { label: "lost, bits per byte" },
       series: [...dots, { name: "no other is smaller and better", points: frontier(rows).map(point), style: edge }],
-      marks: bytes === null ? [] : [{ x: bytes / 1e6, label: "budget" }],
+      marks: budget === null ? [] : [{ x: budget, label: "budget" }],
     }],
   });
 }

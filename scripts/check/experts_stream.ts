@@ -1,5 +1,6 @@
 // Cuts half of the experts of a large random model, and measures what that takes: memory, and time against copying the file.
 import { parseArgs } from "node:util";
+import { Buffer } from "node:buffer";
 import process from "node:process";
 import { demoData, openModelFiles } from "../../lib/local/open_model.ts";
 import { exportModel } from "../../lib/local/export_model.ts";
@@ -119,20 +120,28 @@ async function forget(path: string): Promise<void> {
   if (!success) throw new Error("dd cannot ask the system to forget a file");
 }
 
-/** Runs the program, and gives its output and the peak of its memory: all of it, and what belongs to no file. */
-async function measured(args: readonly string[]): Promise<{ json: string; peak: number; anonymous: number }> {
+/** Ticks of a second in /proc. */
+const TICKS = 100;
+
+/** Runs the program, and gives its output, the peak of its memory (all of it, and what belongs to no file), and its CPU time in seconds. */
+async function measured(
+  args: readonly string[],
+): Promise<{ readonly json: string; readonly peak: number; readonly anonymous: number; readonly cpu: number }> {
   const main = new URL("../../cli/main.ts", import.meta.url).pathname;
   const child = new Deno.Command(Deno.execPath(), {
     args: ["run", "-A", main, ...args, "--json"],
     stdout: "piped",
     stderr: "null",
   }).spawn();
-  let peak = 0, anonymous = 0;
+  let peak = 0, anonymous = 0, cpu = 0;
   const timer = setInterval(() => {
     try {
       const status = Deno.readTextFileSync(`/proc/${child.pid}/status`);
       const of = (key: string): number => 1024 * Number(new RegExp(`${key}:\\s+(\\d+)`).exec(status)?.[1] ?? 0);
       [peak, anonymous] = [Math.max(peak, of("VmHWM")), Math.max(anonymous, of("RssAnon"))];
+      // After the name in brackets: user time is the 12th field, system time the 13th.
+      const fields = Deno.readTextFileSync(`/proc/${child.pid}/stat`).split(") ")[1]?.split(" ") ?? [];
+      cpu = (Number(fields[11]) + Number(fields[12])) / TICKS;
     } catch { // it has ended
     }
   }, 200);
@@ -140,7 +149,7 @@ async function measured(args: readonly string[]): Promise<{ json: string; peak: 
   clearInterval(timer);
   const json = new TextDecoder().decode(stdout);
   if (!success) throw new Error(`${args.join(" ")}: ${json}`);
-  return { json, peak, anonymous };
+  return { json, peak, anonymous, cpu };
 }
 
 const path = `${dir}/model.gguf`, copy = `${dir}/copy.gguf`, out = `${dir}/cut`;
@@ -161,13 +170,15 @@ const cut = ["--units", "experts", "--sparsity", options.share, "--seq", options
 const plan = JSON.parse((await measured(["plan", path, ...cut])).json);
 await forget(path);
 from = performance.now();
-const { json, peak, anonymous } = await measured([
+const { json, peak, anonymous, cpu } = await measured([
   ...["prune", path, ...cut, "--steps", "0", "--data", demoData("train"), "--limit-rows", options.rows],
   ...["--formats", "gguf", "--no-tuning", "--out", out],
 ]);
 const took = seconds(from), run = JSON.parse(json);
 console.log(
-  `cut to ${run.experts.after} of ${run.experts.before} experts in ${took}; parts: ${JSON.stringify(run.parts)}`,
+  `cut to ${run.experts.after} of ${run.experts.before} experts in ${took}, ${cpu.toFixed(0)} s of CPU; parts: ${
+    JSON.stringify(run.parts)
+  }`,
 );
 console.log(`scored on ${run.experts.use.tokens} tokens; check: ${JSON.stringify(run.maskedVsSliced)}`);
 console.log(`memory: ${(peak / GIB).toFixed(2)} GiB at most, ${(anonymous / GIB).toFixed(2)} GiB of no file`);
@@ -189,7 +200,7 @@ async function checkBlocks(kept: readonly (readonly number[])[]): Promise<void> 
       for (const [place, expert] of own.entries()) {
         const is = await small.readStored?.(name, { start: place * rows, count: rows });
         const was = await whole.readStored?.(name, { start: expert * rows, count: rows });
-        if (!is || !was || is.length !== was.length || is.some((byte, at) => byte !== was[at])) {
+        if (!is || !was || Buffer.compare(is, was) !== 0) {
           throw new Error(`${name}: expert ${expert} is not as it was`);
         }
         bytes += is.length;

@@ -69,6 +69,12 @@ const MODELS: readonly { spec: DecoderSpec; units: ("kv" | "ffn" | "hidden")[]; 
     form: "phi",
     arch: "phi2",
   },
+  {
+    spec: { ...DEMO, layers: layers(1), tied: false, qkNorm: "head", ungated: true, activation: "xielu" },
+    units: ["kv", "ffn", "hidden"],
+    form: "apertus",
+    arch: "apertus",
+  },
 ];
 
 for (const { spec, units, form, arch } of MODELS) {

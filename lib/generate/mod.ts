@@ -20,4 +20,7 @@ export type { ChatMessage } from "../text/chat_template.ts";
 
 // Rows that a model writes.
 export { type SelfDataOptions, type SelfDataSettings, type SelfText, writeTexts } from "./self_data.ts";
-export { type SelfDataFileOptions, type SelfDataResult, writeTextFile } from "./self_data_file.ts";
+export { type SelfDataFileOptions, writeTextFile } from "./self_data_file.ts";
+export { type AnswerSettings, type AnswersOptions, type OwnAnswer, writeAnswers } from "./answers.ts";
+export { type AnswerFileOptions, writeAnswerFile } from "./answers_file.ts";
+export type { SelfDataResult } from "./series_file.ts";

@@ -216,6 +216,23 @@ Deno.test("data generate writes texts that data inspect reads, the same ones eac
   });
 });
 
+Deno.test("data generate --prompts answers the rows of a file, greedily, and data inspect reads the answers", async () => {
+  using folder = new TemporaryFolder();
+  const out = folder.at("answers.jsonl"), data = "fixtures/demo_data/train.jsonl";
+  const args = ["data", "generate", "demo", "--prompts", data, "--count", "3", "--tokens", "8", "--out", out];
+  const { count, tokens } = await json([...args, "--no-tuning"]);
+  assert.deepEqual([count, tokens >= 3], [3, true]);
+  const lines = (path: string): string[] => Deno.readTextFileSync(path).trimEnd().split("\n").slice(0, 3);
+  const asked = lines(data).map((line) => JSON.parse(line).instruction);
+  assert.deepEqual(lines(out).map((line) => JSON.parse(line).instruction), asked);
+  const { kind, read } = await json(["data", "inspect", out]);
+  assert.deepEqual([kind, read.rows], ["instruct", 3]);
+  await refused([...args, "--overwrite", "--prompts", out], "usage", { names: [out, "--out"] });
+  await refused(["data", "generate", "demo", ...SMALL, "--temperature", "0", "--out", folder.at("b.jsonl")], "usage", {
+    value: 0,
+  });
+});
+
 Deno.test("data inspect refuses options of training without a model", async () => {
   for (const words of [["--seq", "64"], ["--no-packing"], ["--no-prompt"]]) {
     const args = ["data", "inspect", "fixtures/demo_data/heldout.jsonl", ...words];

@@ -3,7 +3,7 @@ import type { ChatMessage } from "../../text/chat_template.ts";
 import { checkedRow, type InstructRow, type Row } from "../row.ts";
 import { encodeChat, encodeChatPrompt } from "./chat.ts";
 import { encodeBehind } from "./context.ts";
-import { endToken, formatExample, type FormatOptions, keepsSystem, styleOf } from "./format.ts";
+import { endToken, formatExample, type FormatOptions, keepsSystem, styleOf, turnShape } from "./format.ts";
 
 export { endToken, formatExample, type FormatOptions, type PromptStyle, promptStyle } from "./format.ts";
 
@@ -97,7 +97,7 @@ export function encodeExample(given: Row, options: EncodeOptions): EncodedRow {
   return { tokens, labels, truncated, labelTokens: countLabels(labels) };
 }
 
-/** Whether a text has come to its end, and was not cut off, as those may be that a model has written (`"ended": false`). */
+/** Whether a text or answer has come to its end, and was not cut off, as those may be that a model has written (`"ended": false`). */
 export function hasEnded({ extra }: Pick<Row, "extra">): boolean {
   return extra["ended"] !== false;
 }
@@ -168,8 +168,14 @@ function encodeParts(row: InstructRow, options: FormatOptions): Parts {
   const { prefix, response } = formatExample(row, options);
   const end = endToken(options), { tokenizer } = options;
   const ids = tokenizer.encode(prefix);
-  const answer = encodeBehind({ text: prefix, ids }, response, tokenizer);
-  return { prefix: [...leadingOf(options), ...ids], response: [...answer, ...(end === null ? [] : [end])] };
+  if (hasEnded(row)) {
+    const answer = encodeBehind({ text: prefix, ids }, response, tokenizer);
+    return { prefix: [...leadingOf(options), ...ids], response: [...answer, ...(end === null ? [] : [end])] };
+  }
+  // An answer that was cut off has no end to learn, nor what a template puts after it.
+  const tail = styleOf(options) === "chat" ? turnShape(tokenizer).tail.length : 0;
+  const cut = response.slice(0, response.length - tail);
+  return { prefix: [...leadingOf(options), ...ids], response: encodeBehind({ text: prefix, ids }, cut, tokenizer) };
 }
 
 /** Drops tokens from the left of the input until the row fits, or all of the input if it must. */

@@ -30,6 +30,7 @@ import { pushVerb } from "./verbs/push.ts";
 import { reportVerb } from "./verbs/report.ts";
 import { scheduleVerb } from "./verbs/schedule/schedule.ts";
 import { serveVerb } from "./verbs/serve.ts";
+import { studioVerb } from "./verbs/studio.ts";
 import { sweepVerb } from "./verbs/sweep.ts";
 import { tuneVerb } from "./verbs/tune.ts";
 import { setWebgpu, WEBGPU_OPTION } from "./webgpu.ts";
@@ -79,6 +80,7 @@ export async function main(args: readonly string[]): Promise<number> {
       generateVerb,
       chatVerb,
       serveVerb,
+      studioVerb,
       benchVerb,
       exportVerb,
       pushVerb,

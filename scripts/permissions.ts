@@ -38,6 +38,7 @@ export const PERMISSIONS = {
   generate: READS,
   chat: READS,
   serve: { ...READS, env: [...READS.env, "COMPRESSO_API_KEY"], net: ["127.0.0.1", "localhost"] },
+  studio: { ...READS, run: ["deno"], net: ["127.0.0.1"] },
   bench: READS,
   export: WRITES,
   report: WRITES,

@@ -38,6 +38,7 @@ const ORDER = [
   "lib/serve",
   "lib/bench",
   "mod.ts",
+  "studio",
   "cli",
 ];
 
@@ -89,7 +90,7 @@ const OF_THE_RUNTIME: readonly string[] = [
 const IMPORTS = new Map(sources().map((file) => [file, importsOf(file)]));
 
 function sources(): string[] {
-  const below = ["kernels", "lib", "cli"].flatMap((folder) =>
+  const below = ["kernels", "lib", "studio", "cli"].flatMap((folder) =>
     readdirSync(join(ROOT, folder), { recursive: true, encoding: "utf8" }).map((name) => `${folder}/${name}`)
   );
   return ["mod.ts", ...below].map((name) => name.replaceAll("\\", "/")).filter((name) => name.endsWith(".ts"));

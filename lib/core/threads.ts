@@ -56,10 +56,11 @@ function threadCount(): number {
 /**
  * Calls a function that the module at an address exports under its own name: on a thread, or here where nobody holds
  * threads, none can be started or the work is small. It must depend on its arguments alone. The caller gives up the
- * buffers of `transfer`, which must be among the arguments.
+ * buffers of `transfer`, which must be among the arguments. The address is asked for where there are threads alone: the
+ * one script that a page bundles, as a blob, has no addresses of modules.
  */
 export async function onThread<Args extends readonly unknown[], Result>(
-  module: string,
+  module: () => string,
   work: (...args: Args) => Result,
   args: Args,
   { transfer = [] }: { readonly transfer?: ArrayBuffer[] } = {},
@@ -67,7 +68,7 @@ export async function onThread<Args extends readonly unknown[], Result>(
   const isLarge = transfer.reduce((sum, { byteLength }) => sum + byteLength, 0) >= LEAST_BYTES;
   const threads = holders > 0 && isLarge ? await (started ??= Threads.start(threadCount(), limit)) : null;
   if (!threads) return work(...args);
-  return await threads.run({ module, name: work.name, args }, transfer) as Result;
+  return await threads.run({ module: module(), name: work.name, args }, transfer) as Result;
 }
 
 /** Works on the pieces of something with so many at a time that all threads are busy, and uses the results in order. */
@@ -109,8 +110,9 @@ class Threads implements Disposable {
 
   /** Null where threads cannot be started in time, or at all, such as without the right to read their file. */
   static async start(count: number, limit: number): Promise<Threads | null> {
-    const workers: Worker[] = [], file = new URL("./thread.ts", import.meta.url);
+    const workers: Worker[] = [];
     try {
+      const file = new URL("./thread.ts", import.meta.url);
       // Where it may not be read this throws, and a worker would print that too.
       await import(file.href);
       for (let index = 0; index < count; index++) {

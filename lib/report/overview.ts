@@ -8,7 +8,7 @@ import type { LayerSpec } from "../spec/decoder.ts";
 import type { Evaluation, Score } from "./evaluation.ts";
 import { lastPruned, lossEnds, ofModel, stepSeconds } from "./derived.ts";
 import { ABSENT, duration, formatBytes, grouped, percent } from "./numbers.ts";
-import { INPUT_NAMES, type ReportRun } from "./read_run.ts";
+import type { ReportRun } from "./read_run.ts";
 import { grownFiles, modelInput } from "./sizes.ts";
 import { short } from "./svg.ts";
 import type { Table } from "./table.ts";
@@ -294,6 +294,9 @@ export function changeTable(runs: readonly ReportRun[]): Table | null {
     rows,
   };
 }
+
+/** Inputs among the options, which programs need not name; read_run.ts gives them. */
+const INPUT_NAMES: readonly string[] = ["baseDtype", "schedule"];
 
 /** Options of all runs. Options that differ come first and are marked. Null if no options are known. */
 export function optionTable(runs: readonly ReportRun[]): Table | null {

@@ -108,9 +108,6 @@ function inputsOf(
 /** Name of the default schedule. */
 const [DEFAULT_NAME] = SCHEDULE_NAMES;
 
-/** Inputs that {@link inputsOf} gives, which programs need not name. */
-export const INPUT_NAMES: readonly string[] = ["baseDtype", "schedule"];
-
 /** The options among a checkpoint's facts, in the form of run.json. */
 function optionsOf(identity: Readonly<Record<string, unknown>>): Readonly<Record<string, unknown>> {
   const options = Object.fromEntries(

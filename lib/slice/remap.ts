@@ -83,7 +83,8 @@ export function remapSource(
       const plain = !made.rows && !made.cols && !isComputed(made);
       if (plain) return await base.read(made.from, ...(range ? [range] : []));
       const a = made.lowRank && columnsOf(made.lowRank, made.cols, baseWidth);
-      const runs = [...runsOf(made.rows, { start, count }, baseWidth)], module = import.meta.resolve("./remap_rows.ts");
+      const runs = [...runsOf(made.rows, { start, count }, baseWidth)];
+      const module = (): string => import.meta.resolve("./remap_rows.ts");
       await inOrder(runs, async ({ at, end, first, last }) => {
         const values = await readSum(base, made, { start: first, count: last - first + 1 });
         const work = {

@@ -7,7 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 stage=$(mktemp -d)
 trap 'rm -rf "$stage"' EXIT
 
-cp -R cli kernels lib mod.ts deno.json LICENSE scripts/npm/bin scripts/npm/README.md "$stage/"
+cp -R cli kernels lib studio mod.ts deno.json LICENSE scripts/npm/bin scripts/npm/README.md "$stage/"
 mkdir "$stage/fixtures"
 cp -R fixtures/demo fixtures/demo_data "$stage/fixtures/"
 deno run --quiet --allow-read scripts/npm/package_json.ts >"$stage/package.json"

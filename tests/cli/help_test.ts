@@ -9,7 +9,7 @@ import { screenOf } from "./helpers/screen.ts";
 
 const VERBS = [
   ...["doctor", "inspect", "plan", "prune", "schedule", "schedule preview", "data", "data inspect", "data generate"],
-  ...["eval", "generate", "chat", "serve", "bench", "export", "report", "experiment"],
+  ...["eval", "generate", "chat", "serve", "studio", "bench", "export", "report", "experiment"],
 ];
 
 /** A program with one verb, whose options stand in two groups. */

@@ -97,8 +97,8 @@ Deno.test("each other verb runs with its set: those with the same set share a pr
     ["experiment", definition, "--out", folder.at("all"), "--no-tuning"],
     ["completion", "bash"],
   ];
-  // Those that are seen elsewhere: prune and serve here, names on the Hub in the tests of the Hub.
-  const verbs = new Set([...commands.map(([verb]) => verb), "prune", "serve", "push", "hub"]);
+  // Those that are seen elsewhere: prune, serve and studio here, names on the Hub in the tests of the Hub.
+  const verbs = new Set([...commands.map(([verb]) => verb), "prune", "serve", "studio", "push", "hub"]);
   assert.deepEqual([...verbs].sort(), Object.keys(PERMISSIONS).sort());
   const sets: Readonly<Record<string, unknown>> = PERMISSIONS;
   for (const [, group = []] of Map.groupBy(commands, ([verb = ""]) => JSON.stringify(sets[verb]))) {

@@ -39,7 +39,11 @@ const SHORT: readonly (readonly [beginning: string, more: readonly string[]])[] 
   ["fit", ["--file-size", "1800K", "--levers", "vocabulary", "--windows", "1"]],
   ["experiment", ["--no-tuning"]],
   ["serve", ["--no-tuning", "--json"]],
+  ["studio", ["--json"]],
 ];
+
+/** Commands that serve until they are stopped. */
+const SERVING = /^(serve|studio)\b/;
 
 /** A right as a flag of Deno. */
 interface Row {
@@ -191,7 +195,7 @@ Deno.test("each command of the table runs with the rights of its row, and names 
       shared.set(keyOf(given), [...shared.get(keyOf(given)) ?? [], { command, without }]);
     };
     for (const without of rights) add(rights.filter((right) => right !== without), without);
-    const isAlone = command.startsWith("serve") || rights.some((right) => right.startsWith("--allow-write"));
+    const isAlone = SERVING.test(command) || rights.some((right) => right.startsWith("--allow-write"));
     if (isAlone) alone.push({ command, rights });
     else add(rights, null);
   }
@@ -211,7 +215,7 @@ Deno.test("each command of the table runs with the rights of its row, and names 
   for (const { command, rights } of alone) {
     await t.step(command, async () => {
       for (const path of [known.DIR, known.OUT]) await Deno.remove(path ?? "", { recursive: true }).catch(() => {});
-      const [end] = command.startsWith("serve")
+      const [end] = SERVING.test(command)
         ? [await serve(command, rights, known)]
         : await runAll([command], rights, known);
       assert.equal(end?.code, 0, end?.stderr);

@@ -6,7 +6,7 @@ import { holdThreads, inOrder, onThread } from "../../lib/core/threads.ts";
 const MODULE = import.meta.resolve("../../lib/core/half.ts");
 const values = (): Float32Array<ArrayBuffer> => Float32Array.from({ length: 1 << 18 }, (_, i) => i / 7);
 const narrowed = async (own: Float32Array<ArrayBuffer>): Promise<Uint16Array> =>
-  await onThread(MODULE, narrowF16, [own], { transfer: [own.buffer] });
+  await onThread(() => MODULE, narrowF16, [own], { transfer: [own.buffer] });
 
 Deno.test("onThread() gives what the function gives: large work on a thread, all else here", async () => {
   const wanted = narrowF16(values()), here = values();
@@ -48,7 +48,7 @@ Deno.test("threads that do not start in time are not waited for: all work is don
 Deno.test("an error on a thread reaches the caller, and the thread works on", async () => {
   using _threads = holdThreads();
   const own = values(), lost = (own: Float32Array<ArrayBuffer>): number => own.length;
-  await assert.rejects(onThread("data:,no module", lost, [own], { transfer: [own.buffer] }));
+  await assert.rejects(onThread(() => "data:,no module", lost, [own], { transfer: [own.buffer] }));
   assert.deepEqual(await narrowed(values()), narrowF16(values()));
 });
 

@@ -145,7 +145,7 @@ async function relativeErrors(
   const copied = await copiedType(source, name, arch);
   const [rows = 1, columns = 1] = shape, values = await sampled(source, name, { rows, columns });
   const { energy, errors } = await onThread(
-    import.meta.resolve("./type_errors.ts"),
+    () => import.meta.resolve("./type_errors.ts"),
     typeErrors,
     [values, columns, types, importance],
     { transfer: [values.buffer] },

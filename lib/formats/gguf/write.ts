@@ -173,7 +173,7 @@ async function writeTensor(file: StagedFile, item: GgufItem): Promise<void> {
   const size = importance ? columns * Math.max(1, Math.floor(PIECE_VALUES / columns)) : PIECE_VALUES;
   await inOrder(pieceStarts(data.length, size), async (start) => {
     const values = data.slice(start, start + size);
-    const module = import.meta.resolve("./encode.ts"), { type } = item;
+    const module = (): string => import.meta.resolve("./encode.ts"), { type } = item;
     return await onThread(module, encode, [values, type, LIMITS[type], importance], { transfer: [values.buffer] });
   }, async (bytes, start) => {
     if (typeof bytes === "number") throw outOfRange(item, data, start + bytes);

@@ -183,7 +183,9 @@ async function writeItem(file: StagedFile, item: SafetensorsItem): Promise<void>
   if (!isHalved) return await file.write(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
   await inOrder(pieceStarts(data.length, PIECE_VALUES), async (start) => {
     const values = data.slice(start, start + PIECE_VALUES);
-    return await onThread(import.meta.resolve("./halve.ts"), halve, [values, dtype], { transfer: [values.buffer] });
+    return await onThread(() => import.meta.resolve("./halve.ts"), halve, [values, dtype], {
+      transfer: [values.buffer],
+    });
   }, async (halves, start) => {
     if (typeof halves === "number") throw tooLarge(name, dtype, { data, at: start + halves });
     await file.write(new Uint8Array(halves.buffer));

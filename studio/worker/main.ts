@@ -1,0 +1,72 @@
+// The worker of the studio: it has the GPU, so that the page stays smooth. It answers the page's commands.
+import "./without_eval.ts";
+import { type Device, openDevice } from "../../lib/gpu/device.ts";
+import type { Command, Place } from "../messages.ts";
+import { answers, type ChosenModel, type ChosenRows, openChosen, readChosen } from "./desk.ts";
+import { planOf } from "./plan.ts";
+import { StudioRun } from "./run.ts";
+import { tell, tellFailure } from "./tell.ts";
+
+let base = "", width = 640;
+let device: Device | null = null, model: ChosenModel | null = null, rows: ChosenRows | null = null;
+let run: StudioRun | null = null;
+
+globalThis.addEventListener("message", (event: Event) => {
+  if (event instanceof MessageEvent) void answer(event.data);
+});
+
+async function answer(command: Command): Promise<void> {
+  const at: Place = command.kind === "pause" || command.kind === "stop" ? "run" : command.kind;
+  try {
+    await carryOut(command);
+  } catch (error) {
+    tellFailure(at, error);
+  }
+}
+
+async function carryOut(command: Command): Promise<void> {
+  switch (command.kind) {
+    case "begin": {
+      ({ base, width } = command);
+      device = await openDevice();
+      return tell({ kind: "ready", adapter: device.facts.description, isCpu: device.facts.isCpu });
+    }
+    case "model":
+      model = await openChosen(command, base);
+      return tell({ kind: "model", model: model.facts });
+    case "rows":
+      rows = await readChosen(command, base);
+      return tell({ kind: "rows", rows: rows.facts });
+    case "plan":
+      if (model && device) tell({ kind: "plan", plan: await planOf(model.source.spec, command.choices, device) });
+      return;
+    case "run": {
+      if (!device || !model || !rows) return;
+      run?.free();
+      run = new StudioRun({ device, model, rows, choices: command.choices, width });
+      return tell({ kind: "result", result: await run.work() });
+    }
+    case "pause":
+      return run?.pause(command.isPaused);
+    case "stop":
+      return run?.stop();
+    case "ask":
+      return await ask(command.question);
+    case "save": {
+      const saved = run?.save(command.what);
+      if (saved) tell({ kind: "saved", ...saved });
+      return;
+    }
+  }
+}
+
+/** Both models answer at the same time, token by token. */
+async function ask(question: string): Promise<void> {
+  const models = run?.models;
+  if (!models) return;
+  const say = async (who: "dense" | "pruned"): Promise<void> => {
+    for await (const text of answers(models[who], question)) tell({ kind: "said", who, text });
+  };
+  await Promise.all([say("dense"), say("pruned")]);
+  tell({ kind: "asked" });
+}

@@ -1,0 +1,90 @@
+// The studio in a real Chromium: damaged files, a plan, a run that is stopped, one that ends, its files, and both answers.
+import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
+import { join } from "node:path";
+import { crc32 } from "node:zlib";
+import { openModelFiles } from "../../lib/local/open_model.ts";
+import { answerFrom, buildStudio } from "../../studio/build.ts";
+import { assertAccessible, browserTest, openPage } from "../report/browser.ts";
+
+/** Milliseconds to wait: while kernels are compiled on a processor, the browser draws nothing and takes no click. */
+const PATIENCE = 400_000;
+
+/** Names of the files of a zip archive without compression, in the order of its directory; their checksums are right. */
+async function storedFiles(path: string): Promise<readonly string[]> {
+  const bytes = Buffer.from(await Deno.readFile(path)), end = bytes.length - 22;
+  let at = bytes.readUInt32LE(end + 16);
+  return Array.from({ length: bytes.readUInt16LE(end + 10) }, () => {
+    const length = bytes.readUInt16LE(at + 28), size = bytes.readUInt32LE(at + 24);
+    const name = bytes.toString("utf8", at + 46, at + 46 + length), begin = bytes.readUInt32LE(at + 42) + 30 + length;
+    assert.equal(crc32(bytes.subarray(begin, begin + size)), bytes.readUInt32LE(at + 16), name);
+    at += 46 + length;
+    return name;
+  });
+}
+
+browserTest(
+  "the studio refuses damaged files in one box, plans, stops a run and ends one, and gives the files; nothing comes from elsewhere",
+  async (browser) => {
+    const files = await buildStudio(), out = await Deno.makeTempDir({ prefix: "compresso_studio_" });
+    const server = Deno.serve(
+      { port: 0, hostname: "127.0.0.1", onListen: () => {} },
+      // Below a path, as on a host of several pages.
+      (request) => answerFrom(files, request, "/sub/"),
+    );
+    const url = `http://127.0.0.1:${server.addr.port}/sub/`;
+    try {
+      const watched = await openPage(browser, url, { width: 390, scheme: "dark" }), { page } = watched;
+      page.setDefaultTimeout(PATIENCE);
+      const text = async (id: string): Promise<string> => await page.textContent(`#${id}`) ?? "";
+      await page.locator("#adapter", { hasText: /swiftshader/i }).waitFor();
+      assert.equal(await page.isDisabled("#start"), true, "there is nothing to prune yet");
+
+      const buffer = Buffer.from(files.get("demo/config.json") ?? []);
+      await page.setInputFiles("#gguf", { name: "broken.gguf", mimeType: "application/octet-stream", buffer });
+      await page.locator("#model-error:not([hidden])").waitFor();
+      assert.equal(await page.locator(".error:not([hidden])").count(), 1, "one error");
+      assert.equal(await page.isDisabled("#start"), true);
+      await assertAccessible(watched, "with a damaged model");
+
+      await page.click("#demo");
+      for (const [id, value] of [["steps", "1"], ["batch", "1"], ["seq", "32"]] as const) {
+        await page.fill(`#${id}`, value);
+      }
+      await page.locator("#plan-fits[data-fits=true]").waitFor();
+      assert.equal(await page.isChecked("#writesTexts"), false, "a processor would take minutes for them");
+      await page.locator("#start:not([disabled])").waitFor();
+      await page.click("#start");
+      await page.click("#stop");
+      await page.locator("#run-error:not([hidden])").waitFor();
+      assert.equal(await page.isDisabled("#start"), false, "it can be started again");
+      assert.equal(await page.isVisible("#model-error"), false);
+
+      await page.click("#start");
+      await page.locator("#result:not([hidden]), #run-error:not([hidden])").waitFor();
+      assert.equal(await page.isVisible("#run-error"), false, await text("run-error"));
+      assert.match(await text("tile-loss"), /^\d+\.\d{3}$/);
+      assert.ok(await page.locator("#figures svg").count() >= 2, "loss and masks are drawn");
+      assert.ok(await page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "it scrolls sideways");
+      await assertAccessible(watched, "with a result");
+      for (const [button, name] of [["save-gguf", "demo-pruned.gguf"], ["save-folder", "demo-pruned.zip"]] as const) {
+        const [download] = await Promise.all([page.waitForEvent("download"), page.click(`#${button}`)]);
+        assert.equal(download.suggestedFilename(), name);
+        await download.saveAs(join(out, name));
+      }
+      const { source: { spec } } = await openModelFiles(join(out, "demo-pruned.gguf"));
+      const dense = (await openModelFiles("demo")).source.spec;
+      const ffn = ({ layers }: typeof spec): number => layers.reduce((sum, layer) => sum + layer.ffn, 0);
+      assert.ok(ffn(spec) < ffn(dense), "columns are cut");
+      const names = await storedFiles(join(out, "demo-pruned.zip"));
+      assert.ok(["model/config.json", "model/model.safetensors", "run.json"].every((name) => names.includes(name)));
+      assert.deepEqual(watched.complaints.filter((one) => !one.includes("No available adapters")), []);
+      const elsewhere = watched.requests.filter((one) => !one.startsWith(url) && !/^(blob|data):/.test(one));
+      assert.deepEqual(elsewhere, []);
+    } finally {
+      await server.shutdown();
+      await Deno.remove(out, { recursive: true });
+    }
+  },
+  { gpu: true },
+);

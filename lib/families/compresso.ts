@@ -4,7 +4,7 @@ import { isObject, type Json } from "../core/guards.ts";
 import type { DecoderSpec } from "../spec/decoder.ts";
 import { type Config, family, type FamilyParts, MOST_WIDTH, type ReadContext, width } from "./family.ts";
 import { ANYTHING } from "./fit.ts";
-import { attentionBiases, biasKeys, factor, ffnBiases, flag, UNGATED_ACTIVATIONS } from "./shared.ts";
+import { attentionBiases, biasKeys, factor, ffnBiases, flag, softCap, UNGATED_ACTIVATIONS } from "./shared.ts";
 
 const counts = z.int().nonnegative().max(MOST_WIDTH);
 
@@ -25,8 +25,8 @@ const KEYS = {
   attention_scale: factor,
   residual_multiplier: factor,
   logits_scaling: factor,
-  attn_logit_softcapping: factor,
-  final_logit_softcapping: factor,
+  attn_logit_softcapping: softCap,
+  final_logit_softcapping: softCap,
   local_rope_theta: factor,
   layer_ropes: z.array(z.enum(["local", "none"]).nullable()).nullish(),
   layer_windows: z.array(z.int().positive().nullable()).nullish(),

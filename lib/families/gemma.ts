@@ -4,7 +4,7 @@ import type { DecoderSpec, LayerSpec } from "../spec/decoder.ts";
 import { type Config, family, type Renames, slides } from "./family.ts";
 import { alike, headsDivideHidden, type Limit, ONE_WINDOW, tied, UNSCALED_OR_LINEAR } from "./fit.ts";
 import { f32, type GgufArch, type GgufBasis, type GgufParts, slidingPeriod } from "./gguf_arch.ts";
-import { factor, GELU_TANH, isSameFactor, layerTypes, windowOf } from "./shared.ts";
+import { factor, GELU_TANH, isSameFactor, layerTypes, MOST_CAP, softCap, windowOf } from "./shared.ts";
 
 /** Published configurations leave out most. */
 const DEFAULTS = { head_dim: 256, tie_word_embeddings: true };
@@ -115,8 +115,8 @@ const GEMMA2_ARCH: GgufArch = {
   limits: [scaledEmbedding, alike, tied, regularWindows],
   read(keys, basis): GgufParts {
     const attention = keys.decimal(SCORE_CAP_KEY, SCORE_CAP), logits = keys.decimal(LOGIT_CAP_KEY, LOGIT_CAP);
-    if (attention === 0 || logits === 0) {
-      keys.fail(`${SCORE_CAP_KEY} and ${LOGIT_CAP_KEY} are above 0`, `${attention}, ${logits}`);
+    if (attention === 0 || logits === 0 || Math.max(attention, logits) > MOST_CAP) {
+      keys.fail(`${SCORE_CAP_KEY} and ${LOGIT_CAP_KEY} are above 0 and at most ${MOST_CAP}`, `${attention}, ${logits}`);
     }
     return {
       activation: "gelu_tanh",
@@ -137,13 +137,17 @@ const GEMMA3_ARCH: GgufArch = {
   windows: { period: GEMMA3_PERIOD, window: 0, hasLocalRope: true },
   holds: { ...GGUF_HOLDS, normPlaces: ["both"], qkNorm: ["head"], localRope: ["set"], windows: ONE_WINDOW },
   limits: [scaledEmbedding, alike, localWindows, regularLocals(GEMMA3_PERIOD)],
-  read: (keys, basis) => ({
-    activation: "gelu_tanh",
-    normPlaces: "both",
-    qkNorm: "head",
-    scales: ggufScales(basis, FACTOR3(basis)),
-    softCaps: caps(0, keys.decimal(LOGIT_CAP_KEY, 0)),
-  }),
+  read(keys, basis): GgufParts {
+    const logits = keys.decimal(LOGIT_CAP_KEY, 0);
+    if (logits > MOST_CAP) keys.fail(`${LOGIT_CAP_KEY} is at most ${MOST_CAP}`, String(logits));
+    return {
+      activation: "gelu_tanh",
+      normPlaces: "both",
+      qkNorm: "head",
+      scales: ggufScales(basis, FACTOR3(basis)),
+      softCaps: caps(0, logits),
+    };
+  },
 };
 
 /** Gemma. */
@@ -223,8 +227,8 @@ export const GEMMA2 = family({
   keys: {
     ...BIDIRECTIONAL,
     query_pre_attn_scalar: factor,
-    attn_logit_softcapping: factor,
-    final_logit_softcapping: factor,
+    attn_logit_softcapping: softCap,
+    final_logit_softcapping: softCap,
   },
   read: (config, { headDim }) => ({
     normPlaces: "both",
@@ -257,7 +261,7 @@ export const GEMMA3 = family({
   rope: { base: 1e6, localBase: 1e4 },
   keys: {
     query_pre_attn_scalar: factor,
-    final_logit_softcapping: factor,
+    final_logit_softcapping: softCap,
     sliding_window_pattern: z.int().positive().nullish(),
     ...BIDIRECTIONAL,
   },

@@ -1,7 +1,7 @@
 // GPT-NeoX, Pythia: LayerNorm, attention and FFN in parallel, GELU without gate; q, k and v lie in one matrix by head.
 import { hasBias, PROJECTIONS } from "../spec/decoder.ts";
 import type { Json } from "../core/guards.ts";
-import { family } from "./family.ts";
+import { family, type FamilyParts } from "./family.ts";
 import { alike, ALL_OR_NO_BIASES, headsFillHidden, noGroups, UNSCALED_OR_LINEAR, untied } from "./fit.ts";
 import { QKV } from "./fusion.ts";
 import type { GgufArch } from "./gguf_arch.ts";
@@ -49,11 +49,15 @@ export const GPT_NEOX = family({
   activations: { gelu: "gelu", ...UNGATED_ACTIVATIONS },
   rope: { isPartial: true },
   keys: { attention_bias: flag, use_parallel_residual: flag },
-  read: (config) => ({
-    ...PARTS,
-    parallel: config.use_parallel_residual ? "own" : undefined,
-    biases: [...config.attention_bias ? ATTENTION : [], "up", "down"],
-  }),
+  read(config, { headDim, fail }): FamilyParts {
+    const { hidden_size: hidden, num_attention_heads: heads } = config;
+    if (headDim * (heads ?? 0) !== hidden) fail("head_dim", "a gpt_neox has hidden_size / num_attention_heads");
+    return {
+      ...PARTS,
+      parallel: config.use_parallel_residual ? "own" : undefined,
+      biases: [...config.attention_bias ? ATTENTION : [], "up", "down"],
+    };
+  },
   tensors: {
     prefix: "gpt_neox.",
     renames: [

@@ -1,6 +1,6 @@
 // Phi-3: q, k and v in one matrix, gate and up in one, LongRoPE; a part of each head may rotate.
 import { type DecoderSpec, ropeDims } from "../spec/decoder.ts";
-import { family } from "./family.ts";
+import { family, type FamilyParts } from "./family.ts";
 import { alike, headsFillHidden, type Limit } from "./fit.ts";
 import { FUSED_BLOCKS } from "./fusion.ts";
 import type { GgufArch } from "./gguf_arch.ts";
@@ -41,7 +41,12 @@ export const PHI3 = family({
   defaults: { max_position_embeddings: 4096, rms_norm_eps: 1e-5 },
   ids: { eos: 32000 },
   rope: { isPartial: true, longRope: { originalMaxPosition: 4096 } },
-  read: (config) => ({ fused: true, layer: windowLayer(config) }),
+  read(config, { fail }): FamilyParts {
+    if (config.sliding_window && config.layer_types?.includes("full_attention")) {
+      fail("layer_types", "a phi3 has sliding_window in all its layers: others would be ignored");
+    }
+    return { fused: true, layer: windowLayer(config) };
+  },
   tensors: { keepsFused: true },
   stock: {
     holds: { fused: ["set"], windows: ["none", "all"], partialRope: true, scaling: SCALINGS },

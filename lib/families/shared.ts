@@ -7,6 +7,12 @@ import { type Config, type LayerParts, slides } from "./family.ts";
 /** Schema of a factor. */
 export const factor: z.ZodOptional<z.ZodNullable<z.ZodNumber>> = z.number().positive().nullish();
 
+/** Largest soft cap c: c·tanh(x/c) in f32 loses x where c is far above it. Models have 30 and 50. */
+export const MOST_CAP = 1e4;
+
+/** Schema of a soft cap. */
+export const softCap: z.ZodOptional<z.ZodNullable<z.ZodNumber>> = z.number().positive().max(MOST_CAP).nullish();
+
 /** Schema of a switch. */
 export const flag: z.ZodOptional<z.ZodNullable<z.ZodBoolean>> = z.boolean().nullish();
 

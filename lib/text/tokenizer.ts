@@ -150,7 +150,7 @@ export function createTokenizer(json: Json, parts: TokenizerParts): Tokenizer {
  * newer ones do; added_tokens.json counts only without it, too. Tokens that tokenizer.json lacks are in the tokenizer's `json`.
  * Without a tokenizer.json, vocab.json and merges.txt are read as GPT-2's. Gives null if there are neither.
  *
- * @throws CompressoError("input") if a file is broken, and as {@link withAddedTokens}.
+ * @throws CompressoError("input") if a file is broken, or a merge is of unknown tokens, and as {@link withAddedTokens}.
  */
 export async function loadHfTokenizer(files: FileSystem, folder: string): Promise<Tokenizer | null> {
   const whole = await readJson(files, `${folder}/tokenizer.json`);
@@ -168,11 +168,33 @@ export async function loadHfTokenizer(files: FileSystem, folder: string): Promis
   });
   const others = { ...own, ...Object.fromEntries(special) };
   const json = whole ?? gpt2TokenizerJson({ vocab: vocab ?? {}, merges: merges ?? "", config: others });
+  checkMerges(json);
   // Named templates are kept to be written again; the default one is used.
   const named = [...Array.isArray(inConfig) ? inConfig : [], ...await namedTemplates(files, folder)];
   const config = named.length > 0 ? { ...others, chat_template: named } : others;
   const chatTemplate = await files.text(`${folder}/chat_template.jinja`) ?? templateText(inConfig);
   return createTokenizer(withAddedTokens(json, { config: own, map, added }), { config, chatTemplate });
+}
+
+/**
+ * Refuses a merge of tokens, or into one, that the vocabulary lacks, as Hugging Face's own library does: what is cut or
+ * written from it could be read by no program.
+ */
+function checkMerges({ model }: Json): void {
+  if (!isObject(model) || !isObject(model["vocab"]) || !Array.isArray(model["merges"])) return;
+  const { vocab, merges, continuing_subword_prefix: prefix } = model, inner = typeof prefix === "string" ? prefix : "";
+  for (const [at, merge] of merges.entries()) {
+    const pair: unknown = typeof merge === "string" ? merge.split(" ") : merge;
+    const [left, right]: readonly unknown[] = Array.isArray(pair) ? pair : [];
+    if (typeof left !== "string" || typeof right !== "string") continue; // the library says so
+    const missing = [left, right, left + right.slice(inner.length)].find((token) => !Object.hasOwn(vocab, token));
+    if (missing === undefined) continue;
+    refuse("input", "cannot read tokenizer.json", {
+      rule: "each merge is of two tokens into one, all of them in the vocabulary",
+      value: `model.merges[${at}] = ${shownJson(merge)}, without ${shownJson(missing)}`,
+      fix: "fetch the model's tokenizer again",
+    });
+  }
 }
 
 /** Named templates in addition to the default template, as newer versions of transformers write them. */

@@ -238,6 +238,19 @@ const SIZES = {
 /** RoPE with queries that grow with the position. */
 const GROWING = { rope_type: "yarn", rope_theta: 12345, factor: 4, attention_factor: 1, llama_4_scaling_beta: 0.1 };
 
+/** Of classes with other names for LLaMA's keys. */
+const GPT2 = {
+  ...{ n_embd: 24, n_layer: 2, n_head: 4, n_positions: 128, layer_norm_epsilon: 0.001 },
+  ...bare("hidden_size", "rms_norm_eps", "num_key_value_heads"),
+};
+const NEOX = { layer_norm_eps: 1e-5, rotary_emb_base: 10000, rotary_pct: 1, ...bare("rms_norm_eps", "rope_theta") };
+const GEMMA = { head_dim: 6, query_pre_attn_scalar: 6, sliding_window: 9 };
+
+/** SIZES without keys. */
+function bare(...keys: readonly string[]): Readonly<Record<string, undefined>> {
+  return Object.fromEntries(keys.map((key) => [key, undefined]));
+}
+
 /** Keys of a family's configuration, and what they give; null where they are refused. */
 const CONFIGS: readonly (readonly [string, Readonly<Record<string, unknown>>, Partial<DecoderSpec> | null])[] = [
   ["olmo2", {}, { normPlaces: "after", qkNorm: "whole" }],
@@ -366,6 +379,27 @@ const CONFIGS: readonly (readonly [string, Readonly<Record<string, unknown>>, Pa
   }],
 ];
 
+// LLaMA's name of a key that a family names otherwise: the family's own name is what counts.
+const FOREIGN: readonly (readonly [string, Readonly<Record<string, unknown>>, Partial<DecoderSpec> | string])[] = [
+  ["gpt2", { ...GPT2, rms_norm_eps: 0.5 }, "rms_norm_eps"],
+  ["gpt2", { ...GPT2, layer_norm_epsilon: undefined, rms_norm_eps: 0.5 }, "rms_norm_eps"],
+  ["gpt2", { ...GPT2, rms_norm_eps: 0.001 }, { normEps: 0.001 }],
+  ["gpt2", { ...GPT2, hidden_act: "relu" }, "hidden_act"],
+  ["gpt2", { ...GPT2, hidden_size: 48 }, "hidden_size"],
+  ["gpt_neox", { ...NEOX, rms_norm_eps: 0.5 }, "rms_norm_eps"],
+  ["gpt_neox", { ...NEOX, rope_theta: 500 }, "rope_theta"],
+  ["gpt_neox", { ...NEOX, partial_rotary_factor: 0.25 }, "partial_rotary_factor"],
+  ["gpt_neox", { ...NEOX, head_dim: 8 }, "head_dim"],
+  ["gpt_neox", { ...NEOX, rope_theta: 10000, head_dim: 6 }, { headDim: 6 }],
+  ["phi3", { sliding_window: 9, layer_types: ["full_attention", "sliding_attention"] }, "layer_types"],
+  ["phi3", { sliding_window: 9, layer_types: ["sliding_attention", "sliding_attention"] }, {
+    layers: Array(2).fill({ heads: 4, kvHeads: 2, ffn: 33, window: 9 }),
+  }],
+  ["gemma2", { ...GEMMA, hidden_act: "gelu_pytorch_tanh", hidden_activation: null }, { activation: "gelu_tanh" }],
+  ["gemma2", { ...GEMMA, hidden_act: "relu" }, "hidden_act"],
+  ["gemma2", { ...GEMMA, final_logit_softcapping: 1e30 }, "final_logit_softcapping"],
+];
+
 function layersWithout(...without: readonly number[]): LayerSpec[] {
   const layer = { heads: 4, kvHeads: 2, ffn: 33 };
   return Array.from({ length: 5 }, (_, index) => without.includes(index) ? { ...layer, rope: "none" } : layer);
@@ -376,6 +410,14 @@ Deno.test("configurations give what their families compute, with transformers' d
     const parse = (): DecoderSpec => parseHfConfig({ ...SIZES, model_type: type, ...keys }, { path: "config.json" });
     const [last = ""] = Object.keys(keys).slice(-1);
     if (expected === null) refuses(parse, "input", { value: last });
+    else assert.deepEqual({ ...parse(), ...expected }, parse(), `${type} ${shown(keys)}`);
+  }
+});
+
+Deno.test("a key that another family has is refused if it says something else than the family's own", () => {
+  for (const [type, keys, expected] of FOREIGN) {
+    const parse = (): DecoderSpec => parseHfConfig({ ...SIZES, model_type: type, ...keys }, { path: "config.json" });
+    if (typeof expected === "string") refuses(parse, "input", { value: expected });
     else assert.deepEqual({ ...parse(), ...expected }, parse(), `${type} ${shown(keys)}`);
   }
 });

@@ -249,6 +249,22 @@ const REFUSED: readonly (readonly [string, (model: ReturnType<typeof parts>) => 
     ({ metadata }) => metadata.set("llama.attention.sliding_window", 64.5),
     { value: 64.5, names: 0 },
   ],
+  ["attention that looks ahead", ({ metadata }) => metadata.set("llama.attention.causal", false), { value: "false" }],
+  [
+    "an ε of 0",
+    ({ metadata }) => metadata.set("llama.attention.layer_norm_rms_epsilon", { type: "f32", value: 0 }),
+    { value: 0, names: "llama.attention.layer_norm_rms_epsilon" },
+  ],
+  [
+    "an ε below 0",
+    ({ metadata }) => metadata.set("llama.attention.layer_norm_rms_epsilon", { type: "f32", value: -1 }),
+    { value: -1 },
+  ],
+  [
+    "a base of RoPE of 0",
+    ({ metadata }) => metadata.set("llama.rope.freq_base", { type: "f32", value: 0 }),
+    { value: 0, names: "llama.rope.freq_base" },
+  ],
   [
     "another scaling",
     ({ metadata }) => metadata.set("llama.rope.scaling.type", "ntk"),

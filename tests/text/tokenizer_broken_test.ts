@@ -1,8 +1,9 @@
 // Broken tokenizers: each ends in a named error, on loading or in its use, and in bounded time.
 import assert from "node:assert/strict";
-import { createTokenizer, type Tokenizer } from "../../lib/text/tokenizer.ts";
+import { memoryFiles } from "../../lib/files/memory.ts";
+import { createTokenizer, loadHfTokenizer, type Tokenizer } from "../../lib/text/tokenizer.ts";
 import type { Json } from "../../lib/core/guards.ts";
-import { refuses } from "../refuses.ts";
+import { refuses, rejects } from "../refuses.ts";
 
 const VOCAB = { a: 0, b: 1, x: 2, "<unk>": 3 };
 
@@ -56,4 +57,22 @@ Deno.test("pieces of a length that never come to the end of a text are refused",
     }
   }
   assert.deepEqual(tokenizer({ pre_tokenizer: { type: "FixedLength", length: 1 } }).encode("ab"), [0, 1]);
+});
+
+Deno.test("a merge of tokens that the vocabulary lacks, or into one, is refused as the file is loaded", async () => {
+  const load = (model: Json): Promise<Tokenizer | null> => {
+    const text = JSON.stringify({
+      added_tokens: [],
+      model: { type: "BPE", vocab: VOCAB, unk_token: "<unk>", ...model },
+    });
+    return loadHfTokenizer(memoryFiles([["m/tokenizer.json", new TextEncoder().encode(text)]]), "m");
+  };
+  const vocab = { ...VOCAB, ab: 4, "##x": 5, ax: 6 };
+  for (const [pair, missing] of [[["a", "q"], "q"], [["q", "a"], "q"], [["x", "a"], "xa"]] as const) {
+    for (const merges of [[["a", "b"], pair], ["a b", pair.join(" ")]]) {
+      await rejects(load({ vocab, merges }), "input", { value: ["model.merges[1]", `"${missing}"`] });
+    }
+  }
+  assert.equal((await load({ vocab, merges: ["a b"] }))?.encode("ab").length, 1);
+  assert.ok(await load({ vocab, merges: [["a", "##x"]], continuing_subword_prefix: "##" }));
 });

@@ -63,6 +63,16 @@ export async function ggufSpec(file: GgufFile): Promise<{ readonly spec: Decoder
   for (const key of arch.zeroKeys ?? ZERO_KEYS) {
     keys.check(own(key), keys.number(own(key), 0), (value) => value === 0, "it is 0 or absent");
   }
+  const isCausal = metadata.get(own("attention.causal")) ?? true;
+  if (isCausal !== true) {
+    const rule = `${own("attention.causal")} is true or absent: attention looks back alone`;
+    throw ggufError(path, { rule, value: String(isCausal) });
+  }
+  const above = (key: string): number => {
+    const value = keys.decimal(own(key));
+    keys.check(own(key), value, (value) => value > 0, "a number above 0");
+    return value;
+  };
   const hidden = keys.size(own("embedding_length"));
   const maxPosition = keys.size(own("context_length"));
   const { window, slides } = windowsOf(file, { arch, maxPosition }), { hasLocalRope, isOptional } = arch.windows ?? {};
@@ -76,7 +86,7 @@ export async function ggufSpec(file: GgufFile): Promise<{ readonly spec: Decoder
       : {},
   }));
   const hasLocal = hasLocalRope && (!isOptional || layers.some(({ rope }) => rope === "local"));
-  const base = metadata.has(own("rope.freq_base")) ? keys.decimal(own("rope.freq_base")) : 10000;
+  const base = metadata.has(own("rope.freq_base")) ? above("rope.freq_base") : 10000;
   const localBase = isOptional ? base : LOCAL_BASE;
   const firstHeads = layers[0]?.heads ?? 0;
   const headDim = metadata.has(own("attention.key_length"))
@@ -122,13 +132,11 @@ export async function ggufSpec(file: GgufFile): Promise<{ readonly spec: Decoder
     hidden,
     headDim,
     layers,
-    normEps: keys.decimal(own(epsKey(arch))),
+    normEps: above(epsKey(arch)),
     rope: {
       base,
       scaling: await ropeScaling(file, { arch, dims, maxPosition }),
-      ...hasLocal
-        ? { localBase: metadata.has(own(LOCAL_BASE_KEY)) ? keys.decimal(own(LOCAL_BASE_KEY)) : localBase }
-        : {},
+      ...hasLocal ? { localBase: metadata.has(own(LOCAL_BASE_KEY)) ? above(LOCAL_BASE_KEY) : localBase } : {},
       ...dims < headDim ? { dims } : {},
     },
     tied: !file.tensors.has("output.weight"),

@@ -46,6 +46,7 @@ export function parseHfConfig(whole: unknown, files: HfConfigFiles): DecoderSpec
   const { family, json } = textConfig(whole, path),
     { defaults = {} } = family,
     given = withoutIdleWindow({ ...defaults, ...underLlamaKeys(family, json) });
+  checkOwnNames(family, json, path);
   const check = <T>(schema: z.ZodType<T>, value: unknown, where = path): T =>
     validated(schema, value, { path: where, family });
   const config = check(CONFIG, given);
@@ -97,10 +98,38 @@ function withoutIdleWindow(given: Json): Json {
 /** Stands in a spec with learned positions. */
 const NO_ROPE: DecoderSpec["rope"] = { base: 10000, scaling: { kind: "none" } };
 
-/** A parsed config.json under LLaMA's keys. */
+/** A parsed config.json under LLaMA's keys. What a family's own name says goes before what LLaMA's says. */
 function underLlamaKeys({ names = {} }: Family, json: Json): Json {
-  const llama = new Map(Object.entries(names).map(([key, own]) => [own, key]));
-  return Object.fromEntries(Object.entries(json).map(([key, value]) => [llama.get(key) ?? key, value]));
+  const llama = new Map(Object.entries(names).map(([key, own]) => [own, key])), entries = Object.entries(json);
+  return Object.fromEntries([
+    ...entries.filter(([key]) => !llama.has(key)),
+    ...entries.flatMap(([key, value]) => llama.has(key) ? [[llama.get(key) ?? key, value]] : []),
+  ]);
+}
+
+/** Keys that transformers takes by LLaMA's names too where a family has others. */
+const SIZE_KEYS = ["hidden_size", "max_position_embeddings", "num_attention_heads", "num_hidden_layers"];
+
+/** Keys that other families have with the same meaning, under another name. */
+const RENAMED_KEYS = [...SIZE_KEYS, "rms_norm_eps", "hidden_act", "rope_theta", "partial_rotary_factor"];
+
+/**
+ * Refuses LLaMA's name of a key that the family names otherwise, where it says something else than the family's own name
+ * or default: the family's class ignores it.
+ */
+function checkOwnNames(family: Family, json: Json, path: string): void {
+  const { names = {}, defaults = {}, activations = {}, rope, type } = family;
+  const implied: Json = { rope_theta: rope?.base ?? 10000, hidden_act: Object.keys(activations)[0], ...defaults };
+  const meant = (key: string, value: unknown): unknown =>
+    key === "hidden_act" && typeof value === "string" && Object.hasOwn(activations, value) ? activations[value] : value;
+  for (const [key, name] of Object.entries(names)) {
+    const value = json[key] ?? null, own = json[name];
+    if (value === null || !RENAMED_KEYS.includes(key) || (own === undefined && SIZE_KEYS.includes(key))) continue;
+    const said = own === undefined || (own === null && key === "hidden_act") ? implied[key] : own;
+    if (said === undefined || meant(key, value) === meant(key, said)) continue;
+    const rule = `a ${type} names it ${name}, which is ${shownJson(said)} here: another value would be ignored`;
+    throw keyError(path, { key, rule, value: shownJson(value), fix: `remove it, or set ${name}` });
+  }
 }
 
 /** The name that a family gives to a key of LLaMA. */

@@ -41,11 +41,13 @@ export function untrainedRun({ hooks = {}, finish, ...run }: UntrainedRun): Done
 /** What a run without steps has learned: no masks, LoRA of no weights, and no alarms. */
 export function untrainedOutcome(
   source: WeightSource,
-  { lora, data, sparsity, peakBytes }: {
+  { lora, data, sparsity, peakBytes, plannedBytes = peakBytes }: {
     readonly lora: ResolvedOptions["lora"];
     readonly data: EncodeReport;
     readonly sparsity: PruneOutcome["sparsity"];
     readonly peakBytes: number;
+    /** Default: the peak itself. */
+    readonly plannedBytes?: number;
   },
 ): PruneOutcome {
   return {
@@ -59,7 +61,7 @@ export function untrainedOutcome(
     seconds: { finetune: 0, prune: 0, postfinetune: 0 },
     tokensPerSecond: 0,
     peakGpuBytes: peakBytes,
-    plannedGpuBytes: peakBytes,
+    plannedGpuBytes: plannedBytes,
     alarms: [],
     changes: [],
   };

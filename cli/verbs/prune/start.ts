@@ -119,7 +119,6 @@ export async function startRun<T>(path: string, driven: Driven<T>): Promise<T | 
         if (trainsNothing(resolved) && !isOfExperts) return;
         const asked = memoryOptionsOf(resolved, { adapter: adapterOf(device), baseDtype });
         await checkMemory(spec, asked, { memoryLimit });
-        if (isOfExperts) return;
         const { batch, seq } = resolved, speed = await measureSpeed(device, spec, { batch, seq, baseDtype });
         forecast = forecastRun(speed, resolved, {
           formats: (flags.formats ?? FORMATS).length,

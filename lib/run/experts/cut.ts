@@ -13,6 +13,8 @@ import type { WeightSource } from "../../spec/source.ts";
 import { sequencesToMeasure } from "../calibration.ts";
 import { encodeRun } from "../data.ts";
 import { type FinishedRun, sizesOf } from "../finish.ts";
+import { checkMemory } from "../memory/advice.ts";
+import { adapterOf } from "../memory/plan.ts";
 import { nameOfMethod } from "../methods/all.ts";
 import {
   EXPERT_SCORES,
@@ -22,6 +24,7 @@ import {
   scoresUse,
 } from "../methods/experts.ts";
 import type { PruneOptions, ResolvedOptions } from "../options/options.ts";
+import { memoryOptionsOf } from "../options/resolve.ts";
 import type { PartTimer } from "../parts_of_time.ts";
 import {
   checkWindow,
@@ -52,6 +55,7 @@ const MADE = 32;
  *
  * @throws CompressoError("usage") for a share that leaves fewer experts than a token has.
  * @throws CompressoError("mismatch") for scores of another model.
+ * @throws CompressoError("gpu") if the planned memory is more than there is.
  * @throws as `encodeRun` for rows that cannot be read.
  */
 export async function cutExpertsAlone(
@@ -72,6 +76,11 @@ export async function cutExpertsAlone(
   const data = given && original.rows.length === 0 ? null : encodeRun({ spec, tokenizer }, resolved, original);
   const sequences = (): number[][] => data ? sequencesToMeasure(data, resolved) : [];
   const scoring = scoringOf(source, { given, digest, resolved, signal });
+  const { peakBytes: plannedBytes } = await checkMemory(
+    spec,
+    memoryOptionsOf(resolved, { baseDtype, adapter: adapterOf(device) }),
+    { memoryLimit: device.memoryLimit, deviceBytes: device.bytes },
+  );
   const finish = async (timer: PartTimer): Promise<FinishedRun> => {
     const { heldout, heldoutLabels } = data ?? { heldout: [], heldoutLabels: [] };
     const measured = await qualityData({ spec, tokenizer }, { heldout, heldoutLabels }, {
@@ -127,6 +136,7 @@ export async function cutExpertsAlone(
         data: data?.report ?? NO_ROWS,
         sparsity: { target: sparsity, expected: hard, hard },
         peakBytes,
+        plannedBytes,
       }),
       sliced: { source: cut, ...sizesOf(cut, { model, options: resolved, dense: source }), maskedVsSliced },
       quality,

@@ -24,6 +24,7 @@ import { HUNYUAN } from "./hunyuan.ts";
 import { LLAMA } from "./llama.ts";
 import { MINISTRAL, MINISTRAL3, MISTRAL } from "./mistral.ts";
 import { MIXTRAL } from "./mixtral.ts";
+import { NANOCHAT } from "./nanochat.ts";
 import { NEMOTRON } from "./nemotron.ts";
 import { OLMO2, OLMO3 } from "./olmo2.ts";
 import { OLMOE } from "./olmoe.ts";
@@ -58,6 +59,7 @@ export const FAMILIES: readonly Family[] = [
   EXAONE4,
   ARCEE,
   APERTUS,
+  NANOCHAT,
   GLM,
   GLM4,
   ERNIE,

@@ -74,6 +74,7 @@ export type Parts =
         | "embeddingWidth"
         | "qkNorm"
         | "qkNormAfter"
+        | "plainNorms"
         | "scales"
         | "softCaps"
         | "fused"
@@ -156,8 +157,13 @@ export interface TensorRules {
   readonly packed?: readonly Packing[];
   /** Projections that are stored [in, out], packed ones too. */
   readonly transposed?: readonly Projection[];
-  /** RoPE turns neighbours (2i, 2i + 1) of a head of q and k, whose rows are in another order then. */
-  readonly neighbours?: true;
+  /**
+   * RoPE turns neighbours (2i, 2i + 1) of a head of q and k, whose rows are in another order then; "halves" where it turns the halves of a head the
+   * other way round, which is the same as with the halves exchanged.
+   */
+  readonly neighbours?: true | "halves";
+  /** Norms have no weights, and the embedding is normalised; see `plainNorms` of the spec. */
+  readonly plainNorms?: true;
   /** Name of the norm of a head, where each has a tensor. */
   readonly headNorm?: (place: { readonly layer: number; readonly of: "q" | "k"; readonly head: number }) => string;
 }

@@ -205,8 +205,13 @@ export function planSlice(spec: DecoderSpec, masks: MaskValues): SlicePlan {
   for (const [name, [from, ...plus]] of outputs) {
     remaps.set(name, from ? { from, plus, rows: hidden, rowScale: hiddenScale } : { fill: 0 });
   }
+  const { plainNorms: _, ...plain } = spec;
   const sliced: DecoderSpec = {
-    ...withBiases(spec, [...spec.biases ?? [], ...outputs.size > 0 ? ["o", "down"] as const : []]),
+    // The embedding of fewer or scaled dims is not normalised.
+    ...withBiases(hidden || hiddenScale ? plain : spec, [
+      ...spec.biases ?? [],
+      ...outputs.size > 0 ? ["o", "down"] as const : [],
+    ]),
     hidden: kept.length,
     layers: plans.map((plan) => plan.spec),
     normEps: hidden ? spec.normEps * ratio : spec.normEps,

@@ -178,10 +178,15 @@ export interface DecoderSpec {
    */
   readonly fused?: true;
   /**
-   * The folder holds the rows of q and k so that RoPE turns neighbours (2i, 2i + 1), as GLM's does. They are read in the order of the others; an
+   * The folder holds the rows of q and k so that RoPE turns neighbours (2i, 2i + 1), as GLM's does, or the other way round, as nanochat's does. They are read in the order of the others; an
    * adapter made for the folder has another. Changes no value.
    */
   readonly neighbours?: true;
+  /**
+   * Its folder has norms without weights and normalises the embedding (nanochat): all weights of norms are 1, and each row of the embedding is
+   * normalised. Changes no value: it chooses the class of exported folders.
+   */
+  readonly plainNorms?: true;
   /** Bounds c: a score or logit x becomes c · tanh(x / c). */
   readonly softCaps?: {
     /** Of q·k times its factor. Absent: none. */

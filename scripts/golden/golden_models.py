@@ -306,6 +306,14 @@ MODELS |= {
             num_hidden_layers=2, vocab_size=73, tie_word_embeddings=False, max_position_embeddings=128, rms_norm_eps=1e-3,
             rope_parameters={"rope_theta": 500.0, **LLAMA3, "original_max_position_embeddings": 16}, **COMMON),
     },
+    # ReLU² without gate, norms without weights, of the embedding too, RoPE the other way round, a soft cap of the logits.
+    "nanochat": {
+        "dtype": torch.float32, "old": None, "shard": None, "seed": 1066,
+        "config": lambda: AutoConfig.for_model(
+            "nanochat", hidden_size=40, num_attention_heads=4, num_key_value_heads=2, intermediate_size=61,
+            num_hidden_layers=2, vocab_size=73, max_position_embeddings=128, rms_norm_eps=1e-5,
+            final_logit_softcapping=5.0, rope_parameters={"rope_type": "default", "rope_theta": 500.0}, **COMMON),
+    },
     # Norms before and after the sublayers; RoPE turns neighbours in a part of each head; gate and up in one.
     "glm4": {
         "dtype": torch.float32, "old": None, "shard": None, "seed": 1055,
@@ -441,7 +449,9 @@ def to_float64(model):
         if type(module).__name__ in ("CohereLayerNorm", "Cohere2LayerNorm"):
             module.forward = lambda x, m=module: m.weight * torch.nn.functional.layer_norm(
                 x, x.shape[-1:], eps=m.variance_epsilon)
-        if type(module).__name__.endswith("RMSNorm"):
+        if type(module).__name__ == "NanoChatRMSNorm":  # without weights
+            module.forward = lambda x, m=module: x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + m.eps)
+        elif type(module).__name__.endswith("RMSNorm"):
             plus, eps = (1, module.eps) if hasattr(module, "eps") else (0, module.variance_epsilon)
             module.forward = lambda x, m=module, plus=plus, eps=eps: (plus + m.weight) * (
                 x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps))
@@ -511,6 +521,8 @@ OTHER_MODULES = {
     "GraniteMoeHybridDecoderLayer": {"q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj",
                                      "o": "self_attn.o_proj", "gate_up": "shared_mlp.input_linear",
                                      "down": "shared_mlp.output_linear"},
+    "NanoChatDecoderLayer": {"q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj",
+                             "o": "self_attn.o_proj", "up": "mlp.fc1", "down": "mlp.fc2"},
     "OPTDecoderLayer": {"q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj", "o": "self_attn.out_proj",
                         "up": "fc1", "down": "fc2"},
 }
@@ -545,6 +557,9 @@ def projection(layer, target):
             return None
         own = layer.get_submodule(names.get(target) or names["qkv"])
         out = weight_of(own).shape[0]
+        if target in "qk" and type(layer).__name__ == "NanoChatDecoderLayer":  # with the halves of a head exchanged
+            size = layer.self_attn.head_dim
+            return own, torch.arange(out).view(-1, 2, size // 2).flip(1).flatten()
         if target in names:
             return own, slice(0, out)
         nth, third = "qkv".index(target), out // 3
@@ -576,6 +591,17 @@ def widths_of(config):
     return config.num_attention_heads, next((width for width in ffn if width), 4 * config.hidden_size)
 
 
+def after_embedding_norm(model, z_hidden):
+    """Masks the normalised embedding: nanochat's final norm is called for it first."""
+    calls = []
+
+    def masked(_, __, out):
+        calls.append(None)
+        return out * z_hidden if len(calls) % 2 == 1 else out
+
+    return decoder_of(model).norm.register_forward_hook(masked)
+
+
 def attach(model, lora, masks):
     """Hooks LoRA and masks into a model; returns the handles. The order of hooks matters: LoRA first, then z_hidden."""
     handles = []
@@ -597,7 +623,10 @@ def attach(model, lora, masks):
         handles.append(module.register_forward_hook(adapted))
 
     for embedding in embeddings_of(decoder_of(model)):
-        after(embedding)
+        if model.config.model_type == "nanochat":
+            handles.append(after_embedding_norm(model, z_hidden))
+        else:
+            after(embedding)
     for index, layer in enumerate(layers_of(model)):
         output, down = projection(layer, "o")[0], projection(layer, "down")[0]
         before(output, masks["mask.head"][index].repeat_interleave(head_dim))
@@ -632,6 +661,9 @@ def folded_loss(folder, batch, lora, masks):
         head.weight = torch.nn.Parameter(head.weight.clone())  # a tied head is not masked
         z_hidden = masks["mask.hidden"]
         for embedding in embeddings_of(decoder_of(model)):
+            if model.config.model_type == "nanochat":  # a norm would undo it
+                after_embedding_norm(model, z_hidden.float())
+                continue
             is_projection = isinstance(embedding, torch.nn.Linear)
             embedding.weight.mul_(z_hidden[:, None] if is_projection else z_hidden)
         for index, layer in enumerate(layers_of(model)):

@@ -2,6 +2,7 @@
 import { refuse } from "../../core/errors.ts";
 import {
   type DecoderSpec,
+  EMBEDDING,
   hasProjection,
   type Projection,
   PROJECTIONS,
@@ -18,6 +19,7 @@ import { fusedModuleName, fusedTensors, joined } from "../fused.ts";
 import { fusionsOf, hfShapes } from "./model.ts";
 import { expertTensors } from "./experts.ts";
 import { headNormTensors } from "./head_norms.ts";
+import { beforeNorm, isPlainNorm } from "./plain_norms.ts";
 import { ropeConfig } from "./rope_export.ts";
 import { pack, packedTensors } from "./packed.ts";
 import { ownKey } from "./config.ts";
@@ -95,6 +97,7 @@ export async function stageHf(
       if (norm) return (await read(norm.canonical)).subarray(norm.first, norm.first + written.headDim);
       const names = parts.get(item.name), plus = storedPlus(family, item.name);
       const values = names ? joined(await Promise.all(names.map(read))) : await read(item.name);
+      if (item.name === EMBEDDING && family.tensors?.plainNorms) return beforeNorm(values, spec);
       return plus === 0 ? values : values.map((value) => value - plus);
     },
   }));
@@ -177,11 +180,13 @@ function weightItems(spec: DecoderSpec, dtype: HfDtype): Omit<SafetensorsItem, "
   }));
   return [
     ...stacks,
-    ...[...shapes].filter(([name]) => !others.has(name) && !ofExperts.has(name)).flatMap(([name, shape]) => {
-      const own = first.get(name), norms = headNorms.get(name);
-      if (norms) return norms.map((norm) => ({ name: norm.name, shape: [spec.headDim], dtype: FILE_DTYPES[dtype] }));
-      return [{ name: own?.name ?? name, shape: own?.shape ?? shape, dtype: FILE_DTYPES[dtype] }];
-    }),
+    ...[...shapes].filter(([name]) => !others.has(name) && !ofExperts.has(name) && !isPlainNorm(family, name)).flatMap(
+      ([name, shape]) => {
+        const own = first.get(name), norms = headNorms.get(name);
+        if (norms) return norms.map((norm) => ({ name: norm.name, shape: [spec.headDim], dtype: FILE_DTYPES[dtype] }));
+        return [{ name: own?.name ?? name, shape: own?.shape ?? shape, dtype: FILE_DTYPES[dtype] }];
+      },
+    ),
   ];
 }
 
@@ -204,8 +209,14 @@ function finite(name: string, values: Float32Array<ArrayBuffer>): Float32Array<A
 
 /** The model as a folder holds it: with the biases that its configuration implies, and with the matrices and rows of its class. */
 export function writtenSpec(spec: DecoderSpec): DecoderSpec {
-  const { fused, neighbours: _, ...plain } = spec, { keepsFused, neighbours } = familyFor(spec).tensors ?? {};
-  const written = { ...plain, ...keepsFused && fused ? { fused } : {}, ...neighbours ? { neighbours } : {} };
+  const { fused, neighbours: _, plainNorms: __, ...plain } = spec;
+  const { keepsFused, neighbours, plainNorms } = familyFor(spec).tensors ?? {};
+  const written = {
+    ...plain,
+    ...keepsFused && fused ? { fused } : {},
+    ...neighbours ? { neighbours: true as const } : {},
+    ...plainNorms ? { plainNorms } : {},
+  };
   return withBiases(written, writtenBiases(spec));
 }
 

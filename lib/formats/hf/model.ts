@@ -10,6 +10,7 @@ import { parseHfConfig } from "./config.ts";
 import { withExperts } from "./experts.ts";
 import { withHeadNorms } from "./head_norms.ts";
 import { packedTensors, type TensorFile, unpacked } from "./packed.ts";
+import { withPlainNorms } from "./plain_norms.ts";
 import { IDLE_TENSORS, storedName, storedPlus, withPrefix } from "./stored.ts";
 import { shownJson } from "../../core/text.ts";
 import { textConfig } from "./text_config.ts";
@@ -47,7 +48,8 @@ export async function openHfFolder(files: FileSystem, folder: string): Promise<H
     own = new Map([...all].filter(([name]) => !isIdle(name, spec)));
   const context = { family, spec, folder };
   const named = withExperts(withPrefix(family, own), context);
-  const stored = withHeadNorms(unpacked(packedTensors(family, spec), named, context), context);
+  const parts = withHeadNorms(unpacked(packedTensors(family, spec), named, context), context);
+  const stored = withPlainNorms(parts, context);
   // By canonical name, or by the stored name if there is no canonical one.
   const canonical = new Map([...tensorShapes({ ...spec, tied: false }).keys()].map((name) => [nameOf(name), name]));
   const tensors = new Map([...stored].map(([key, found]) => {

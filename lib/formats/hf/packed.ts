@@ -40,15 +40,17 @@ export interface PackedTensor {
   readonly block: number | null;
   /** Whether it is stored [in, out]. */
   readonly transposed: boolean;
-  /** Heads whose first dims are stored so that RoPE turns neighbours; null for rows in the order of the canonical ones. */
-  readonly neighbours: { readonly headDim: number; readonly dims: number } | null;
+  /** Heads whose first dims are stored so that RoPE turns neighbours, or whose halves are exchanged; null for rows in the order of the canonical ones. */
+  readonly neighbours: { readonly headDim: number; readonly dims: number; readonly areHalves: boolean } | null;
 }
 
 /** The packed tensors of a folder of a family. */
 export function packedTensors({ tensors = {}, ...family }: Family, spec: DecoderSpec): PackedTensor[] {
   const { packed = [], transposed = [], neighbours } = tensors, shapes = tensorShapes(spec);
   const rowsOf = (name: string): number => shapes.get(name)?.[0] ?? 0;
-  const turns = neighbours && !spec.positions ? { headDim: spec.headDim, dims: ropeDims(spec) } : null;
+  const turns = neighbours && !spec.positions
+    ? { headDim: spec.headDim, dims: ropeDims(spec), areHalves: neighbours === "halves" }
+    : null;
   const alone = PROJECTIONS.filter((one) =>
     !packed.some(({ parts }) => parts.includes(one)) &&
     (transposed.includes(one) || (turns && (one === "q" || one === "k")))
@@ -171,6 +173,10 @@ function widthOf({ shape: [first = 1, second], transposed }: PackedTensor): numb
 
 /** Row of the packed tensor, before it is transposed, that holds a row of a part. */
 function placeOf({ parts, block, neighbours }: PackedTensor, index: number, row: number): number {
+  if (neighbours?.areHalves) {
+    const { headDim } = neighbours, at = row % headDim;
+    return row - at + (at + headDim / 2) % headDim;
+  }
   if (neighbours) return neighbourRow(row, neighbours);
   if (block === null) return parts.slice(0, index).reduce((sum, part) => sum + part.rows, row);
   return (Math.floor(row / block) * parts.length + index) * block + row % block;

@@ -5,7 +5,7 @@ import type { RowPlace } from "./row.ts";
 export interface EncodeReport {
   /** Rows given. */
   readonly rows: number;
-  /** Rows that a run keeps from training, to compare the masked and the sliced model on them; not among `rows`. */
+  /** Rows of the data that a run keeps from training, to compare the masked and the sliced model on them; not among `rows`. */
   readonly heldOut: number;
   /** Examples made; a long text gives several. */
   readonly examples: number;

@@ -18,7 +18,7 @@ export interface RunData {
   /** How the training rows were encoded. */
   readonly report: EncodeReport;
   /**
-   * Up to 32 sequences, or all if `val` is given, from rows that are not trained on if there are enough, for measuring quality; the masked and the
+   * Up to 32 sequences, or all if `val` or `valRows` is given, from rows that are not trained on if there are enough, for measuring quality; the masked and the
    * sliced model are compared on some of them.
    */
   readonly heldout: readonly (readonly number[])[];
@@ -28,6 +28,8 @@ export interface RunData {
   readonly heldOutBatches: readonly Batch[];
   /** Hash of all examples. */
   readonly digest: string;
+  /** The same of given held-out rows; null if they are from the end of the data. */
+  readonly heldOutDigest: string | null;
   /** Batches of `batch` rows, or of so many micro-batches of them. */
   readonly makeBatches: (seed: number, microBatches?: number) => Batches;
   /** Encodes calibration rows as these are. */
@@ -49,38 +51,42 @@ export function encodeRun(
     & Partial<Pick<ResolvedOptions, "documentMask" | "val" | "evalEvery">>,
   given: Pick<
     PruneOptions,
-    "reading" | "calibrationReading" | "skipBroken" | "calibration" | "prompt" | "checkpoint" | "ranks"
+    "reading" | "calibrationReading" | "skipBroken" | "calibration" | "prompt" | "checkpoint" | "ranks" | "valRows"
   > = {},
 ): RunData {
-  const { reading, calibrationReading, skipBroken = false, ranks } = given, calibration = calibrationRows(given);
+  const { reading, calibrationReading, skipBroken = false, ranks, valRows } = given,
+    calibration = calibrationRows(given);
   refusePrompt(rows, given);
   if (!calibration) refuseReading(given);
   if (!tokenizer) throw noTokenizer("cannot train on text");
   const encoding = { tokenizer, prompt, packing, documentMask, seq, skipBroken, vocab };
   // Rows of a program may have no numbers: then their index among all rows, held-out ones included, is used.
-  const [training, heldoutRows] = splitRows(
-    rows.map((row, index) => ({ ...row, number: row.number ?? index + 1 })),
-    val,
-  );
+  const numbered = (all: readonly Row[]): Row[] =>
+    all.map((row, index) => ({ ...row, number: row.number ?? index + 1 }));
+  const [training, heldoutRows] = valRows ? [numbered(rows), numbered(valRows)] : splitRows(numbered(rows), val);
+  const isAsked = val !== null || valRows !== undefined;
   const { examples, report } = encodeRows(training, { ...encoding, reading });
   if (ranks && examples.length < ranks.size) throw tooManyRanks(ranks.size, { sequences: examples.length });
   // All held-out rows may be too long for `seq`: training rows fill in.
-  const apart = sequencesOf(heldoutRows, encoding), most = val === null ? HELD_OUT : Infinity;
+  const apart = sequencesOf(heldoutRows, encoding), most = isAsked ? Infinity : HELD_OUT;
   const packed = apart.examples.slice(0, most);
   // A model reads a sequence as one row: rows that do not see each other are apart where quality is measured.
   const sequences = documentMask
     ? sequencesOf(heldoutRows, { ...encoding, packing: false }).examples.slice(0, most)
     : packed;
-  if (sequences.length === 0 && (val !== null || evalEvery > 0)) throw noneHeldOut(rows.length, heldoutRows.length);
+  if (sequences.length === 0 && (isAsked || evalEvery > 0)) {
+    throw valRows ? noneOfRows(valRows.length) : noneHeldOut(rows.length, heldoutRows.length);
+  }
   const heldout = sequences.length > 0 ? sequences : examples.slice(-HELD_OUT);
   // Tokenizers may have a pad token for which the model has no embedding.
   const padId = [tokenizer.padId, tokenizer.eosId].find((id) => id !== null && id < vocab) ?? 0;
   const data: RunData = {
-    report: { ...withBroken(report, apart.broken), heldOut: heldoutRows.length },
+    report: { ...withBroken(report, apart.broken), heldOut: valRows ? 0 : heldoutRows.length },
     heldout: heldout.map(({ tokens }) => [...tokens]),
     heldoutLabels: sequences.map(({ labels }) => [...labels]),
     heldOutBatches: heldOutBatches(packed, { batch, seq, padId }),
     digest: digestOfAll(examples),
+    heldOutDigest: valRows ? digestOfAll(packed) : null,
     makeBatches: (seed, count = 1) => createBatches(examples, { batch: count * batch, seq, seed, padId }),
     encodeCalibration: (rows) => encodeCalibration(rows, { ...encoding, reading: calibrationReading, batch, padId }),
     calibration: null,
@@ -162,6 +168,16 @@ function noneHeldOut(rows: number, heldOut: number): CompressoError {
     value: `${heldOut} of ${rows} rows are held out`,
     fix: `give more rows, or more of them by ${option("val")}`,
     option: "val",
+  });
+}
+
+/** The error of held-out rows that were given, none of which can be measured. */
+function noneOfRows(rows: number): CompressoError {
+  return refusal("input", "cannot measure the loss on these held-out rows", {
+    rule: `at least one of them has a response within ${option("seq")}`,
+    value: `${rows} rows`,
+    fix: `give others, or raise ${option("seq")}`,
+    option: "valRows",
   });
 }
 

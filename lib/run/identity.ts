@@ -49,7 +49,7 @@ export function decidingOptions(
  */
 export function identityOf(
   { spec, weights, device }: Model,
-  { report, digest, calibration }: Pick<RunData, "report" | "digest" | "calibration">,
+  { report, digest, heldOutDigest, calibration }: Pick<RunData, "report" | "digest" | "heldOutDigest" | "calibration">,
   { options, schedule, further }: {
     readonly options: ResolvedOptions;
     /** Identity of the opened schedule. */
@@ -62,6 +62,7 @@ export function identityOf(
   return {
     ...facts,
     ...(calibration ? { calibration: calibration.digest } : {}),
+    ...(heldOutDigest === null ? {} : { valRows: heldOutDigest }),
     schedule,
     examples: `${report.examples} examples, ${report.tokens} tokens, ${digest}`,
     model: digestOf([JSON.stringify(spec)]),

@@ -151,8 +151,8 @@ async function weightsOf(model: Model, identity: SinkOptions["identity"]): Promi
 async function vocabularyOf(
   dense: Model,
   resolved: ResolvedOptions,
-  { evaluate, vocab, signal, onPhase, loadTasks, measures }:
-    & Pick<RunOptions, "evaluate" | "vocab" | "signal">
+  { evaluate, vocab, valRows, signal, onPhase, loadTasks, measures }:
+    & Pick<RunOptions, "evaluate" | "vocab" | "valRows" | "signal">
     & { readonly onPhase: SinkOptions["onPhase"] | undefined; readonly loadTasks: TaskLoader | null }
     & Pick<Required<RunOfMany>, "measures">,
 ): Promise<CutForRun | null> {
@@ -161,6 +161,7 @@ async function vocabularyOf(
     options: resolved,
     evaluation: evaluate,
     rows: vocab?.rows,
+    valRows,
     loadTasks,
     sequences: measures ? measuredSequences(resolved) : 0,
     signal,

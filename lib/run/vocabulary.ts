@@ -86,12 +86,23 @@ export interface CutForRun extends Disposable {
  */
 export async function cutForRun(
   dense: Model,
-  { options, evaluation, rows: given, loadTasks, sequences, signal = new AbortController().signal, onMeasured }: {
+  {
+    options,
+    evaluation,
+    rows: given,
+    valRows,
+    loadTasks,
+    sequences,
+    signal = new AbortController().signal,
+    onMeasured,
+  }: {
     readonly options: ResolvedOptions;
     /** What is measured in addition to held-out rows. */
     readonly evaluation: Evaluation | undefined;
     /** Rows that tell which tokens are needed. Default: those of the run that are not held out. */
     readonly rows: readonly Row[] | undefined;
+    /** Held-out rows that were given. Default: those of the end of the run's rows. */
+    readonly valRows: readonly Row[] | undefined;
     /** Reads the data of tasks; null refuses tasks. */
     readonly loadTasks: TaskLoader | null;
     /** Held-out rows that are measured. */
@@ -103,12 +114,12 @@ export async function cutForRun(
 ): Promise<CutForRun> {
   const { tokenizer, source } = dense, { rows, seq, prompt } = options;
   if (!tokenizer) throw noTokenizer("cannot cut the vocabulary");
-  const training = rows.slice(0, rows.length - heldOutOf(rows.length, options.val));
+  const training = valRows ? rows : rows.slice(0, rows.length - heldOutOf(rows.length, options.val));
   const choice = chooseVocabulary(dense, countRows(given ?? training, { tokenizer }));
   const size = vocabularySize({ source, tokenizer }, choice, options), kept = choice.kept(size);
   using stack = new DisposableStack();
   const model = stack.use(await cutModel(dense, kept, { signal }));
-  const heldOut = rows.slice(training.length, training.length + sequences);
+  const heldOut = (valRows ?? rows.slice(training.length)).slice(0, sequences);
   const pairs = heldOutPairs(heldOut, { dense, cut: model, seq, prompt });
   const window = Math.min(WINDOW, source.spec.maxPosition);
   const windows = evaluation?.text === undefined ? null : windowPairs(evaluation.text, { dense, cut: model, window });

@@ -52,6 +52,18 @@ Deno.test("tune trains an adapter and a merged model: the bytes of prune at spar
   assert.match(stdout, /report\.html/);
 });
 
+Deno.test("tune measures the rows of --val-data, which are not held out of the data", async () => {
+  using folder = new TemporaryFolder();
+  const rows = (await Deno.readTextFile("fixtures/demo_data/heldout.jsonl")).split("\n").slice(0, 3);
+  await Deno.writeTextFile(folder.at("val.jsonl"), rows.join("\n"));
+  const args = ["tune", "demo", "--steps", "1", "--batch", "1", "--seq", "80", "--limit-rows", "20", "--no-tuning"];
+  const given = [...args, "--eval-every", "1", "--val-data", folder.at("val.jsonl")];
+  const { data, validation } = await json([...given, "--out", folder.at("out")]);
+  assert.deepEqual([data.rows, data.heldOut], [20, 0]);
+  assert.ok(validation.best.loss > 0);
+  await refused([...given, "--val", "2", "--out", folder.at("other")], "usage", { names: ["--val", "--val-data"] });
+});
+
 Deno.test("tune has no options of a cut, and refuses to start without a folder or steps", async () => {
   await refused(["tune", "demo", "--out", "unused", "--sparsity", "0.2"], "usage", { names: "--sparsity" });
   await refused(["tune", "demo"], "usage", { option: "--out" });

@@ -8,7 +8,9 @@ import { heldOutOf } from "../../lib/run/data.ts";
 import type { Model } from "../../lib/model/mod.ts";
 import type { PruneOptions } from "../../lib/run/options/options.ts";
 import { resolveOptions } from "../../lib/run/options/resolve.ts";
-import { refuses } from "../refuses.ts";
+import { toRow } from "../../lib/data/row.ts";
+import { inTemporaryFolder } from "../formats/files.ts";
+import { refuses, rejects } from "../refuses.ts";
 import { BASE, bitsOf, drive, interrupted, withShortDemo } from "./helpers/demo_run.ts";
 
 const ROWS = BASE.rows.slice(0, 24), HELD_OUT = 5;
@@ -64,6 +66,29 @@ Deno.test("the loss on held-out rows is that of the model at the step, and the L
     assert.deepEqual(result.lora.weights, seen.get(best[0]));
     assert.notDeepEqual(result.lora.weights, seen.get(6));
     assert.ok(peakGpuBytes <= plannedGpuBytes, `${peakGpuBytes} of ${plannedGpuBytes}`);
+  });
+});
+
+Deno.test("given held-out rows are measured in place of the last ones, all rows are trained on, and other ones cannot resume", async () => {
+  await withShortDemo(async ({ model }) => {
+    const { val: _val, ...how } = { ...TUNE, steps: 2, evalEvery: 1, rates: {} };
+    const valRows = BASE.rows.slice(40, 44), { result, records } = await drive(model, { ...how, valRows });
+    const expected = await heldOutLoss(model, result, result.lora.weights);
+    assert.ok(Math.abs((result.validation?.best.loss ?? NaN) - expected) < 1e-4 * expected);
+    // The same rows at the end of the data.
+    const last = await drive(model, { ...how, rows: [...ROWS, ...valRows], val: valRows.length });
+    assert.deepEqual(curveOf(records), curveOf(last.records));
+    assert.deepEqual(records.map(({ loss }) => loss), last.records.map(({ loss }) => loss));
+    assert.deepEqual(result.lora.weights, last.result.lora.weights);
+    refuses(() => resolveOptions({ ...how, valRows, val: 3 }), "usage", { option: "valRows" });
+    const long = [toRow({ instruction: "Tom. ".repeat(80), output: "x" })];
+    await rejects(drive(model, { ...how, packing: false, valRows: long }), "input", { option: "valRows" });
+    await inTemporaryFolder(async (folder) => {
+      const checkpoint = { path: `${folder}/checkpoint.safetensors`, every: 1 };
+      await drive(model, { ...how, valRows, checkpoint });
+      const resumed = { ...how, valRows: BASE.rows.slice(41, 45), checkpoint: { ...checkpoint, resume: true } };
+      await rejects(drive(model, resumed), "mismatch", { names: "valRows" });
+    });
   });
 });
 

@@ -25,7 +25,7 @@ export async function evaluationOf(
 /** Digests and names of the inputs of a run. */
 export type Inputs =
   & Readonly<Record<"model" | "baseDtype" | "data" | "calibration" | "schedule" | "files", string>>
-  & { readonly vocabulary?: string };
+  & { readonly vocabulary?: string; readonly validation?: string };
 
 /** Scores of --scores; undefined without. */
 export async function savedScores({ scores }: RunFlags): Promise<PruneOptions["scores"]> {
@@ -38,6 +38,14 @@ export async function vocabularyRows(
 ): Promise<readonly Row[] | undefined> {
   if (vocabData === undefined) return undefined;
   return (await readRows(vocabData, { textField, skipBroken })).rows;
+}
+
+/** Rows of --val-data; undefined without. */
+export async function validationRows(
+  { valData, textField, skipBroken }: RunFlags,
+): Promise<readonly Row[] | undefined> {
+  if (valData === undefined) return undefined;
+  return (await readRows(valData, { textField, skipBroken })).rows;
 }
 
 /** The data of a run: the demo has its own; null where experts are cut by scores that are given. */
@@ -72,6 +80,7 @@ export async function inputsOf(path: string, flags: RunFlags): Promise<Inputs> {
       schedule: await scheduleName(schedule, { trust }),
       files: JSON.stringify({ dtype, ggufDtype, ggufSize, ggufImatrix, saveAdapter }),
       ...(flags.vocabData === undefined ? {} : { vocabulary: await fileDigest(await dataPath(flags.vocabData)) }),
+      ...(flags.valData === undefined ? {} : { validation: await fileDigest(await dataPath(flags.valData)) }),
     };
   } catch (error) {
     if (!isOfPath(error)) throw error;

@@ -46,7 +46,9 @@ async function pruneOn(ranks: MpiRanks | null, path: string, typed: TypedFlags):
   // Only a check, so that nothing is fetched for a mistake; `startRun` resolves the options with the model's shape.
   const checked = resolveOptions(calibrated), isAlone = trainsNothing(checked);
   if (isHubName(path)) dataPathOf(path, whole);
-  await fetchInputs({ model: [path], data: [whole.data, calibration, whole.vocabData] }, { resumes: resume });
+  await fetchInputs({ model: [path], data: [whole.data, calibration, whole.vocabData, whole.valData] }, {
+    resumes: resume,
+  });
   await checkRunFolder(out, { resume, overwrite: whole.overwrite ?? false, model: await modelPath(path) });
   const flags: RunFlags = {
     ...whole,

@@ -34,7 +34,7 @@ import { type Dashboard } from "./dashboard/dashboard.ts";
 import { stderrProgress } from "../../terminal/progress.ts";
 import { formatCount } from "../../terminal/output.ts";
 import type { MpiRanks } from "../../../lib/ranks/mpi.ts";
-import { dataPathOf, type Inputs, inputsOf, savedScores, vocabularyRows } from "./inputs.ts";
+import { dataPathOf, type Inputs, inputsOf, savedScores, validationRows, vocabularyRows } from "./inputs.ts";
 import { checkSchedule } from "./schedule.ts";
 import { clearRunFolder, isResumable } from "./run_folder.ts";
 import { showRun } from "./screen.ts";
@@ -97,6 +97,7 @@ export async function startRun<T>(path: string, driven: Driven<T>): Promise<T | 
   progress.phase("reading the data");
   const { rows, report: reading } = data === null ? NO_DATA : await readRows(data, how);
   const calibrated = await calibrationOf(flags), needed = await vocabularyRows(flags);
+  const valRows = await validationRows(flags);
   const scores = await savedScores(flags);
   progress[Symbol.dispose]();
   const { calibration } = calibrated, all = typeof calibration === "string" ? rows : [...rows, ...calibration ?? []];
@@ -138,7 +139,7 @@ export async function startRun<T>(path: string, driven: Driven<T>): Promise<T | 
     driven.dashboard?.tell({ kind: "named", name: basename(resolve(out)), origin });
     return await drive(path, opened, {
       ...driven,
-      ...{ tune, go, resolved, rows, reading, calibrated, needed, scores, origin, forecast },
+      ...{ tune, go, resolved, rows, reading, calibrated, needed, valRows, scores, origin, forecast },
       inputs: await inputsOf(path, flags),
     });
   };
@@ -174,6 +175,8 @@ interface Run<T> extends Omit<Driven<unknown>, "go" | "cut"> {
   readonly inputs: Inputs;
   /** Rows that tell which tokens are needed. */
   readonly needed: readonly Row[] | undefined;
+  /** Rows to measure the held-out loss on. */
+  readonly valRows: readonly Row[] | undefined;
   readonly scores: PruneOptions["scores"];
   readonly origin: readonly OriginFile[];
   /** Seconds of the run's parts; undefined where nothing is trained. */
@@ -183,7 +186,9 @@ interface Run<T> extends Omit<Driven<unknown>, "go" | "cut"> {
 async function drive<T>(
   path: string,
   opened: Opened,
-  { resolved, rows, reading, calibrated, needed, scores, inputs, origin, forecast, tune, go, ...driven }: Run<T>,
+  { resolved, rows, reading, calibrated, needed, valRows, scores, inputs, origin, forecast, tune, go, ...driven }: Run<
+    T
+  >,
 ): Promise<T> {
   const { flags, options: { calibration: _none, checkpoint: _file, ...asked }, dashboard, ranks } = driven;
   const { signal, progress, listen } = opened, { out, resume, dtype, ggufDtype, formats } = flags;
@@ -201,6 +206,7 @@ async function drive<T>(
     ...asked,
     rows,
     reading,
+    valRows,
     vocab: needed ? { ...asked.vocab, rows: needed } : asked.vocab,
     scores,
     ...calibrated,
@@ -230,7 +236,7 @@ async function drive<T>(
     onReady: async (): Promise<void> => {
       await checkSchedule(flags, inputs.schedule);
       // Only here: a command that is refused must not delete the earlier run.
-      if (flags.overwrite) await clearRunFolder(out, { files: [flags.data, flags.calibration] });
+      if (flags.overwrite) await clearRunFolder(out, { files: [flags.data, flags.calibration, flags.valData] });
     },
     // The other ranks are silent.
     ...(isFirst

@@ -18,7 +18,7 @@ const FIRST: readonly OptionPath[] = [
 ];
 
 /** Options that run.json does not hold: it has the fact that there were calibration rows. */
-const ABSENT: readonly OptionPath[] = ["calibration", "rows"];
+const ABSENT: readonly OptionPath[] = ["calibration", "rows", "valRows"];
 
 /**
  * The options to make a run again, as its run.json has them: those that differ from their defaults, and the steps. There are

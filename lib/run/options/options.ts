@@ -237,6 +237,8 @@ export interface RunOptions {
    * run: their number, or below 1 their share. Default: a tenth, at most 32.
    */
   readonly val?: number | undefined;
+  /** Rows on which the loss is measured in place of the last of `rows`, which are then all trained on; not with `val`. */
+  readonly valRows?: readonly Row[] | undefined;
   /**
    * Steps between two measures of the loss on held-out rows. It is also measured after the last step of each stage. The
    * result has the LoRA of the lowest loss of the last stage. Default 0: no measures, and the result has the last LoRA.
@@ -331,7 +333,10 @@ type ResolvedName = {
 /** Options with every default filled in. */
 export type ResolvedOptions =
   & {
-    readonly [N in Exclude<ResolvedName, "preset" | "calibration" | "val">]-?: Exclude<RunOptions[N], undefined>;
+    readonly [N in Exclude<ResolvedName, "preset" | "calibration" | "val" | "valRows">]-?: Exclude<
+      RunOptions[N],
+      undefined
+    >;
   }
   & {
     readonly objective: Objective;

@@ -215,6 +215,23 @@ export const TRAINING_OPTIONS = {
     help:
       "rows that are held out from the end of the data to measure the loss on: their number, or below 1 their share",
   },
+  valData: {
+    type: "text",
+    of: "command",
+    placeholder: "file",
+    excludes: ["val"],
+    work: "training",
+    defaultText: "the end of the data",
+    scope: [],
+    help: "file of rows to measure the held-out loss on, in place of rows from the end of the data",
+  },
+  valRows: {
+    name: null,
+    type: "list",
+    excludes: ["val"],
+    work: "training",
+    help: "rows to measure the held-out loss on, in place of the last of the rows",
+  },
   evalEvery: {
     type: "count",
     default: 0,

@@ -11,7 +11,10 @@ export type HttpRequest = Pick<Request, "method" | "url" | "headers" | "body" | 
 
 /** Limits of connections. */
 export interface HttpLimits {
-  /** Connections at once. A further connection replaces the one waiting longest for its client; if no connection waits, it is closed. */
+  /**
+   * Connections at once. A further connection replaces the one waiting longest for its client, of the network that has
+   * most connections; if none waits, it is closed.
+   */
   readonly connections: number;
   /** Seconds that a connection gets for its first or next head. */
   readonly headSeconds: number;
@@ -36,10 +39,12 @@ const LINGER_BYTES = 2 ** 20, LINGER_TIME = 1000;
 const STALL_TIME = 60_000;
 /** How many waiting connections are closed if the system has no file descriptor left. */
 const MOST_GIVEN_UP = 16;
-/** Milliseconds until the next try if the system has no file descriptor left, or the server no place. */
+/** Milliseconds until the next try if the system has no file descriptor left. */
 const RETRY_TIME = 100;
-/** Tries to find a place for a new connection. */
-const MOST_TRIES = 10;
+/** Milliseconds between tries to find a place for a new connection, and their number. */
+const PLACE_TIME = 5, MOST_TRIES = 200;
+/** Milliseconds for which a connection that has sent nothing keeps its place. */
+const YOUNG_TIME = 500;
 
 /** Listens. Throws what `Deno.listen` throws. The handler never throws. */
 export function listenHttp(
@@ -63,7 +68,10 @@ export function listenHttp(
     while (!ending.signal.aborted) {
       try {
         const conn = await listener.accept();
-        if (!await hasRoom(open, limits.connections) || ending.signal.aborted) {
+        if (
+          !await hasRoom(open, { most: limits.connections, network: networkOf(conn.remoteAddr.hostname) }) ||
+          ending.signal.aborted
+        ) {
           conn.close();
           continue;
         }
@@ -77,7 +85,7 @@ export function listenHttp(
       } catch (error) {
         if (ending.signal.aborted) break;
         if (hasLeft(error)) continue;
-        closeLongest(open, MOST_GIVEN_UP);
+        closeLongest(open, { most: MOST_GIVEN_UP });
         await new Promise((resolve) => setTimeout(resolve, RETRY_TIME));
       }
     }
@@ -106,22 +114,40 @@ function hasLeft(error: unknown): boolean {
   return [NotConnected, ConnectionReset, ConnectionAborted, BrokenPipe].some((kind) => error instanceof kind);
 }
 
-/** Whether there is room for one more connection. Tries several times: a busy connection may soon wait for its client, and can then be closed. */
-async function hasRoom(open: ReadonlySet<Connection>, most: number): Promise<boolean> {
-  for (let tries = 0; open.size >= most && !closeLongest(open, 1); tries++) {
+/**
+ * Whether there is room for one more connection of a network. Tries several times: a busy connection may soon wait for
+ * its client, and can then be closed.
+ */
+async function hasRoom(
+  open: ReadonlySet<Connection>,
+  { most, network }: { readonly most: number; readonly network: string },
+): Promise<boolean> {
+  for (let tries = 0; open.size >= most && !closeLongest(open, { most: 1, network }); tries++) {
     if (tries === MOST_TRIES) return false;
-    await new Promise((resolve) => setTimeout(resolve, RETRY_TIME));
+    await new Promise((resolve) => setTimeout(resolve, PLACE_TIME));
   }
   return true;
 }
 
-/** Closes the connections that have waited longest for their clients; returns whether there were any. */
-function closeLongest(open: ReadonlySet<Connection>, most: number): boolean {
+/**
+ * Closes connections that wait for their clients, and returns whether there were any. First go those of the network that
+ * has most connections; for a new connection, none goes of a network that has fewer than its own, so that a crowd takes
+ * no place from others. Then go those that are all answered, and then the one that has waited longest. A connection that
+ * has sent nothing yet keeps its place for a time: its request may be on its way while a crowd comes.
+ */
+function closeLongest(
+  open: ReadonlySet<Connection>,
+  { most, network: own }: { readonly most: number; readonly network?: string },
+): boolean {
+  const crowds = new Map<string, number>(), latest = performance.now() - YOUNG_TIME;
+  for (const { network } of open) crowds.set(network, (crowds.get(network) ?? 0) + 1);
+  const least = own === undefined ? 0 : crowds.get(own) ?? 0;
   const waiting = [...open].flatMap((connection) => {
-    const { since } = connection;
-    return since === null ? [] : [{ connection, since }];
+    const { since, network, isAnswered, isUnread } = connection, crowd = crowds.get(network) ?? 0;
+    if (since === null || crowd < least || (isUnread && since > latest)) return [];
+    return [{ connection, since, crowd, rank: isAnswered ? 0 : 1 }];
   });
-  const longest = waiting.sort((a, b) => a.since - b.since).slice(0, most);
+  const longest = waiting.sort((a, b) => b.crowd - a.crowd || a.rank - b.rank || a.since - b.since).slice(0, most);
   for (const { connection } of longest) connection.destroy();
   return longest.length > 0;
 }
@@ -135,12 +161,16 @@ interface Exchange {
 
 /** A connection as node:http reads and writes it. */
 class Connection extends Duplex {
+  /** Network of its client: an IPv4 address, or the first 64 bits of an IPv6 address. */
+  readonly network: string;
   readonly #conn: Deno.TcpConn;
   readonly #headSeconds: number;
   /** Fires when the client has gone. */
   readonly #gone = new AbortController();
   /** Ends with the last answer so far. */
   #turn = Promise.resolve();
+  /** Whether bytes have come. */
+  #wasRead = false;
   /** Requests under way. */
   #waiting = 0;
   /** Whether bytes of a head have come. */
@@ -168,6 +198,7 @@ class Connection extends Duplex {
     super();
     this.#conn = conn;
     this.#headSeconds = headSeconds;
+    this.network = networkOf(conn.remoteAddr.hostname);
     try {
       conn.setNoDelay(true);
     } catch { /* it has gone already, as the first read says */ }
@@ -179,6 +210,16 @@ class Connection extends Duplex {
     if (this.destroyed) return null;
     if (this.#waiting === 0 || this.#isLast || this.#body?.request.complete === false) return this.#since;
     return this.#writing;
+  }
+
+  /** Whether nothing was read of it yet. */
+  get isUnread(): boolean {
+    return !this.#wasRead;
+  }
+
+  /** Whether its last answer is sent, and it waits for the client's end. */
+  get isAnswered(): boolean {
+    return this.#isLast && this.#waiting === 0;
   }
 
   /** Whether it waits for a head and no byte of it has come. */
@@ -232,6 +273,7 @@ class Connection extends Duplex {
     if (this.#isHeld) return;
     const piece = new Uint8Array(2 ** 16);
     this.#conn.read(piece).then((count) => {
+      this.#wasRead = true;
       this.#hasBegun ||= count !== null && this.#waiting === 0;
       this.#left -= count ?? 0;
       if (count === null) this.#gone.abort();
@@ -334,6 +376,15 @@ class Connection extends Duplex {
       cancel: () => over(() => {}),
     }, { highWaterMark: 0 });
   }
+}
+
+/** The network of an address: of IPv6 its first 64 bits, which one client has for itself. */
+function networkOf(address: string): string {
+  // Also an IPv4 address as IPv6 writes it, ::ffff:10.0.0.1.
+  if (!address.includes(":") || address.includes(".")) return address.slice(address.lastIndexOf(":") + 1);
+  const [head = "", tail] = address.split("::"), first = head.split(":"), last = (tail ?? "").split(":");
+  const zeros = tail === undefined ? [] : Array<string>(Math.max(0, 8 - first.length - last.length)).fill("0");
+  return [...first, ...zeros, ...last].slice(0, 4).join(":");
 }
 
 /** Fills in the headers of a request; a status for an invalid one. Ambiguous headers are refused. */

@@ -190,10 +190,10 @@ Deno.test("a body that the handler does not want is not read on: no more than a 
 });
 
 Deno.test("heads that do not come in time end their connections, and the oldest of them makes room for one beyond the limit", async () => {
-  await using listened = listening(echo, { connections: 10, headSeconds: 0.5 });
+  await using listened = listening(echo, { connections: 10, headSeconds: 1.5 });
   const slow = await Promise.all(Array.from({ length: 10 }, () => listened.connect()));
   for (const connection of slow.slice(1)) await connection.write(new TextEncoder().encode("GET / HTTP/1.1\r\nX: "));
-  await new Promise((resolve) => setTimeout(resolve, 100));
+  await new Promise((resolve) => setTimeout(resolve, 700));
   assert.match(await listened.exchange(`GET / HTTP/1.1\r\nHost: a\r\n${END}`), /^HTTP\/1\.1 200/, "the eleventh");
   const answers = await Promise.all(slow.map(read));
   assert.equal(answers[0], "");
@@ -203,9 +203,10 @@ Deno.test("heads that do not come in time end their connections, and the oldest 
 });
 
 /** Sends the same text on several connections, which stay. */
-async function crowd(listened: Listening, { count, text }: { readonly count: number; readonly text: string }): Promise<
-  readonly Deno.TcpConn[]
-> {
+async function crowd(
+  listened: Listening,
+  { count, text }: { readonly count: number; readonly text: string },
+): Promise<Deno.TcpConn[]> {
   const connections = await Promise.all(Array.from({ length: count }, () => listened.connect()));
   // Those that the server has closed already cannot be written to.
   for (const connection of connections) await connection.write(new TextEncoder().encode(text)).catch(() => 0);
@@ -234,6 +235,50 @@ for (const [who, text] of Object.entries(CROWDS)) {
     }
   });
 }
+
+/** Opens a connection from an address of this machine, and later sends a request. */
+async function guest(
+  listened: Listening,
+  from = "127.0.0.1",
+): Promise<{ ask(): Promise<string>; readonly text: () => string }> {
+  const socket = connectSocket({ port: listened.server.addr.port, host: "127.0.0.1", localAddress: from });
+  let text = "";
+  const ended = new Promise<void>((resolve) => socket.on("close", () => resolve()));
+  socket.on("data", (piece) => text += piece).on("error", () => {});
+  await new Promise((resolve) => socket.on("connect", resolve));
+  return {
+    text: () => text,
+    async ask(): Promise<string> {
+      socket.write(`GET / HTTP/1.1\r\nHost: a\r\n${END}`);
+      await ended;
+      return text;
+    },
+  };
+}
+
+Deno.test("a client whose request comes a little later keeps its place while a crowd comes", async () => {
+  for (const text of [`GET / HTTP/1.1\r\nHost: a\r\n${END}`, `POST / HTTP/1.1\r\n${LENGTH}`]) {
+    await using listened = listening(echo, { connections: 8 });
+    const late = await guest(listened), connections = await crowd(listened, { count: 40, text });
+    assert.match(await late.ask(), /^HTTP\/1\.1 200/, text);
+    for (const connection of connections) connection.close();
+  }
+});
+
+Deno.test(
+  "a crowd of one address takes no place from a client of another, however long that one waits",
+  { ignore: Deno.build.os !== "linux" }, // elsewhere this machine has one address of loopback
+  async () => {
+    await using listened = listening(echo, { connections: 8 });
+    const other = await guest(listened, "127.0.0.2"), begun = performance.now();
+    const connections = await crowd(listened, { count: 40, text: `POST / HTTP/1.1\r\n${LENGTH}` });
+    await new Promise((resolve) => setTimeout(resolve, 700)); // longer than a place is kept for who sends nothing
+    connections.push(...await crowd(listened, { count: 40, text: `POST / HTTP/1.1\r\n${LENGTH}` }));
+    assert.equal(other.text(), "");
+    assert.match(await other.ask(), /^HTTP\/1\.1 200/, `after ${performance.now() - begun} ms`);
+    for (const connection of connections) connection.close();
+  },
+);
 
 Deno.test("a connection ends a second after its last answer, also if the client stays and its body never comes", async () => {
   await using listened = listening(() => Promise.resolve(new Response("no", { status: 401 })));

@@ -6,7 +6,7 @@ import { refuse } from "../lib/core/errors.ts";
 import { demoData, modelPath } from "../lib/local/open_model.ts";
 import { FIGURE_STYLE } from "../lib/report/svg.ts";
 
-const SOURCE = fileURLToPath(new URL(".", import.meta.url));
+const SOURCE = new URL(".", import.meta.url);
 
 const TYPES: Readonly<Record<string, string>> = {
   html: "text/html; charset=utf-8",
@@ -24,11 +24,16 @@ export type PageFiles = ReadonlyMap<string, Uint8Array<ArrayBuffer>>;
  * @throws CompressoError("input") if they cannot be bundled.
  */
 export async function buildStudio(): Promise<PageFiles> {
+  if (SOURCE.protocol !== "file:") {
+    const fix = "clone the repository, or install the package from npm";
+    refuse("input", "cannot build the studio", { rule: "its source lies on this disk", value: SOURCE.href, fix });
+  }
+  const source = fileURLToPath(SOURCE);
   const [page, script, worker, style] = await Promise.all([
-    Deno.readTextFile(join(SOURCE, "index.html")),
-    bundle("page/main.ts"),
-    bundle("worker/main.ts"),
-    Deno.readTextFile(join(SOURCE, "studio.css")),
+    Deno.readTextFile(join(source, "index.html")),
+    bundle(source, "page/main.ts"),
+    bundle(source, "worker/main.ts"),
+    Deno.readTextFile(join(source, "studio.css")),
   ]);
   const css = bytesOf(`${style}${FIGURE_STYLE}\n`);
   const hashes: Readonly<Record<string, string>> = {
@@ -67,10 +72,10 @@ export function answerFrom(files: PageFiles, { url }: Pick<Request, "url">, base
 }
 
 /** A script with all that it imports. */
-async function bundle(entry: string): Promise<Uint8Array<ArrayBuffer>> {
+async function bundle(source: string, entry: string): Promise<Uint8Array<ArrayBuffer>> {
   const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
-    args: ["bundle", "--quiet", "--minify", "--platform", "browser", join(SOURCE, entry)],
-    cwd: SOURCE,
+    args: ["bundle", "--quiet", "--minify", "--platform", "browser", join(source, entry)],
+    cwd: source,
     env: { NO_COLOR: "1" },
     stdin: "null",
   }).output();

@@ -171,7 +171,7 @@ export class RepoCache {
   async prepare(path: string): Promise<void> {
     await makeFolder(this.#cache);
     let there = dirname(path);
-    while (await Deno.lstat(there).then(() => false, isMissing)) there = dirname(there);
+    while (await Deno.lstat(there).then(() => false, isNotThere)) there = dirname(there);
     await this.#checkWithin(there);
     await makeFolder(dirname(path));
   }
@@ -215,10 +215,16 @@ function storedFile(path: string, entry: unknown): HubFile | null {
 export function hubFile(
   { path, size, sha256, blobId, xetHash }: { readonly [part in keyof HubFile]?: unknown },
 ): HubFile | null {
-  if (typeof path !== "string" || !isSafePath(path) || typeof size !== "number" || !(size >= 0)) return null;
+  if (typeof path !== "string" || !isSafePath(path)) return null;
+  if (typeof size !== "number" || !Number.isSafeInteger(size) || size < 0) return null;
   if (sha256 !== null && !isHash(sha256, 64)) return null;
   if (!isHash(blobId, 40)) return null;
   return { path, size, sha256, blobId, ...(isHash(xetHash, 64) ? { xetHash } : {}) };
+}
+
+/** Whether nothing is at a path, or a file where one of its folders would be. */
+function isNotThere(error: unknown): boolean {
+  return isMissing(error) || error instanceof Deno.errors.NotADirectory;
 }
 
 async function stampOf(path: string): Promise<string> {

@@ -94,7 +94,7 @@ export async function jsonOf(response: Response): Promise<unknown> {
 
 /** The error of an answer that a Hub never gives. */
 export function strange(origin: string, { value }: Pick<ErrorParts, "value">): CompressoError {
-  return refusal("input", `cannot read the answer of ${origin}`, {
+  return refusal("input", `cannot read the answer of ${new URL(origin).origin}`, {
     rule: "it answers as the Hugging Face Hub does",
     value: value === undefined ? undefined : visible(value),
     fix: "check HF_ENDPOINT, and that no proxy answers in its place",

@@ -48,9 +48,12 @@ export function hubText(name: HubName, parts: Partial<Pick<HubName, "revision" |
   return `${PREFIX}${repo}${revision === null ? "" : `@${revision}`}${file === null ? "" : `:${file}`}`;
 }
 
+/** Characters of a path: Linux takes no longer ones. */
+const MOST_PATH = 4096;
+
 /** Whether a path within a repository stays within the folder that it is written to, on every system. */
 export function isSafePath(path: string): boolean {
   // deno-lint-ignore no-control-regex
-  return !/[\\:\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]/.test(path) &&
+  return path.length <= MOST_PATH && !/[\\:\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]/.test(path) &&
     path.split("/").every((part) => !/^\.{0,2}$/.test(part) && new TextEncoder().encode(part).length <= 255);
 }

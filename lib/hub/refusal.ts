@@ -23,17 +23,17 @@ interface Asked extends HubListener {
 
 /** The error of an answer that is a refusal. If a name is wrong, asks the Hub for similar names. */
 export async function hubRefusal(response: Response, asked: Asked): Promise<CompressoError> {
-  const { status, headers } = response, { settings: { endpoint, token }, name, doing = "read" } = asked;
+  const { status, headers } = response, { settings: { page: hub, token }, name, doing = "read" } = asked;
   const code = headers.get("x-error-code") ?? "";
   const message = visible(headers.get("x-error-message") ?? await messageOf(response));
   await response.body?.cancel().catch(() => {});
   const error = (reasons: Reasons): CompressoError => refusal("input", `cannot ${doing} ${hubText(name)}`, reasons);
   if (code === "GatedRepo" || (status === 403 && /gated|access to (model|dataset) .* is restricted/i.test(message))) {
-    const page = `${endpoint}/${name.type === "datasets" ? "datasets/" : ""}${name.repo}`;
+    const page = `${hub}/${name.type === "datasets" ? "datasets/" : ""}${name.repo}`;
     return error({
       rule: "its terms are accepted, as it is gated",
       value: token === null ? "no token was sent" : `the account of the token may not read it (status ${status})`,
-      fix: `accept the terms at ${page}, and set HF_TOKEN to a token of that account (${endpoint}/settings/tokens)`,
+      fix: `accept the terms at ${page}, and set HF_TOKEN to a token of that account (${hub}/settings/tokens)`,
     });
   }
   if (code === "RevisionNotFound") {
@@ -42,7 +42,7 @@ export async function hubRefusal(response: Response, asked: Asked): Promise<Comp
       value: `no branch, tag or commit ${name.revision ?? "main"}`,
       fix: meant(nearOf(name.revision ?? "main", await revisionsOf(asked)), (revision) =>
         hubText(name, { revision })) ??
-        `look for its revisions at ${endpoint}/${name.repo}`,
+        `look for its revisions at ${hub}/${name.repo}`,
     });
   }
   if (code === "EntryNotFound") return noSuchFile(name, asked.files ?? []);
@@ -50,8 +50,7 @@ export async function hubRefusal(response: Response, asked: Asked): Promise<Comp
     return error({
       rule: "the token is valid",
       value: message || "status 401",
-      fix:
-        `make a new token at ${endpoint}/settings/tokens and set HF_TOKEN to it, or remove HF_TOKEN for public files`,
+      fix: `make a new token at ${hub}/settings/tokens and set HF_TOKEN to it, or remove HF_TOKEN for public files`,
     });
   }
   if (code === "RepoNotFound" || status === 401 || status === 404) {
@@ -64,7 +63,7 @@ export async function hubRefusal(response: Response, asked: Asked): Promise<Comp
     });
   }
   if (status === 403) {
-    const fix = `use a token that may: ${endpoint}/settings/tokens`;
+    const fix = `use a token that may: ${hub}/settings/tokens`;
     return error({ rule: "the token allows it", value: message || "status 403", fix });
   }
   return error({ rule: "the Hub allows it", value: `status ${status}${message === "" ? "" : `: ${message}`}` });

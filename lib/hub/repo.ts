@@ -24,6 +24,8 @@ export interface HubRepo {
 
 /** Pages of a list of files, of up to 1,000 each. */
 const MOST_PAGES = 200, MOST_FILES = 1000 * MOST_PAGES;
+/** Characters of all paths of a list. */
+const MOST_CHARACTERS = 1 << 26;
 
 /**
  * Looks up the commit and the files of a repository. A commit whose list of files is kept is not asked for; where the Hub cannot be reached, what the
@@ -103,7 +105,7 @@ async function filesOf(
 ): Promise<HubFile[]> {
   const found: HubFile[] = [];
   let next: string | null = `/api/${name.type}/${name.repo}/tree/${commit}?recursive=true`;
-  for (let page = 0, listed = 0; next !== null; page++) {
+  for (let page = 0, listed = 0, characters = 0; next !== null; page++) {
     if (page === MOST_PAGES) throw strange(settings.endpoint, { value: `more than ${MOST_PAGES} pages of files` });
     const answer: Answer = await answerOf(next, name, settings, listener);
     if (!Array.isArray(answer.json)) throw strange(settings.endpoint, { value: `no files of ${hubText(name)}` });
@@ -114,11 +116,26 @@ async function filesOf(
       const { path, size, oid: blobId, lfs, xetHash } = entry;
       const large = isObject(lfs) ? lfs : null;
       const file = hubFile({ path, size: large?.["size"] ?? size, sha256: large?.["oid"] ?? null, blobId, xetHash });
-      if (file) found.push(file);
+      if (!file) continue;
+      found.push(file);
+      characters += file.path.length;
+    }
+    if (characters > MOST_CHARACTERS) {
+      throw strange(settings.endpoint, { value: `more than ${MOST_CHARACTERS} characters of paths` });
     }
     next = answer.next;
   }
+  const both = fileAndFolder(found);
+  if (both !== null) throw strange(settings.endpoint, { value: `${both} of ${hubText(name)} as a file and a folder` });
   return found;
+}
+
+/** A path that a list has as a file and as a folder of files; null if there is none. */
+function fileAndFolder(files: readonly HubFile[]): string | null {
+  // With a separator that sorts before all others, the files of a folder follow its path.
+  const paths = [...new Set(files.map(({ path }) => path))].map((path) => path.replaceAll("/", "\0")).sort();
+  const both = paths.find((path, index) => paths[index + 1]?.startsWith(`${path}\0`));
+  return both?.replaceAll("\0", "/") ?? null;
 }
 
 interface Answer {
@@ -144,6 +161,11 @@ async function answerOf(
   const url = link === null ? null : new URL(link, settings.endpoint),
     { origin, pathname } = new URL(settings.endpoint);
   const base = origin + pathname.replace(/\/+$/, "");
-  const next = url !== null && url.href.startsWith(`${base}/`) ? url.href.slice(base.length) : null;
+  const there = url === null ? "" : url.origin + url.pathname + url.search;
+  if (link !== null && !there.startsWith(`${base}/`)) {
+    await response.body?.cancel();
+    throw strange(settings.endpoint, { value: `a next page at ${visible(there).slice(0, 100)}` });
+  }
+  const next = link === null ? null : there.slice(base.length);
   return { json: await jsonOf(response), next };
 }

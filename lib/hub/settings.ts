@@ -7,6 +7,8 @@ import { textIfThere } from "../files/text_file.ts";
 export interface HubSettings {
   /** Address without a slash at its end. */
   readonly endpoint: string;
+  /** The address for messages: without a user's name and password. */
+  readonly page: string;
   /** Folder of the cache, which Python's huggingface_hub shares. */
   readonly cache: string;
   /** Access token; null for none. */
@@ -27,8 +29,10 @@ const HUB_ADDRESS = "https://huggingface.co";
 /** Reads the settings. Throws `CompressoError("usage")` for a malformed address, and if no variable names the user's folder. */
 export async function hubSettings(): Promise<HubSettings> {
   const home = homeFolder(), cache = variable("HF_HUB_CACHE");
+  const endpoint = endpointOf(variable("HF_ENDPOINT") ?? HUB_ADDRESS);
   return {
-    endpoint: endpointOf(variable("HF_ENDPOINT") ?? HUB_ADDRESS),
+    endpoint,
+    page: endpoint.replace(/\/\/[^/]*@/, "//"),
     cache: cache === null ? join(home(), "hub") : folder(cache),
     token: await tokenOf(home),
     isOffline: /^(1|on|yes|true)$/i.test(variable("HF_HUB_OFFLINE") ?? ""),
@@ -108,10 +112,11 @@ function checkedToken(token: string, place: string): string {
 
 function endpointOf(text: string): string {
   const url = URL.canParse(text) ? new URL(text) : null;
-  if (url !== null && /^https?:$/.test(url.protocol)) return url.href.replace(/\/+$/, "");
+  const isPlain = url !== null && url.search === "" && url.hash === "";
+  if (isPlain && /^https?:$/.test(url.protocol)) return url.href.replace(/\/+$/, "");
   refuse("usage", "cannot use the Hub of HF_ENDPOINT", {
-    rule: "it is an address of http or https",
-    value: text,
+    rule: "it is an address of http or https, without ? and #",
+    value: text.replace(/^.*@/s, ""), // a password stands before it
     fix: `set HF_ENDPOINT to one, or remove it for ${HUB_ADDRESS}`,
   });
 }

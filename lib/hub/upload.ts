@@ -81,7 +81,7 @@ export async function uploadToHub(
   files: readonly UploadFile[],
   options: UploadOptions,
 ): Promise<Uploaded> {
-  const name = parseHubName(text, "model"), settings = await hubSettings(), { endpoint } = settings;
+  const name = parseHubName(text, "model"), settings = await hubSettings();
   if (settings.token === null || settings.isOffline || name.file !== null) throw notReady(text, settings, name);
   const upload: Upload = { ...options, name, settings, revision: encodeURIComponent(name.revision ?? MAIN) };
   await makeRepo(upload);
@@ -94,21 +94,21 @@ export async function uploadToHub(
   await sendLarge(changed.filter(({ isLarge }) => isLarge), upload);
   const commit = changed.length > 0 ? await commitAll(changed, upload) : await presentCommit(upload);
   return {
-    url: `${endpoint}/${name.repo}`,
+    url: `${settings.page}/${name.repo}`,
     source: hubText(name, { revision: commit }),
     files: changed.map(({ path }) => path),
     bytes: outgoing.reduce((sum, { size }) => sum + size, 0),
   };
 }
 
-function notReady(text: string, { endpoint, token }: HubSettings, { file }: HubName): CompressoError {
+function notReady(text: string, { page, token }: HubSettings, { file }: HubName): CompressoError {
   const reasons = file !== null
     ? { rule: "a push is to a whole repository: hf:owner/name[@branch]", value: `the file ${file}` }
     : token === null
     ? {
       rule: "a token allows it",
       value: "no token",
-      fix: `set HF_TOKEN to a token with the right to write: ${endpoint}/settings/tokens`,
+      fix: `set HF_TOKEN to a token with the right to write: ${page}/settings/tokens`,
     }
     : { rule: "the Hub may be asked", value: "HF_HUB_OFFLINE is set" };
   return refusal("usage", `cannot push to ${text}`, reasons);

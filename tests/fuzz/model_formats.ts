@@ -237,7 +237,12 @@ const TOKENIZER: Format = {
       files: tokenizerFiles(name),
       mutators: { "t/tokenizer.json": json },
     })),
-    madeTokenizer({ type: "BPE", vocab: VOCAB, merges: ["t r", "a i"], unk_token: "<unk>" }),
+    madeTokenizer({
+      type: "BPE",
+      vocab: { ...VOCAB, tr: LETTERS.length + 1, ai: LETTERS.length + 2 },
+      merges: ["t r", "a i"],
+      unk_token: "<unk>",
+    }),
     madeTokenizer({ type: "WordLevel", vocab: VOCAB, unk_token: "<unk>" }),
     madeTokenizer({
       ...{ type: "WordPiece", vocab: VOCAB, unk_token: "<unk>", continuing_subword_prefix: "##" },

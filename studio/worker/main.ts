@@ -28,8 +28,8 @@ async function carryOut(command: Command): Promise<void> {
   switch (command.kind) {
     case "begin": {
       ({ base, width } = command);
-      device = await openDevice();
-      return tell({ kind: "ready", adapter: device.facts.description, isCpu: device.facts.isCpu });
+      await usableDevice();
+      return;
     }
     case "model":
       model = await openChosen(command, base);
@@ -41,9 +41,9 @@ async function carryOut(command: Command): Promise<void> {
       if (model && device) tell({ kind: "plan", plan: await planOf(model.source.spec, command.choices, device) });
       return;
     case "run": {
-      if (!device || !model || !rows) return;
+      if (!model || !rows) return;
       run?.free();
-      run = new StudioRun({ device, model, rows, choices: command.choices, width });
+      run = new StudioRun({ device: await usableDevice(), model, rows, choices: command.choices, width });
       return tell({ kind: "result", result: await run.work() });
     }
     case "pause":
@@ -58,6 +58,15 @@ async function carryOut(command: Command): Promise<void> {
       return;
     }
   }
+}
+
+/** The GPU; opened again where it was lost. */
+async function usableDevice(): Promise<Device> {
+  if (device && !device.isBroken) return device;
+  device?.[Symbol.dispose]();
+  device = await openDevice();
+  tell({ kind: "ready", adapter: device.facts.description, isCpu: device.facts.isCpu });
+  return device;
 }
 
 /** Both models answer at the same time, token by token. */

@@ -10,7 +10,7 @@ export function tell(reply: Reply): void {
 
 /** Says what failed; nothing of work that the user has stopped. */
 export function tellFailure(at: Place, error: unknown): void {
-  tell({ kind: "failed", at, failure: failureOf(error) });
+  tell({ kind: "failed", at, failure: failureOf(at, error) });
 }
 
 /** Names of the page's fields, by the options that they set. */
@@ -28,12 +28,20 @@ export function spellField(path: string, value?: string): string {
   return field === undefined ? spellPath(path, value) : `“${field}”${value === undefined ? "" : ` ${value}`}`;
 }
 
-function failureOf(error: unknown): Failure {
+/** What helps where the GPU fails; the library's own advice is for terminals. */
+function gpuFix(at: Place): string {
+  return at === "begin"
+    ? "open the page in a browser with WebGPU, such as Chrome or Edge, and let it use the GPU"
+    : "start the run again; fewer tokens a sequence, fewer sequences a step and smaller weights need less memory";
+}
+
+function failureOf(at: Place, error: unknown): Failure {
   if (!(error instanceof CompressoError)) {
     const message = error instanceof Error ? error.message : String(error);
     return { code: "unknown", what: message, details: [] };
   }
-  const { what, rule, value, fix } = error.partsAs(spellField);
+  const { what, rule, value, fix: advice } = error.partsAs(spellField), isOfGpu = error.code === "gpu";
+  const fix = isOfGpu ? gpuFix(at) : advice;
   const details = [rule && `Expected: ${rule}.`, value && `Got: ${value}.`, fix && `What to do: ${fix}.`];
   return { code: error.code, what, details: details.flatMap((part) => part || []) };
 }

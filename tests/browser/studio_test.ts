@@ -88,3 +88,18 @@ browserTest(
   },
   { gpu: true },
 );
+
+browserTest("without WebGPU the studio says what to do, and nothing can be started", async (browser) => {
+  const files = await buildStudio();
+  const server = Deno.serve({ port: 0, hostname: "127.0.0.1", onListen: () => {} }, (one) => answerFrom(files, one));
+  try {
+    const watched = await openPage(browser, `http://127.0.0.1:${server.addr.port}/`);
+    await watched.page.locator("#begin-error:not([hidden])", { hasText: "WebGPU" }).waitFor();
+    await watched.page.click("#demo");
+    await watched.page.locator("#rows-state", { hasText: "4,000" }).waitFor();
+    assert.equal(await watched.page.isDisabled("#start"), true);
+    await assertAccessible(watched, "without WebGPU");
+  } finally {
+    await server.shutdown();
+  }
+});

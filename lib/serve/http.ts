@@ -90,17 +90,17 @@ export function listenHttp(
       }
     }
   };
-  void accept();
+  const accepting = accept();
   return {
     addr: listener.addr,
-    shutdown(): Promise<void> {
+    async shutdown(): Promise<void> {
       if (!ending.signal.aborted) {
         ending.abort();
         listener.close();
         for (const connection of open) if (connection.isIdle) connection.destroy();
         if (open.size === 0) ended.resolve();
       }
-      return ended.promise;
+      await Promise.all([ended.promise, accepting]);
     },
     close(): void {
       for (const connection of open) connection.destroy();

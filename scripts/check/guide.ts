@@ -6,7 +6,18 @@ import { fileURLToPath } from "node:url";
 const ROOT = join(dirname(fileURLToPath(import.meta.url)), "../..");
 
 /** Folders and files of the checkout that commands of the guide may name. */
-const LINKED = ["cli", "deno.json", "deno.lock", "fixtures", "kernels", "lib", "mod.ts", "README.md", "scripts"];
+const LINKED = [
+  "cli",
+  "deno.json",
+  "deno.lock",
+  "fixtures",
+  "kernels",
+  "lib",
+  "mod.ts",
+  "README.md",
+  "scripts",
+  "studio",
+];
 
 /** A page whose commands ran. */
 export interface GuideRun {

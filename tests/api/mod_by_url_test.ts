@@ -73,6 +73,6 @@ Deno.test("only the files of packages import packages in kernels/, lib/ and cli/
       }
     }
   };
-  for (const folder of ["kernels", "lib", "cli"]) await visit(join(ROOT, folder));
+  for (const folder of ["kernels", "lib", "studio", "cli"]) await visit(join(ROOT, folder));
   assert.deepEqual(strangers, []);
 });

@@ -14,7 +14,7 @@ const ROWS = join(ROOT, "fixtures", "demo_data", "train.jsonl");
 
 /** What a clone holds: the tracked files of the program. */
 async function clone(folder: string): Promise<void> {
-  const args = ["ls-files", "-z", "cli", "kernels", "lib", "mod.ts", "deno.json", "deno.lock"];
+  const args = ["ls-files", "-z", "cli", "kernels", "lib", "studio", "mod.ts", "deno.json", "deno.lock"];
   const { stdout } = await new Deno.Command("git", { args, cwd: ROOT }).output();
   for (const path of new TextDecoder().decode(stdout).split("\0").filter((path) => path !== "")) {
     await Deno.mkdir(join(folder, path, ".."), { recursive: true });

@@ -164,7 +164,7 @@ async function measuresOf(
 ): Promise<[Omit<Measured, "tasks">, Omit<Measured, "tasks">]> {
   const states = sets.map((rows, at) => ({ rows, before: before[at] ?? [], after: after[at] ?? [] }));
   const [heldout, text] = await measureAtHead(source, states, how);
-  for (const  of of["before", "after"] as const) text?.[of].forEach(({ nll }, window) => checkWindow(window, nll));
+  for (const time of ["before", "after"] as const) text?.[time].forEach(({ nll }, window) => checkWindow(window, nll));
   const own = (of: "before" | "after"): Pick<Measured, "heldout" | "text" | "states"> => {
     return { heldout: heldout?.[of] ?? [], text: text?.[of] ?? [], states: [] };
   };

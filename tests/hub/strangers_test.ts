@@ -286,7 +286,7 @@ function fromNames(names: readonly string[]): Record<string, string> {
 Deno.test("what others left in the cache is fetched again or refused by its path", async () => {
   await using rig = new HubRig();
   const name = "maker/left", { hub } = rig;
-  hub.add(`models/${name}`, { "config.json": CONFIG, "model.safetensors": WEIGHTS });
+  hub.add(`models/${name}`, { "config.json": CONFIG, "model.safetensors": WEIGHTS, "a/b/c.gguf": WEIGHTS });
   const { path } = await fetchFromHub(`hf:${name}`), commit = hub.commit(`models/${name}`);
   const folder = rig.at("models--maker--left"), blob = join(folder, "blobs", LARGE_HASH);
   const tree = join(folder, "trees", `${commit}.json`), at = join(path, "model.safetensors");
@@ -296,6 +296,8 @@ Deno.test("what others left in the cache is fetched again or refused by its path
     hub.repos.get(`models/${name}`)?.refs.set(revision, commit);
     return await Deno.readFile((await fetchFromHub(`hf:${name}@${revision}:model.safetensors`)).path);
   };
+  await Deno.writeTextFile(join(path, "a"), "a file in place of a folder");
+  await rejects(fetchFromHub(`hf:${name}:a/b/c.gguf`), "input", { names: join(path, "a") });
   await Deno.writeTextFile(join(folder, "refs", "main"), "../../x");
   for (const text of ["{", "[]", '{"format_version":1,"files":{"../../x":{"size":1,"blob_id":"x"}}}']) {
     await Deno.writeTextFile(tree, text);

@@ -27,7 +27,7 @@ const OF_CUTS: readonly OptionPath[] = [
   "export.saveAdapter",
 ];
 
-/** What makes a run of prune one that tunes. */
+/** The options by which a run of prune tunes. */
 const FIXED = { sparsity: 0, units: [], "export.saveAdapter": true } as const;
 
 /** Paths of the options of the verb. */

@@ -15,7 +15,7 @@ struct Params { stride: u32, vocab: u32, denseStride: u32, denseVocab: u32, coun
 @group(0) @binding(5) var<storage, read_write> agreement: array<f32>;
 @group(0) @binding(6) var<uniform> params: Params;
 
-/// Columns of which a softmax is taken: all of the model's and the dense model's, then those that they have in common.
+/// Columns of each softmax: all of the model, all of the dense model, then the columns that both have.
 const OWN = 0u;
 const DENSE = 1u;
 const OWN_COMMON = 2u;

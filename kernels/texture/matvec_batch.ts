@@ -59,7 +59,7 @@ function rowBytes(kernel: Omit<BatchMatvec, "rows">): number {
   return 4 * LANES * batch * (ending === "swiglu" ? 2 : 1);
 }
 
-/** Bytes of workgroup memory beside those of the rows: sums of squares of all vectors, where a norm needs them. */
+/** Bytes of workgroup memory that do not depend on rows: the sums of squares of all vectors, for a norm. */
 function normBytes({ norm, exchange, batch }: Omit<BatchMatvec, "rows">): number {
   return norm && !exchange ? 4 * LANES * batch : 0;
 }

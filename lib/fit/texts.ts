@@ -1,4 +1,4 @@
-// The rows of a fit: those that a cut is made by, and a text of the others on which every choice is measured.
+// The rows of a fit: most score units and choose tokens, and the text of the others measures every choice.
 import { refuse } from "../core/errors.ts";
 import { encodeRow } from "../data/encode_rows.ts";
 import { placeOf } from "../data/row.ts";

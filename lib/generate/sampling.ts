@@ -80,7 +80,7 @@ export interface ChoiceOptions extends Omit<SamplingOptions, "seed"> {
 }
 
 /**
- * A sampler for the continuation of a prompt, of which tokens may have been chosen already. The options are within the
+ * A sampler for the continuation of a prompt. Some of its tokens may have been chosen already. The options are within the
  * bounds of {@link SAMPLING_NAMES}.
  */
 export function createSampler(

@@ -1,4 +1,4 @@
-// The bind groups of a plan: one for each kernel and its resources, whatever the params.
+// The bind groups of a plan: one for each kernel and its resources. Params do not count.
 import { blockBytes, type Bound } from "./bound.ts";
 import type { Device } from "./device.ts";
 import type { Kernel } from "./kernel.ts";

@@ -121,7 +121,7 @@ export interface ExpertActivations {
   readonly out: DeviceBuffer;
   /** Mask of the columns: ones. */
   readonly ones: DeviceBuffer;
-  /** What stands for the bias of a choice that has none: zeros [experts]. */
+  /** Zeros [experts], the bias of a choice without bias. */
   readonly noBias: DeviceBuffer;
   /** 1 for each expert that tokens may choose [experts of all layers] u32; all at first. */
   readonly open: DeviceBuffer;

@@ -132,7 +132,7 @@ async function hasRoom(
 /**
  * Closes connections that wait for their clients, and returns whether there were any. First go those of the network that
  * has most connections; for a new connection, none goes of a network that has fewer than its own, so that a crowd takes
- * no place from others. Then go those that are all answered, and then the one that has waited longest. A connection that
+ * no place from others. Then go connections with all requests answered, and then the longest wait. A connection that
  * has sent nothing yet keeps its place for a time: its request may be on its way while a crowd comes.
  */
 function closeLongest(

@@ -14,7 +14,7 @@ export interface ServeLimits {
   readonly queue: number;
   /** Seconds of a request from its first byte to the last of its answer, waiting included. Default 300. */
   readonly seconds: number;
-  /** Connections at once; a further one takes the place of one that waits for its client, of the network with most, or is closed. Default 256. */
+  /** Connections at once. A further one takes the place of a connection that waits for its client, in the network with most connections. If there is no such place it is closed. Default 256. */
   readonly connections: number;
   /** Seconds that a connection gets for its first or next head. Default 30. */
   readonly headSeconds: number;

@@ -5,7 +5,7 @@ import type { FitPlan } from "../../../lib/fit/plan.ts";
 import { drawChart } from "../../../lib/report/chart.ts";
 import type { Point } from "../../../lib/report/panel.ts";
 
-/** The choices of a plan as SVG: a dot each, by the levers that they use, and a line along those that no other betters. */
+/** The choices of a plan as SVG: a dot each, by the levers that they use, and a line along the best ones. */
 export function fitChart({ rows, workshop: { shape: { bytes } } }: FitPlan): string {
   const budget = bytes === null ? null : bytes / 1e6;
   // The axis reaches the budget, from a little below it at least.

@@ -56,7 +56,7 @@ export async function inputsOfChoice(
   return await inputsOf(model, { ...read, ggufDtype, ggufSize, out, steps, resume: false, calibration: NONE });
 }
 
-/** A command line of flags, without those that have no value; a flag with an empty value is a switch. */
+/** A command line of flags. Flags without a value are left out; a flag with an empty value is a switch. */
 function lineOf(
   verb: string,
   model: string,

@@ -1,4 +1,4 @@
-// What `fit` shows: the choices as a table with bars, the chosen one first, and what was predicted beside what was measured.
+// What `fit` shows: the choices as a table with bars, the chosen one first; predicted and measured values.
 import type { CompressoError } from "../../../lib/core/errors.ts";
 import { choiceText } from "../../../lib/fit/choice.ts";
 import { TooSmallError } from "../../../lib/formats/gguf/fit_types.ts";
@@ -86,7 +86,7 @@ function whyNot(error: CompressoError): string {
   return rule === undefined ? what : `${rule}, not ${value ?? "this"}`;
 }
 
-/** Prints what was predicted of the written file beside what was measured, where `steps` have trained it since. */
+/** Prints predicted and measured values of the written file, which `steps` may have trained since. */
 export function showWritten(row: FitRow, written: WrittenFit, { steps }: { readonly steps: number }): void {
   const [before, after] = steps > 0 ? ["untrained", `${steps} steps`] : ["predicted", "measured"];
   print();

@@ -93,7 +93,7 @@ export function showRun(
       shown.know(earlier, doneBefore);
       dashboard?.tell({ kind: "started", folder: out, name: basename(resolve(out)), options, adapter, origin });
       progress.stages(stagesOf(options));
-      // Later sessions of a sweep go on from the one before, which nobody resumed.
+      // Later sessions of a sweep continue the one before, which nobody resumed.
       if (isFirst && doneBefore > 0) progress.note(`resuming after step ${doneBefore}`);
       progress.phase("compiling kernels");
     },

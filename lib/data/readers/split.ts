@@ -43,7 +43,7 @@ const MAX_CHARS = 2 ** 28;
 /** So much of a file is held to see whether it is one object over several lines. */
 const MAX_OBJECT_CHARS = 2 ** 26;
 
-/** More blanks than that before the first row are none that somebody wrote. */
+/** Nobody writes more blanks than that before the first row. */
 const MAX_BLANKS = 2 ** 22;
 const FIX_BLANKS = "fix the file or fetch it again";
 

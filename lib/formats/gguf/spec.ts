@@ -40,7 +40,7 @@ export const LOCAL_BASE_KEY = "rope.freq_base_swa", LOCAL_BASE = 1e4;
 /**
  * Reads the spec from metadata, and RoPE divisors from `rope_freqs.weight`.
  *
- * @throws CompressoError("input") naming the key where the model is none that a {@link DecoderSpec} describes.
+ * @throws CompressoError("input") naming the key, if a {@link DecoderSpec} cannot describe the model.
  */
 export async function ggufSpec(file: GgufFile): Promise<{ readonly spec: DecoderSpec; readonly arch: GgufArch }> {
   const { path, metadata } = file, keys = metadataReader(file);

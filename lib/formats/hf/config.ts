@@ -36,7 +36,7 @@ interface Context {
 /**
  * Reads a parsed config.json of a family of `MODEL_TYPES`.
  *
- * @throws CompressoError("input") naming the key, its value and the rule where the model is none that a {@link DecoderSpec} describes.
+ * @throws CompressoError("input") naming the key, its value and the rule, if a {@link DecoderSpec} cannot describe the model.
  */
 export function parseHfConfig(whole: unknown, files: HfConfigFiles): DecoderSpec {
   const { path } = files;

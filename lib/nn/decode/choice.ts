@@ -18,7 +18,7 @@ export interface DrawSettings {
   readonly seed: number;
   /** Tokens of the prompt. */
   readonly prompt: Iterable<number>;
-  /** Tokens that were chosen after it, as often as they were; those that the GPU chooses are added there. */
+  /** Tokens chosen after it, as often as they were. The GPU adds the tokens that it chooses. */
   readonly chosen: Iterable<number>;
 }
 

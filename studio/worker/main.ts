@@ -1,11 +1,15 @@
 // The worker of the studio: it has the GPU, so that the page stays smooth. It answers the page's commands.
 import "./without_eval.ts";
+import { CompressoError } from "../../lib/core/errors.ts";
 import { type Device, openDevice } from "../../lib/gpu/device.ts";
 import type { Command, Place } from "../messages.ts";
 import { answers, type ChosenModel, type ChosenRows, openChosen, readChosen } from "./desk.ts";
 import { planOf } from "./plan.ts";
 import { StudioRun } from "./run.ts";
 import { tell, tellFailure } from "./tell.ts";
+
+/** Milliseconds until a browser has told that it took the GPU away. */
+const LOST_TIME = 1000;
 
 let base = "", width = 640;
 let device: Device | null = null, model: ChosenModel | null = null, rows: ChosenRows | null = null;
@@ -20,7 +24,19 @@ async function answer(command: Command): Promise<void> {
   try {
     await carryOut(command);
   } catch (error) {
-    tellFailure(at, error);
+    tellFailure(at, await causeOf(error));
+  }
+}
+
+/** The loss of the GPU if that is why a call failed: a browser may say so a moment after the call. */
+async function causeOf(error: unknown): Promise<unknown> {
+  if (!device || error instanceof CompressoError) return error;
+  await Promise.race([device.gpu.lost, new Promise((resolve) => setTimeout(resolve, LOST_TIME))]);
+  try {
+    device.check();
+    return error;
+  } catch (loss) {
+    return loss;
   }
 }
 

@@ -1,4 +1,5 @@
-// The studio in a real Chromium: damaged files, a plan, a run that is stopped, one that ends, its files, and both answers.
+// The studio in a real Chromium: damaged files, a plan, a run that is stopped, one that loses the GPU, one that ends, and its
+// files.
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { join } from "node:path";
@@ -24,7 +25,7 @@ async function storedFiles(path: string): Promise<readonly string[]> {
 }
 
 browserTest(
-  "the studio refuses damaged files in one box, plans, stops a run and ends one, and gives the files; nothing comes from elsewhere",
+  "the studio refuses damaged files in one box, plans, stops a run, begins again after a lost GPU, ends a run and gives the files; nothing comes from elsewhere",
   async (browser) => {
     const files = await buildStudio(), out = await Deno.makeTempDir({ prefix: "compresso_studio_" });
     const server = Deno.serve(
@@ -61,6 +62,13 @@ browserTest(
       assert.equal(await page.isVisible("#model-error"), false);
 
       await page.click("#start");
+      await page.locator("#stop:not([disabled])").waitFor();
+      await (await browser.newBrowserCDPSession()).send("Browser.crashGpuProcess");
+      await page.locator("#run-error:not([hidden])", { hasText: "device lost" }).waitFor();
+      assert.match(await text("run-error"), /What to do: start the run again/);
+
+      await page.click("#start");
+      await page.locator("#run-error").waitFor({ state: "hidden" });
       await page.locator("#result:not([hidden]), #run-error:not([hidden])").waitFor();
       assert.equal(await page.isVisible("#run-error"), false, await text("run-error"));
       assert.match(await text("tile-loss"), /^\d+\.\d{3}$/);

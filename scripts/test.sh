@@ -5,5 +5,5 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/setup.sh
 compresso_setup
-# Tests mostly wait for the GPU and for other programs, so three files run at once for each core, or DENO_JOBS files in all.
+# Tests mostly wait for the GPU and for other programs, so two files run at once for each core, or DENO_JOBS files in all.
 exec deno run -A scripts/test.ts "$@"

@@ -61,7 +61,7 @@ const missing = paths.find((path) => !existsSync(path));
 if (missing !== undefined) {
   refuse(`run the tests of '${missing}': there is no such file or folder (options with a value want '=')`);
 }
-const jobs = Number(process.env.DENO_JOBS ?? 3 * navigator.hardwareConcurrency);
+const jobs = Number(process.env.DENO_JOBS ?? 2 * navigator.hardwareConcurrency);
 if (!Number.isInteger(jobs) || jobs < 1) {
   refuse(`run so many files at once: DENO_JOBS is a whole number from 1 on, now '${process.env.DENO_JOBS}'`);
 }

@@ -65,7 +65,7 @@ export interface Router {
   readonly topK: number;
   /** The score of an expert is the sigmoid of its logit. Absent: the softmax over all experts. */
   readonly scores?: "sigmoid";
-  /** A vector [experts] is added to the scores for the choice alone (DeepSeek-V3). Absent: there is none. */
+  /** Whether a vector [experts] is added to the scores when experts are chosen, but not to their weights (DeepSeek-V3). Absent: no. */
   readonly choiceBias?: true;
   /** The weights of the chosen experts are divided by their sum. Absent: they are the scores. */
   readonly renormalised?: true;

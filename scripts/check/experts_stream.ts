@@ -113,7 +113,7 @@ function randomBlocks(): WeightSource {
 
 const seconds = (from: number): string => `${((performance.now() - from) / 1000).toFixed(1)} s`;
 
-/** Writes all of a file's changed pages, and asks the system to forget those that it keeps. */
+/** Writes the changed pages of a file to the disk. Then the system may drop the file from its cache. */
 async function forget(path: string): Promise<void> {
   const args = [`of=${path}`, "oflag=nocache", "conv=notrunc,fdatasync", "count=0", "status=none", "if=/dev/null"];
   const { success } = await new Deno.Command("dd", { args }).output();

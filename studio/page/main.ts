@@ -107,7 +107,7 @@ const STAGES: Readonly<Record<string, string>> = {
   postfinetune: "Recovering",
 };
 
-/** Where a failure is shown; a run that was stopped is none. */
+/** Shows a failure in the box of its place, and ends the display of a run. */
 function failed(at: Place, what: string, details: readonly string[]): void {
   if (at === "run") has.running = false;
   const box = byId(at === "begin" ? "begin-error" : at === "plan" ? "plan-error" : `${BOXES[at] ?? "run"}-error`);

@@ -11,7 +11,7 @@ import { modelBefore } from "../../lib/run/mask_summary.ts";
 import { parameterCount } from "../../lib/spec/decoder.ts";
 import type { Command, ModelFacts, RowFacts } from "../messages.ts";
 
-/** The demo's files, in the folder `demo` beside the page. */
+/** Files of the demo. They lie in the folder `demo`, next to the page. */
 const DEMO_FILES = [
   "config.json",
   "generation_config.json",

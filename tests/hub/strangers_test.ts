@@ -224,7 +224,7 @@ Deno.test("a strange answer to a push is one named error", async () => {
   await checkAll(rig, PUSHES.map((one) => ({ ...one, ask: (name) => pushToHub(file, name) })), "me");
 });
 
-Deno.test("redirects of the Hub to another host and back are followed without the token, whatever stands before the host", async () => {
+Deno.test("a redirect of the Hub to another host, and one back, is followed without the token, with user info in its address too", async () => {
   await using rig = new HubRig();
   Deno.env.set("HF_TOKEN", TOKEN);
   const { hub } = rig, name = "maker/moved", id = `models/${name}`;

@@ -18,7 +18,7 @@ import { type GoldenName, openGolden } from "../golden/helpers/golden.ts";
 import { BASE, bitsOf, drive, FEW, interrupted, withShortDemo } from "./helpers/demo_run.ts";
 import { together } from "./helpers/ranks.ts";
 
-/** Rows of two sequences: one of a single token, and one that is cut in two. */
+/** Rows of two sequences. One row has a single token; another is cut in two. */
 const LENGTHS = [1, 11, 17, 10, 25], CUT = [1, 11, 17, 3, 7, 25], SEQ = 32;
 
 /** f32 sums of some hundred terms in another order, relative to the largest. */

@@ -65,7 +65,7 @@ Deno.test("the speed of a device is measured on two layers, counts all of them, 
   assert.equal(device.liveCount, 0);
 });
 
-Deno.test("a program predicts a run by its options, hands the result on, and gets none of a run that trains nothing", async () => {
+Deno.test("a program gets a forecast of a run from its options; a run without training has no forecast", async () => {
   using folder = new TemporaryFolder();
   using model = await loadModel("demo", { device: await sharedDevice() });
   const { rows } = await readRows(demoData("train"), { limit: 40 });

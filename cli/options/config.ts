@@ -1,4 +1,4 @@
-// `--config FILE`: options of a run from a file of JSON, or from the run.json of an earlier run.
+// `--config FILE`: options of a run from a file of JSON or YAML, or from the run.json of an earlier run.
 import type { CommandUnknownOpts } from "../packages.ts";
 import { refusal, refuse } from "../../lib/core/errors.ts";
 import { isObject, type Json } from "../../lib/core/guards.ts";
@@ -79,22 +79,28 @@ function isExcluded(path: string, typed: readonly OptionPath[]): boolean {
 }
 
 async function readConfig(file: string): Promise<Config> {
-  const text = await readText(file);
-  let whole: unknown;
-  try {
-    whole = JSON.parse(text);
-  } catch (error) {
-    const value = error instanceof Error ? error.message : String(error);
-    refuse("input", `cannot read ${file}`, { rule: "it is JSON", value, cause: error });
-  }
+  const text = await readText(file), isYaml = /\.ya?ml$/i.test(file);
+  const whole = isYaml ? (await import("./yaml.ts")).parseYaml(text, file) : parseJson(text, file);
   if (!isObject(whole)) {
     refuse("input", `cannot use ${file}`, {
       rule: 'it is an object of options, such as {"sparsity": 0.3}, or the run.json of a run',
       value: JSON.stringify(whole).slice(0, 80),
     });
   }
-  if (isObject(whole["options"]) && isObject(whole["versions"])) return ofRun(parseSummary(text, { path: file }));
+  if (!isYaml && isObject(whole["options"]) && isObject(whole["versions"])) {
+    return ofRun(parseSummary(text, { path: file }));
+  }
   return { values: ofObject(whole, file), lacks: [] };
+}
+
+function parseJson(text: string, file: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    const value = error instanceof Error ? error.message : String(error);
+    const fix = "name a file of YAML .yaml or .yml";
+    refuse("input", `cannot read ${file}`, { rule: "it is JSON", value, fix, cause: error });
+  }
 }
 
 /** The options of a file that a user wrote: by their names, or nested by their paths. */

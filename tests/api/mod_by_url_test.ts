@@ -4,8 +4,9 @@ import { join } from "node:path";
 import config from "../../deno.json" with { type: "json" };
 import { Elsewhere, npmCache, ROOT, serveCheckout } from "./checkout.ts";
 
-/** The files that name packages: of lib/, with what it takes of zod, and of cli/. */
-const PACKAGES = ["lib/core/packages.ts", "lib/core/zod.ts", "cli/packages.ts"].map((path) => join(ROOT, path));
+/** The files that name packages: of lib/, with what it takes of zod, and of cli/, with YAML that only a file of YAML loads. */
+const PACKAGES = ["lib/core/packages.ts", "lib/core/zod.ts", "cli/packages.ts", "cli/options/yaml.ts"]
+  .map((path) => join(ROOT, path));
 
 const cache = await npmCache();
 

@@ -1,5 +1,6 @@
 // Options of `prune` from a file: a user's own, or the run.json of a run.
 import assert from "node:assert/strict";
+import type { Refusal } from "../refuses.ts";
 import { cli, json, refused, TemporaryFolder } from "./helpers/cli.ts";
 
 /** Refusals come before anything is read, so no such model has to be there. */
@@ -73,14 +74,43 @@ Deno.test("a file gives each option once, with a value that it can have, and nei
     const given = await config(folder, value), expected = option === null ? {} : { option };
     await refused([...NOWHERE, ...given], "usage", { ...expected, value: data });
   }
-  await refused([...NOWHERE, ...await config(folder, "sparsity: 0.3", "config.yaml")], "input", {
-    names: "config.yaml",
-  });
+  await refused([...NOWHERE, ...await config(folder, "sparsity: 0.3", "config.txt")], "input", { names: "config.txt" });
   await refused([...NOWHERE, ...await config(folder, [])], "input", { value: "[]" });
   // A target of the command line replaces the file's, with what belongs to it. Then the model is looked for.
   const sized = await config(folder, { targetBytes: "200M", targetFile: "gguf" });
   await refused([...NOWHERE, ...sized, "--sparsity", "0.3", "--data", "x.json"], "input", { names: "nowhere" });
   await refused([...NOWHERE, "--config", folder.at("none.json")], "input", { names: "none.json" });
+});
+
+Deno.test("a file of YAML gives the options that JSON gives, and each mistake is an error with its line", async () => {
+  using folder = new TemporaryFolder();
+  const yaml = async (lines: readonly string[]): Promise<string[]> => [
+    ...NOWHERE,
+    ...await config(folder, lines.join("\n"), "run.yaml"),
+  ];
+  const cases: readonly (readonly [lines: readonly string[], code: "usage" | "input", expected: Refusal])[] = [
+    // Each option was read, and the model is looked for next.
+    [
+      ["# a run", "sparsity: 0.3", "rates:", "  lora: 1e-3", "units: [kv, ffn]", "prompt: false", "data: x.json"],
+      "input",
+      {
+        names: "nowhere",
+      },
+    ],
+    [["steps: 4", "sparsity: 30"], "usage", { option: "--sparsity", value: "30" }],
+    [["steps: 0x10"], "usage", { option: "--steps", value: "0x10" }],
+    [["packing: no"], "usage", { option: "--packing", value: "no" }],
+    [["steps: 4", "rates: {lora: 1e-3, lora: 2e-3}"], "input", { names: "run.yaml", value: ["line 2", "column 21"] }],
+    [["steps: 4", "sparsity: 0.2", "steps: 5"], "input", { names: "run.yaml", value: "line 3" }],
+    [["steps: &n 4", "batch: *n"], "input", { names: "run.yaml", value: "line 2" }],
+    [["steps: !!js/function 4"], "input", { names: "run.yaml", value: "line 1" }],
+    [["<<: {steps: 4}"], "usage", { value: "<<" }],
+    [["steps: 4", "\tbatch: 2"], "input", { names: "run.yaml", value: "line 2" }],
+    [["steps: 4", "---", "steps: 5"], "input", { names: "run.yaml" }],
+    [["- steps"], "input", { value: '["steps"]' }],
+    [[], "input", { names: "run.yaml" }],
+  ];
+  for (const [lines, code, expected] of cases) await refused(await yaml(lines), code, expected);
 });
 
 Deno.test("a run that read more files than run.json names is repeated with these", async () => {

@@ -129,7 +129,7 @@ export const FILES_OPTIONS = {
     scope: [],
     defaultText: "none",
     help:
-      "file of JSON with options by name, or the run.json of a run, whose options are taken; options of the command line take precedence",
+      "file of JSON or YAML (.yaml) with options by name, or the run.json of a run, whose options are taken; options of the command line take precedence",
   },
   json: { type: "switch", default: false, of: "command", help: "print run.json at the end" },
 } as const satisfies OptionTable;

@@ -1,7 +1,8 @@
 // Opens models and rows in a browser: from bytes, from files that the user chose, or from addresses.
 import { CompressoError, refusal } from "../core/errors.ts";
+import { blobSource } from "../files/blob.ts";
 import { memoryFiles, memorySource } from "../files/memory.ts";
-import { type ByteSource, endsEarly, type FileSystem } from "../files/system.ts";
+import type { ByteSource, FileSystem } from "../files/system.ts";
 import { type DataSet, type ReadOptions, readRowsFrom } from "../data/rows.ts";
 import { type ModelFiles, openModel as openFiles } from "../formats/open.ts";
 import { loadModelFrom, type LoadModelOptions, type Model } from "../model/model.ts";
@@ -102,15 +103,7 @@ function filesOf(sources: ReadonlyMap<string, ByteSource>): FileSystem {
 async function sourceOf(path: string, file: ModelFile): Promise<ByteSource> {
   if (file instanceof Uint8Array) return memorySource(path, file);
   if (file instanceof URL) return memorySource(path, await fetched(file));
-  return {
-    name: path,
-    size: file.size,
-    async read(target, offset): Promise<void> {
-      const end = offset + target.length;
-      if (end > file.size) throw endsEarly(path, end, file.size);
-      target.set(new Uint8Array(await file.slice(offset, end).arrayBuffer()));
-    },
-  };
+  return blobSource(path, file);
 }
 
 async function fetched(url: URL): Promise<Uint8Array<ArrayBuffer>> {

@@ -6,6 +6,7 @@ import type { PruneOptions } from "../run/options/options.ts";
 import type { RunSummary } from "../run/result.ts";
 import { runInto, type RunIntoOptions } from "../run/run_into.ts";
 import { pruneOn, type PruneSession } from "../run/session.ts";
+import { filesSink, type PlaceOptions } from "../run/sink/files.ts";
 import { memorySink } from "../run/sink/memory.ts";
 
 /** A pruned model in memory. */
@@ -70,4 +71,36 @@ export async function pruneInMemory(model: Model, options: RunIntoOptions): Prom
   const summary = await runInto(sink, model, options);
   const files = new Map(Array.from(written.files, ([path, bytes]) => [path.slice(OUT.length + 1), bytes] as const));
   return { summary, files };
+}
+
+/** Options of {@link pruneToFiles}. */
+export type PruneToFilesOptions = RunIntoOptions & PlaceOptions;
+
+/**
+ * Prunes a model into a folder of a file system, such as the private one of the page's origin. The folder has the files
+ * of `pruneToFolder` of the root, and checkpoints from which the run is resumed after the tab was closed. A resumed run
+ * has the same bits as one that was not interrupted.
+ *
+ * @throws CompressoError("usage") for `resume` without a checkpoint, and for a folder with an earlier run, unless the run
+ *   is resumed or `export.replace` is set.
+ * @throws CompressoError("mismatch") for a checkpoint of another model, or of other rows or options.
+ * @throws CompressoError("input") if there is no room for the files.
+ * @throws what iterating and exporting a {@link PruneSession} throw.
+ * @example
+ * ```ts
+ * import { type Model, originFiles, pruneToFiles, type Row } from "compresso/browser";
+ *
+ * export async function goOn(model: Model, rows: readonly Row[]): Promise<number> {
+ *   const files = await originFiles();
+ *   const run = { rows, sparsity: 0.2, steps: 500, files, out: "run" };
+ *   const { parameters } = await pruneToFiles(model, { ...run, resume: "auto", checkpointSeconds: 10 });
+ *   return parameters.after;
+ * }
+ * ```
+ */
+export async function pruneToFiles(model: Model, options: PruneToFilesOptions): Promise<RunSummary> {
+  using sink = await filesSink(model, options);
+  const { files: _files, out: _out, checkpointEvery: _every, checkpointSeconds: _seconds, ...others } = options;
+  const { resume: _resume, mayDiffer: _may, spare: _spare, onSaved: _saved, onFull: _full, ...run } = others;
+  return await runInto(sink, model, run);
 }

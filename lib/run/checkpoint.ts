@@ -78,6 +78,18 @@ export async function readCheckpoint(
 }
 
 /**
+ * Where the run of a checkpoint stands; its arrays are not read. Throws `CompressoError("input")` for a file that is no
+ * checkpoint.
+ */
+export async function checkpointPosition(
+  path: string,
+  { files }: { readonly files: FileSystem },
+): Promise<RunPosition> {
+  const { metadata } = await openSafetensors(await files.open(path));
+  return headOf(metadata.get("compresso"), path).position;
+}
+
+/**
  * The state from which a run with this identity is resumed: the checkpoint's, with new values for the rates that
  * changed, and a note of all changes.
  *

@@ -1,5 +1,5 @@
 // Names of the files in a run's folder, and the checks of a folder before a run starts or resumes.
-import { option, refuse } from "../core/errors.ts";
+import { type CompressoError, option, refusal, refuse } from "../core/errors.ts";
 import { exists } from "../files/exists.ts";
 import { ADAPTER_FOLDER, UNMERGED_FOLDER } from "../slice/export_adapter.ts";
 
@@ -50,7 +50,11 @@ export async function presentFiles(out: string): Promise<string[]> {
 
 /** Refuses a folder that holds an earlier run. Throws `CompressoError("usage")`. */
 export async function refuseEarlierRun(out: string): Promise<void> {
-  const found = await presentFiles(out);
+  refuseFound(out, await presentFiles(out));
+}
+
+/** Refuses a folder in which these files of an earlier run were found. Throws `CompressoError("usage")` if there are any. */
+export function refuseFound(out: string, found: readonly string[]): void {
   if (found.length === 0) return;
   const isUnfinished = found.includes(CHECKPOINT_FILE);
   refuse("usage", `cannot start a run in ${out}`, {
@@ -66,11 +70,26 @@ export async function refuseEarlierRun(out: string): Promise<void> {
 
 /** Refuses to resume the run in a folder without a checkpoint. Throws `CompressoError("usage")`. */
 export async function checkResumable(out: string): Promise<void> {
-  if (await exists(`${out}/${CHECKPOINT_FILE}`)) return;
+  if (!await exists(`${out}/${CHECKPOINT_FILE}`)) refuseResuming(out);
+}
+
+/** Refuses to resume a run that has no checkpoint. Throws `CompressoError("usage")`. */
+export function refuseResuming(out: string): never {
   refuse("usage", `cannot resume the run in ${out}`, {
     rule: `the folder holds ${CHECKPOINT_FILE}`,
     value: "no checkpoint",
     fix: `start it without ${option("resume")}, or let the folder decide by ${option("resume", "auto")}`,
     option: "resume",
+  });
+}
+
+/** The error of calibration texts that would replace a file that no run has written. */
+export function textsThere(textsPath: string): CompressoError {
+  return refusal("usage", `cannot write ${textsPath}`, {
+    rule: "calibration texts do not replace an existing file",
+    value: "the file exists",
+    fix: `give it by ${option("calibration")}, choose another ${option("out")}, start with ${
+      option("export.replace")
+    }, or take ${option("calibration", "none")}`,
   });
 }

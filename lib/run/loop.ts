@@ -63,6 +63,7 @@ export class Loop {
   /** Records since the last kept state. */
   #since: RecordView[] = [];
   #lastRead = performance.now();
+  #lastSave = performance.now();
   /** The periodic checkpoint that is being written during the next step. */
   #writing: Promise<void> | null = null;
 
@@ -90,7 +91,7 @@ export class Loop {
   async *drive(): Records<PruneResult> {
     const run = this.#run, { life } = this.#parts, { original, options } = run.setup;
     run.seekBatch();
-    this.#lastRead = performance.now();
+    this.#lastRead = this.#lastSave = performance.now();
     try {
       for (let stage = run.stage; stage; stage = run.stage) yield* this.#driveStage(stage);
       await checkTrained(run.now.trainer);
@@ -116,12 +117,15 @@ export class Loop {
 
   /** Runs a stage to its end, or until a rollback. */
   async *#driveStage(plan: StagePlan): Records<void> {
-    const run = this.#run, { hooks, checkpoint } = run.setup.original, every = checkpoint?.every ?? Infinity;
+    const run = this.#run,
+      { hooks, checkpoint } = run.setup.original,
+      { every = Infinity, seconds = Infinity } = checkpoint ?? {};
     await run.enter(plan);
     while (run.position.stageStep < plan.steps && run.position.begun !== "hard") {
       if (run.endsEarly(plan) || !await run.step(plan)) break;
       await this.#written();
-      const { step, stageStep } = run.position, due = step % every === 0;
+      const { step, stageStep } = run.position;
+      const due = step % every === 0 || performance.now() - this.#lastSave >= seconds * 1000;
       const looks = this.#oversight.looksAt(step) || stageStep === plan.steps;
       const measures = isMeasured(run.position, plan, run.setup.options);
       if ((due || looks || measures || this.#isReadDue()) && (yield* this.#flush({ looks }))) return;
@@ -287,6 +291,7 @@ export class Loop {
     const present = state ?? await this.#run.state(), own = identity ?? this.#run.identity();
     const kept = states.filter((one) => one.position.step <= present.position.step);
     await this.#written();
+    this.#lastSave = performance.now();
     this.#writing = writeCheckpoint(path, { identity: own, ...present, kept }, { files: this.#parts.files });
     if (!isBeside) return await this.#written();
     this.#writing.catch(() => {}); // thrown by what waits for it

@@ -1,8 +1,14 @@
-// Merges the lines of records.jsonl when a run rolls back, is resumed or is exported.
+// Lines of records.jsonl and calibration.jsonl, and how records merge when a run rolls back, is resumed or is exported.
 import { refuse } from "../core/errors.ts";
+import type { Row } from "../data/row.ts";
 import type { FileSystem } from "../files/system.ts";
 import type { RecordView } from "../schedule/definition.ts";
 import type { StepRecord } from "./contract.ts";
+
+/** The line of a calibration text; empty for another row. */
+export function textLine(row: Row): string {
+  return row.kind === "text" ? JSON.stringify({ text: row.text, ...row.extra }) + "\n" : "";
+}
 
 /** The lines up to a step, without broken lines. */
 export function linesUpTo(text: string, step: number): string {

@@ -1,12 +1,14 @@
 import assert from "node:assert/strict";
 import { modelPath } from "../../lib/local/open_model.ts";
 import { exportModel } from "../../lib/local/export_model.ts";
+import { directoryFiles, isStorageFull } from "../../lib/files/directory.ts";
 import { disk } from "../../lib/files/disk.ts";
 import { memoryFiles, memorySource } from "../../lib/files/memory.ts";
-import { type FileSystem, readBytes, streamBytes } from "../../lib/files/system.ts";
+import { type FileSystem, readBytes, streamBytes, writeFile } from "../../lib/files/system.ts";
 import { openModel } from "../../lib/formats/open.ts";
 import { stageModel } from "../../lib/slice/export.ts";
-import { rejects } from "../refuses.ts";
+import { checkRefusal, rejects } from "../refuses.ts";
+import { Folder } from "./handles.ts";
 
 /** All files of a folder, by their paths in it. */
 async function contentOf(files: FileSystem, folder: string, inner = ""): Promise<Map<string, Uint8Array>> {
@@ -23,7 +25,7 @@ async function contentOf(files: FileSystem, folder: string, inner = ""): Promise
   return found;
 }
 
-Deno.test("a model in memory is read and exported as on the disk, byte for byte", async () => {
+Deno.test("a model in memory and one in a browser's folders is read and exported as on the disk, byte for byte", async () => {
   const folder = await modelPath("demo"), out = await Deno.makeTempDir();
   const memory = memoryFiles(
     await Promise.all(Array.from(
@@ -39,13 +41,30 @@ Deno.test("a model in memory is read and exported as on the disk, byte for byte"
   assert.equal(await memory.info("out/model.gguf"), null);
   await staged.commit();
   assert.deepEqual(await contentOf(memory, "out"), await contentOf(disk, out));
+  for (const moves of [true, false]) {
+    const files = directoryFiles(new Folder({ bytes: Infinity }, { moves }));
+    for (const [path, bytes] of await contentOf(memory, "model")) await writeFile(files, `model${path}`, bytes);
+    const { source, tokenizer } = await openModel(files, "model");
+    using written = await stageModel(source, "out", { ...options, tokenizer, files });
+    assert.equal(await files.info("out/model.gguf"), null);
+    await written.commit();
+    assert.deepEqual(await contentOf(files, "out"), await contentOf(disk, out));
+    // A second export replaces the first, and one that is dropped leaves nothing.
+    const again = { ...options, tokenizer, files, replace: true };
+    await (await stageModel(source, "out", again)).commit();
+    (await stageModel(source, "out", again))[Symbol.dispose]();
+    await new Promise((resolve) => setTimeout(resolve));
+    assert.deepEqual(await contentOf(files, "out"), await contentOf(disk, out));
+    assert.equal((await files.file("out/model.gguf")).size, (await files.info("out/model.gguf"))?.size);
+  }
   await Deno.remove(out, { recursive: true });
 });
 
 Deno.test("a file system refuses what is missing, a folder for a file, and a folder with content", async () => {
   const root = await Deno.makeTempDir(), bytes = Uint8Array.of(1, 2, 3);
-  for (const [files, at] of [[disk, root], [memoryFiles([["a/b", bytes]]), "a"]] as const) {
-    if (files === disk) await Deno.writeFile(`${at}/b`, bytes);
+  const folders = directoryFiles(new Folder({ bytes: Infinity }));
+  for (const [files, at] of [[disk, root], [memoryFiles(), "a"], [folders, "a"]] as const) {
+    await writeFile(files, `${at}/b`, bytes);
     assert.equal(await files.info(`${at}/c`), null);
     assert.equal(await files.text(`${at}/c`), null);
     await rejects(files.open(`${at}/c`), "input");
@@ -63,6 +82,18 @@ Deno.test("bytes of a source come in pieces, and none beyond its end", async () 
   for await (const piece of streamBytes(source, 2, { length: 7, pieceBytes: 3 })) pieces.push([...piece]);
   assert.deepEqual(pieces, [[2, 3, 4], [5, 6, 7], [8]]);
   await rejects(readBytes(source, 8, 3), "input", { names: 11 });
+});
+
+Deno.test("a file for which a browser has no room is refused, the one before it stays, and nothing else is left", async () => {
+  const root = new Folder({ bytes: 12 }), files = directoryFiles(root);
+  await writeFile(files, "a/b", "before");
+  const error: unknown = await writeFile(files, "a/b", "much longer").catch((error) => error);
+  checkRefusal(error, "input", { names: "a/b" });
+  assert.ok(isStorageFull(error));
+  await new Promise((resolve) => setTimeout(resolve));
+  assert.deepEqual([await files.text("a/b"), await files.names("a")], ["before", ["b"]]);
+  await rejects(files.stageFile("a"), "input");
+  await rejects(files.file("a/c"), "input");
 });
 
 Deno.test("a text in memory that is not UTF-8 is refused as on a disk", async () => {

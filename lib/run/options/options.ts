@@ -284,6 +284,8 @@ export interface CheckpointOptions {
   readonly path: string;
   /** Steps between two checkpoints, an integer. 0 or Infinity disables periodic checkpoints. */
   readonly every: number;
+  /** Seconds after which the run saves itself also between those steps. Default: never. */
+  readonly seconds?: number | undefined;
   /**
    * Whether to resume from the file. If it does not exist the run starts from the beginning; with names in `mayDiffer`,
    * a missing file is an error. Default false.

@@ -1,5 +1,4 @@
 // The sink that writes a run into a folder of this machine: records and checkpoints during the steps, then the files.
-import { CompressoError, option, refusal } from "../../core/errors.ts";
 import type { Row } from "../../data/rows.ts";
 import {
   destination,
@@ -22,6 +21,7 @@ import {
   RECORDS_FILE,
   refuseEarlierRun,
   RUN_FILES,
+  textsThere,
 } from "../folder.ts";
 import { fittingShape } from "../options/fitting.ts";
 import { checkResuming } from "../identity.ts";
@@ -29,6 +29,7 @@ import { OPTION_TABLE } from "../options/table.ts";
 import { ON_DISK } from "../prune.ts";
 import type { FolderOptions, PruneToFolderOptions } from "../prune_to_folder.ts";
 import { RecordFile, recordsUpTo } from "../record_file.ts";
+import { textLine } from "../record_lines.ts";
 import type { RunSummary } from "../result.ts";
 import type { SinkOptions } from "../run_into.ts";
 import type { RunSink } from "./sink.ts";
@@ -103,7 +104,7 @@ export async function folderSink(
       if (!resume && lock.isHeld) await removeCheckpoint(path);
       if (doneBefore === null) return;
       await writeFileAtomically(recordsPath, await recordsUpTo(recordsPath, doneBefore));
-      if (texts.length > 0) await writeFileAtomically(textsPath, texts.map(lineOf).join(""));
+      if (texts.length > 0) await writeFileAtomically(textsPath, texts.map(textLine).join(""));
       records = held.use(await RecordFile.open(recordsPath, { last: doneBefore }));
     },
     add: async (record) => await records?.add(record),
@@ -125,24 +126,10 @@ export async function folderSink(
   };
 }
 
-function lineOf(row: Row): string {
-  return row.kind === "text" ? JSON.stringify({ text: row.text, ...row.extra }) + "\n" : "";
-}
-
 async function removeCheckpoint(path: string): Promise<void> {
   try {
     await Deno.remove(await destination(path));
   } catch (error) {
     if (!(error instanceof Deno.errors.NotFound)) throw unwritable(path, error);
   }
-}
-
-function textsThere(path: string): CompressoError {
-  return refusal("usage", `cannot write ${path}`, {
-    rule: "calibration texts do not replace an existing file",
-    value: "the file exists",
-    fix: `give it by ${option("calibration")}, choose another ${option("out")}, start with ${
-      option("export.replace")
-    }, or take ${option("calibration", "none")}`,
-  });
 }

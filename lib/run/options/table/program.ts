@@ -12,6 +12,14 @@ export const PROGRAM_OPTIONS = {
     work: "training",
     help: "steps between checkpoints; 0 or Infinity: none by the count of steps",
   },
+  "checkpoint.seconds": {
+    name: null,
+    type: "number",
+    least: 0,
+    mayChange: true,
+    work: "training",
+    help: "seconds after which a checkpoint is saved also between those steps; without it never",
+  },
   "checkpoint.resume": {
     name: null,
     type: "switch",

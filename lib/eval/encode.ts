@@ -2,6 +2,8 @@
 import { refuse } from "../core/errors.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import type { Sequence } from "./score.ts";
+import { chatStyle, endToken, formatExample } from "../data/prompts/format.ts";
+import { encodePrefix } from "../data/prompts/encode.ts";
 import { trimEnd } from "../compat/python_text.ts";
 import type { LoadedTask, Question } from "./task_data.ts";
 
@@ -49,7 +51,7 @@ export function encodeQuestion(
     const [context = ""] = question.contexts, { maxTokens } = generate, room = most - maxTokens;
     const fix = "lower maxTokens, or take a model with a longer context";
     if (room < 1) fail(`an answer has fewer than the ${most} tokens of the model's context`, `${maxTokens}`, fix);
-    const ids = encodeContext(tokenizer, context);
+    const ids = generate.chat ? encodeAsked(tokenizer, context) : encodeContext(tokenizer, context);
     if (ids.length === 0) fail("a context has tokens", "none", "give the question a context");
     if (ids.length > room && refuseLong) {
       const rule = `a context leaves room for ${maxTokens} tokens in the model's ${most}`;
@@ -106,7 +108,8 @@ export function mayBeLong(
   const encoder = new TextEncoder();
   if (generate) {
     const room = most - generate.maxTokens;
-    return room < 1 || refuseLong && contexts.some((context) => encoder.encode(context).length + ADDED > room);
+    return room < 1 || refuseLong && (generate.chat ?? false) ||
+      refuseLong && contexts.some((context) => encoder.encode(context).length + ADDED > room);
   }
   return contexts.some((context, index) => {
     const continuation = continuations[index] ?? "";
@@ -136,6 +139,24 @@ function pairEncoded(
   if (!before) known.set(kept, before = encodeWhole(tokenizer, kept));
   const whole = encodeWhole(tokenizer, context + continuation);
   return [before, whole.slice(before.length)];
+}
+
+/** What the model answers in chat: the turn of the user in the model's layout; the text alone for a model without one. */
+function encodeAsked(tokenizer: Tokenizer, text: string): readonly number[] {
+  const style = chatStyle(tokenizer);
+  if (style === null) return encodeContext(tokenizer, text);
+  const format = { tokenizer, prompt: null, style };
+  return encodePrefix(formatExample({ instruction: text, input: "", output: "" }, format).prefix, format);
+}
+
+/** Tokens that end an answer in chat, in addition to the model's own end tokens. */
+export function answerEnds(
+  tokenizer: Tokenizer,
+  { generate }: Pick<LoadedTask, "generate">,
+): readonly number[] {
+  const style = generate?.chat ? chatStyle(tokenizer) : null;
+  const end = style === null ? null : endToken({ tokenizer, prompt: null, style });
+  return end === null ? [] : [end];
 }
 
 /** What the model continues: a text with what the tokenizer puts before it; BOS or EOS alone where it is empty. */

@@ -1,8 +1,8 @@
 // Scores tasks by a model.
 import { digestOf } from "../core/digest.ts";
-import { refuse } from "../core/errors.ts";
+import { type CompressoError, option, refusal, refuse } from "../core/errors.ts";
 import type { Ranks } from "../ranks/ranks.ts";
-import { checkNames, type NamesOf } from "../core/check_options.ts";
+import { checkNames, count, type NamesOf } from "../core/check_options.ts";
 import { checkPromptText } from "../data/prompts/format.ts";
 import type { Adapters, Model } from "../model/model.ts";
 import { type ItemScore, type TaskScore, taskScore } from "./metrics.ts";
@@ -14,10 +14,16 @@ import { isTaskFile, readTaskFile } from "./task_file.ts";
 
 /** Options of {@link evaluateTasks}. */
 export interface EvaluateOptions {
-  /** Names of built-in tasks, paths of task files (a module or JSON), and tasks that the program defines. */
+  /**
+   * Names of built-in tasks, paths of task files (a module or JSON), and tasks that the program defines. A text may name
+   * the file of the questions, too: `gsm8k=rows.jsonl`.
+   */
   readonly tasks: readonly (string | TaskDefinition)[];
-  /** Folder of the data, `<task>.<split>.jsonl` (or .json, .jsonl.gz, .jsonl.zst, .parquet). */
-  readonly taskData: string;
+  /**
+   * Folder of the data, `<task>.<split>.jsonl` (or .json, .jsonl.gz, .jsonl.zst, .parquet). Not needed if each task names
+   * its file; examples are then sought in the folder of that file.
+   */
+  readonly taskData?: string | undefined;
   /** Most questions of each task, or of each of its subsets, from the first. Default: all. */
   readonly limit?: number | undefined;
   /**
@@ -25,6 +31,10 @@ export interface EvaluateOptions {
    * get none. Default null: none, as in the harness.
    */
   readonly prompt?: string | null | undefined;
+  /** Tokens of a generated answer at most. Default: as each task says. */
+  readonly maxTokens?: number | undefined;
+  /** Whether questions with generated answers are asked without the model's chat template. Default false. */
+  readonly plain?: boolean | undefined;
   /** Masks and LoRA. */
   readonly adapters?: Adapters | undefined;
   /**
@@ -45,6 +55,8 @@ const NAMES: NamesOf<EvaluateOptions> = {
   taskData: "text",
   limit: "number",
   prompt: true,
+  maxTokens: count(1),
+  plain: "switch",
   adapters: true,
   refuseLong: "switch",
   ranks: true,
@@ -96,7 +108,10 @@ export async function evaluateTasks(model: Model, options: EvaluateOptions): Pro
 
 /** Reads the data of all tasks, so that what does not fit fails before the first is scored. */
 export async function loadTasks(
-  { tasks, taskData, limit, prompt = null }: Pick<EvaluateOptions, "tasks" | "taskData" | "limit" | "prompt">,
+  { tasks, taskData, limit, prompt = null, maxTokens, plain = false }: Pick<
+    EvaluateOptions,
+    "tasks" | "taskData" | "limit" | "prompt" | "maxTokens" | "plain"
+  >,
 ): Promise<LoadedTask[]> {
   checkPromptText(prompt);
   const fail = (rule: string, value: string, fix: string): never => {
@@ -106,20 +121,32 @@ export async function loadTasks(
   if (limit !== undefined && (!Number.isInteger(limit) || limit < 1)) {
     fail("limit is a whole number, at least 1", String(limit), "leave it out for all questions");
   }
-  const definitions: TaskDefinition[] = [];
+  const definitions: { readonly task: TaskDefinition; readonly file: string | undefined }[] = [];
   for (const task of tasks) {
-    if (typeof task !== "string") definitions.push(asTask(task, "evaluateTasks"));
-    else definitions.push(isTaskFile(task) ? await readTaskFile(task) : builtinTask(task));
+    if (typeof task !== "string") definitions.push({ task: asTask(task, "evaluateTasks"), file: undefined });
+    else {
+      const { word, file } = taskWord(task);
+      definitions.push({ task: isTaskFile(word) ? await readTaskFile(word) : builtinTask(word), file });
+    }
   }
-  const names = definitions.map(({ name }) => name);
+  const names = definitions.map(({ task }) => task.name);
   const twice = names.find((name, index) => names.indexOf(name) !== index);
   if (twice !== undefined) fail("each task is named once", twice, "name it once");
   const loaded: LoadedTask[] = [];
-  for (const task of definitions) {
-    const own = await loadTask(task, { folder: taskData, limit, parts: builtinParts(task) });
-    loaded.push(
-      prompt === null ? own : { ...own, questions: own.questions.map((question) => withPrompt(prompt, question)) },
-    );
+  for (const { task, file } of definitions) {
+    const folder = taskData ?? (file === undefined ? undefined : folderOf(file));
+    if (folder === undefined) throw noFolder(task);
+    const own = await loadTask(task, { folder, file, limit, parts: builtinParts(task) });
+    const generate = own.generate && {
+      ...own.generate,
+      ...(maxTokens === undefined ? {} : { maxTokens }),
+      ...(plain ? { chat: false } : {}),
+    };
+    const questions = prompt === null ? own.questions : own.questions.map((question) => withPrompt(prompt, question));
+    loaded.push({ ...own, questions, ...(generate ? { generate } : {}) });
+  }
+  if ((plain || maxTokens !== undefined) && !loaded.some(({ generate }) => generate)) {
+    fail("plain and maxTokens go with tasks whose answers are generated", names.join(", "), "leave them out");
   }
   const questions = loaded.flatMap((task) => task.questions);
   if (prompt !== null && !questions.some(hasContext)) {
@@ -127,6 +154,25 @@ export async function loadTasks(
     fail(rule, `none of ${questions.length}`, "leave the prompt out");
   }
   return loaded;
+}
+
+/** A task as it is named, and the file of its questions after a `=`. */
+function taskWord(text: string): { readonly word: string; readonly file: string | undefined } {
+  const [, word = text, file] = /^([\w.-]+|.+?\.(?:ts|js|mjs|json))=(.+)$/.exec(text) ?? [];
+  return { word, file };
+}
+
+function folderOf(file: string): string {
+  return /^(.*)[/\\][^/\\]*$/.exec(file)?.[1] ?? ".";
+}
+
+function noFolder({ name }: TaskDefinition): CompressoError {
+  return refusal("usage", `cannot find the data of the task ${name}`, {
+    rule: "the folder of the data is named, or each task with its file",
+    value: "neither",
+    fix: `name the folder by ${option("taskData")}, or the file: ${name}=FILE`,
+    option: "taskData",
+  });
 }
 
 /** Whether a prompt can be before it. */

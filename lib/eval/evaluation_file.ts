@@ -34,7 +34,10 @@ export const QUESTIONS: EntryKind<KnownQuestion, QuestionEntry> = {
   noun: "scored question",
   write: ({ label, item }) => {
     const { subset, isTruncated: truncated } = item;
-    if (item.text !== undefined) return { label, subset, exact: item.isExact, truncated, text: item.text };
+    if (item.text !== undefined) {
+      const { text, isExact: exact, isStrict: strict } = item;
+      return { label, subset, exact, ...(strict === undefined ? {} : { strict }), truncated, text };
+    }
     const { scores, picked, pickedNorm, answer } = item;
     return { label, subset, answer, picked, picked_norm: pickedNorm, truncated, scores };
   },

@@ -17,14 +17,18 @@ export interface ChoiceItem {
   readonly text?: undefined;
   /** Of answers alone. */
   readonly isExact?: undefined;
+  /** Of answers alone. */
+  readonly isStrict?: undefined;
 }
 
 /** What the model answered in its own words. */
 export interface AnswerItem {
   /** The answer. */
   readonly text: string;
-  /** Whether it equals an accepted one. */
+  /** Whether it equals an accepted one, by the rule of its task. */
   readonly isExact: boolean;
+  /** Where numbers are compared: whether the number after `#### ` does, too. */
+  readonly isStrict?: boolean;
   /** "" where the task has no subsets. */
   readonly subset: string;
   /** Of choices alone. */
@@ -66,6 +70,12 @@ export interface AnswerScore {
   readonly exact_match: number;
   /** Standard error of it. */
   readonly stderr: number;
+  /** Lower end of its 95 % confidence interval, see {@link wilson}. */
+  readonly low: number;
+  /** Upper end. */
+  readonly high: number;
+  /** Where numbers are compared: share of the questions whose number after `#### ` is right, as the harness's strict-match. */
+  readonly strict_match?: number;
   /** Questions. */
   readonly n: number;
   /** Questions whose context was cut from the left to fit the model. */
@@ -163,8 +173,17 @@ function choiceScore(items: readonly Scored<ChoiceItem>[]): ChoiceScore {
 }
 
 function answerScore(items: readonly Scored<AnswerItem>[]): AnswerScore {
-  const [exact_match, stderr] = meanAndError(items.map(({ isExact }) => Number(isExact)));
-  return { exact_match, stderr, n: items.length, truncated: truncatedOf(items) };
+  const [exact_match, stderr] = meanAndError(items.map(({ isExact }) => Number(isExact))), n = items.length;
+  const strict = items.filter(({ isStrict }) => isStrict !== undefined);
+  const [strict_match] = meanAndError(strict.map(({ isStrict }) => Number(isStrict)));
+  return {
+    exact_match,
+    stderr,
+    ...wilson(exact_match, n),
+    ...(strict.length > 0 ? { strict_match } : {}),
+    n,
+    truncated: truncatedOf(items),
+  };
 }
 
 function truncatedOf(items: readonly Scored<ItemScore>[]): number {
@@ -176,6 +195,20 @@ export function meanAndError(values: readonly number[]): [mean: number, stderr: 
   const n = values.length, mean = values.reduce((sum, value) => sum + value, 0) / n;
   const squares = values.reduce((sum, value) => sum + (value - mean) ** 2, 0);
   return [mean, n > 1 ? Math.sqrt(squares / (n - 1) / n) : NaN];
+}
+
+/** Quantile of the normal distribution that leaves 2.5 % above. */
+const Z = 1.959963984540054;
+
+/**
+ * The 95 % confidence interval of a share of `n` independent questions (Wilson, Probable Inference, 1927). It stays within
+ * 0 and 1 and has a width if all or none are right.
+ */
+export function wilson(share: number, n: number): { readonly low: number; readonly high: number } {
+  const square = Z ** 2 / n, middle = (share + square / 2) / (1 + square);
+  const reach = Math.sqrt(square * share * (1 - share) + square ** 2 / 4) / (1 + square);
+  // Exact at the ends, where the two differences round.
+  return { low: share === 0 ? 0 : middle - reach, high: share === 1 ? 1 : middle + reach };
 }
 
 /** Standard error of the mean over all from those of the parts, by their pooled variance. */

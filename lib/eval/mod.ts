@@ -9,6 +9,7 @@ export { type EvaluateOptions, type EvaluateResult, evaluateTasks } from "./eval
 export type { AnswerItem, AnswerScore, ChoiceItem, ChoiceScore, ItemScore, TaskScore } from "./metrics.ts";
 export {
   type AnswerQuestion,
+  type AnswerRule,
   defineTask,
   type GenerateAnswers,
   type TaskDefinition,
@@ -16,6 +17,8 @@ export {
   type TaskRow,
 } from "./task.ts";
 export { answerRows, type AnswerRowsOptions, type RowAnswers } from "./answer_rows.ts";
+export { isSameNumber, lastNumber, markedNumber } from "./number_answer.ts";
+export { wilson } from "./metrics.ts";
 export { type AnswerPrompt, type AnswersOptions, greedyAnswers, isExactMatch } from "./answers.ts";
 
 // Perplexity.

@@ -2,11 +2,25 @@
 import { refuse } from "../core/errors.ts";
 import { nearest } from "../core/nearest.ts";
 import type { TaskDefinition } from "./task.ts";
+import { EXACT, GSM8K, NUMBER } from "./tasks_answers.ts";
 import { ARC_CHALLENGE, ARC_EASY, HELLASWAG, OPENBOOKQA, PIQA, WINOGRANDE } from "./tasks_common.ts";
 import { BOOLQ, RACE, STORYCLOZE } from "./tasks_reading.ts";
 import { BBH, BBH_PARTS, MMLU, MMLU_PARTS } from "./tasks_shots.ts";
 
-const MAIN = [ARC_EASY, ARC_CHALLENGE, PIQA, HELLASWAG, WINOGRANDE, OPENBOOKQA, BOOLQ, RACE, ...STORYCLOZE, MMLU, BBH];
+const CHOICES = [
+  ARC_EASY,
+  ARC_CHALLENGE,
+  PIQA,
+  HELLASWAG,
+  WINOGRANDE,
+  OPENBOOKQA,
+  BOOLQ,
+  RACE,
+  ...STORYCLOZE,
+  MMLU,
+  BBH,
+];
+const MAIN = [...CHOICES, GSM8K, EXACT, NUMBER];
 const TASKS: ReadonlyMap<string, TaskDefinition> = new Map(
   [...MAIN, ...MMLU_PARTS, ...BBH_PARTS].map((task) => [task.name, task]),
 );

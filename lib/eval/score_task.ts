@@ -2,13 +2,13 @@
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { noTokenizer } from "../text/no_tokenizer.ts";
 import type { Model } from "../model/model.ts";
-import { greedyAnswers, isExactMatch } from "./answers.ts";
-import { type EncodedQuestion, encodeQuestion } from "./encode.ts";
+import { greedyAnswers } from "./answers.ts";
+import { answerEnds, type EncodedQuestion, encodeQuestion } from "./encode.ts";
+import { judged } from "./judge.ts";
 import type { EvaluateOptions } from "./evaluate.ts";
 import { type ItemScore, pick } from "./metrics.ts";
 import { logLikelihoods } from "./score.ts";
-import type { GenerateAnswers } from "./task.ts";
-import type { LoadedTask, Question } from "./task_data.ts";
+import type { AnswerSettings, LoadedTask, Question } from "./task_data.ts";
 
 /** Options of {@link encodeTask}. */
 export interface EncodeTaskOptions extends Pick<EvaluateOptions, "refuseLong" | "signal"> {
@@ -61,19 +61,20 @@ type Encoded = ScoreTaskOptions & { readonly encoded: EncodedTask };
 async function answerTask(
   model: Model,
   task: LoadedTask,
-  { encoded, known, onItem, onProgress, maxTokens, until, ...options }: Encoded & Required<GenerateAnswers>,
+  { encoded, known, onItem, onProgress, maxTokens, until, rule, ...options }: Encoded & AnswerSettings,
 ): Promise<TaskItemScore[]> {
   const { questions } = task, open = [...encoded], texts = questions.map((_, place) => known?.get(place)?.text ?? "");
   const itemAt = (place: number): TaskItemScore => {
     const { accepted = [], subset = "" } = questions[place] ?? {}, text = texts[place] ?? "";
     const { isTruncated = false } = encoded.get(place) ?? known?.get(place) ?? {};
-    return { text, isExact: isExactMatch(text, accepted), subset, isTruncated };
+    return { text, ...judged(text, accepted, rule), subset, isTruncated };
   };
   let done = questions.length - open.length;
-  const prompts = open.map(([, { sequences }]) => ({ prompt: sequences[0]?.prefix ?? [], maxTokens, until }));
+  const tokenizer = tokenizerFor(model, task), how = { maxTokens, until, endTokens: answerEnds(tokenizer, task) };
+  const prompts = open.map(([, { sequences }]) => ({ prompt: sequences[0]?.prefix ?? [], ...how }));
   await greedyAnswers(model, prompts, {
     ...options,
-    tokenizer: tokenizerFor(model, task),
+    tokenizer,
     onAnswer: (index, text) => {
       const place = open[index]?.[0] ?? -1;
       texts[place] = text;

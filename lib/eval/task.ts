@@ -24,18 +24,31 @@ export interface TaskRow {
 
 /** One question that is answered in the model's own words; its task has `generate`. */
 export interface AnswerQuestion {
-  /** The text that the model continues. */
+  /** The text that the model continues or, where its task has `chat`, the user's turn. */
   readonly context: string;
   /** The right answer, or several accepted answers. */
   readonly answers: string | readonly string[];
 }
 
-/** How answers are generated: greedily, up to an end token of the model. */
+/**
+ * How an answer is judged. `exact`: it equals an accepted answer, see `isExactMatch`. `number`: its last number equals the
+ * number of an accepted answer, see `isSameNumber`.
+ */
+export type AnswerRule = "exact" | "number";
+
+/** How answers are generated, greedily, up to an end token of the model, and how they are judged. */
 export interface GenerateAnswers {
   /** Tokens of an answer at most. Default 32. */
   readonly maxTokens?: number;
   /** Texts before which an answer ends. Default: a line break. */
   readonly until?: readonly string[];
+  /** How an answer is judged. Default `exact`. */
+  readonly rule?: AnswerRule;
+  /**
+   * Whether a question is asked in the model's chat template or prompt style, if it has one. Default false: the model
+   * continues the context.
+   */
+  readonly chat?: boolean;
 }
 
 /** One question with choices. */
@@ -137,7 +150,9 @@ export function asTask(value: unknown, where: string): TaskDefinition {
   check("subset", "a function of a row", isFunction);
   check(
     "generate",
-    "an object, perhaps with maxTokens from 1 on and until, a list of texts that are not empty",
+    `an object, perhaps with maxTokens from 1 on; until, a list of texts that are not empty; rule, one of ${
+      RULES.join(", ")
+    }; chat, true or false`,
     isGenerate,
   );
   const known = [
@@ -157,11 +172,15 @@ export function asTask(value: unknown, where: string): TaskDefinition {
   return value as unknown as TaskDefinition;
 }
 
+/** All rules by which answers are judged. */
+export const RULES = ["exact", "number"] as const satisfies readonly AnswerRule[];
+
 function isGenerate(value: unknown): boolean {
   if (!isObject(value)) return false;
-  const { maxTokens = 1, until = [], ...others } = value;
+  const { maxTokens = 1, until = [], rule = "exact", chat = false, ...others } = value;
   return Object.keys(others).length === 0 && Number.isInteger(maxTokens) && Number(maxTokens) >= 1 &&
-    Array.isArray(until) && until.every((text) => typeof text === "string" && text !== "");
+    Array.isArray(until) && until.every((text) => typeof text === "string" && text !== "") &&
+    RULES.some((one) => one === rule) && typeof chat === "boolean";
 }
 
 /** Makes the fields of a parsed row readable. `where` names task and file, `label` the row. */

@@ -35,13 +35,18 @@ export interface Question {
 export interface LoadedTask {
   readonly name: string;
   /** How answers are generated; undefined where questions have choices. */
-  readonly generate?: Required<GenerateAnswers> | undefined;
+  readonly generate?: AnswerSettings | undefined;
   /** The file of the questions. */
   readonly path: string;
   readonly questions: readonly Question[];
   /** For a task whose subsets have files of their own: how many of how many are there. */
   readonly parts?: { readonly there: number; readonly all: number };
 }
+
+/** How answers are generated and judged, with the defaults of tokens and ends. */
+export type AnswerSettings =
+  & Required<Pick<GenerateAnswers, "maxTokens" | "until">>
+  & Pick<GenerateAnswers, "rule" | "chat">;
 
 const SPLITS = ["test", "validation", "valid"] as const;
 /** Tokens of a generated answer at most. */
@@ -52,6 +57,8 @@ const EXTENSIONS = ["jsonl", "parquet", "jsonl.gz", "jsonl.zst", "json"] as cons
 /** Folder of a task's data, and how much of it is taken. */
 export interface LoadOptions {
   readonly folder: string;
+  /** The file of the questions; examples are sought in `folder`. Default: a file of the task's name in `folder`. */
+  readonly file?: string | undefined;
   /** Questions of each subset at most. */
   readonly limit?: number | undefined;
   /** Tasks of the subsets; they are read instead if the task itself has no file. */
@@ -65,10 +72,10 @@ export interface LoadOptions {
  */
 export async function loadTask(
   task: TaskDefinition,
-  { folder, limit = Infinity, parts = [] }: LoadOptions,
+  { folder, file, limit = Infinity, parts = [] }: LoadOptions,
 ): Promise<LoadedTask> {
-  const { name, splits = SPLITS, shots = 0, shotSplits = SHOT_SPLITS, delimiter = " " } = task;
-  const own = await findFile(name, { folder, splits });
+  const { name, splits = SPLITS, shots = 0, delimiter = " " } = task;
+  const own = file ?? await findFile(name, { folder, splits });
   if (own === null) {
     const there: LoadedTask[] = [];
     for (const part of parts) {
@@ -87,7 +94,7 @@ export async function loadTask(
   }
   const path = own ?? await noData(name, { folder, splits });
   const rows = await readRowsOf(task, path, task.subset ? Infinity : limit);
-  const shotPath = shots > 0 ? await findData(name, { folder, splits: shotSplits }) : null;
+  const shotPath = shots > 0 ? await findExamples(task, { folder, path }) : null;
   const examples = shotPath === null ? null : await readExamples(task, shotPath, { asked: shotPath === path });
   const taken = new Map<string, number>();
   const questions: Question[] = [];
@@ -281,8 +288,13 @@ interface Wanted {
   readonly splits: readonly string[];
 }
 
-async function findData(name: string, wanted: Wanted): Promise<string> {
-  return await findFile(name, wanted) ?? await noData(name, wanted);
+/** The file of the examples. That of the questions has them where the task takes examples from its split. */
+async function findExamples(
+  { name, splits: [asked = ""] = SPLITS, shotSplits: splits = SHOT_SPLITS }: TaskDefinition,
+  { folder, path }: { readonly folder: string; readonly path: string },
+): Promise<string> {
+  const found = await findFile(name, { folder, splits: splits.filter((split) => split !== asked) });
+  return found ?? (splits.includes(asked) ? path : await noData(name, { folder, splits }));
 }
 
 async function findFile(name: string, { folder, splits }: Wanted): Promise<string | null> {

@@ -6,7 +6,7 @@ import { urlOf } from "../files/url.ts";
 import { exactText } from "../files/text_file.ts";
 import { z } from "../core/packages.ts";
 import { shownJson } from "../core/text.ts";
-import { asTask, type TaskDefinition, type TaskRow } from "./task.ts";
+import { asTask, RULES, type TaskDefinition, type TaskRow } from "./task.ts";
 
 /** A task as JSON. `{{field}}` in a text stands for a field of the row. */
 const JsonTask = z.strictObject({
@@ -21,6 +21,10 @@ const JsonTask = z.strictObject({
   maxTokens: z.int().min(1).optional(),
   /** Texts before which a generated answer ends. */
   until: z.array(z.string().min(1)).optional(),
+  /** How a generated answer is judged: "exact" or "number". */
+  rule: z.enum(RULES).optional(),
+  /** Whether a generated answer is asked for in the model's chat template. */
+  chat: z.boolean().optional(),
   /** A field with the labels of the choices. */
   labels: z.string().optional(),
   splits: z.array(z.string()).min(1).optional(),
@@ -75,24 +79,24 @@ async function readJsonTask(path: string): Promise<TaskDefinition> {
     const { issues } = parsed.error, issue = issues.find(({ code }) => code === "unrecognized_keys") ?? issues[0];
     refuse("input", `cannot use the task of ${path}`, {
       rule:
-        "a task in JSON has name, context, answer, and perhaps choices, labels, maxTokens, until, splits, shots, shotSplits, description, delimiter, shotDelimiter, subset",
+        "a task in JSON has name, context, answer, and perhaps choices, labels, maxTokens, until, rule, chat, splits, shots, shotSplits, description, delimiter, shotDelimiter, subset",
       value: issue ? `${issue.path.join(".") || "the file"}: ${issue.message}` : "another shape",
       fix: "correct that part",
     });
   }
-  const { context, choices, answer, labels, maxTokens, until, description, subset, ...rest } = parsed.data;
-  const idle = choices === undefined ? { labels } : { maxTokens, until };
+  const { context, choices, answer, labels, maxTokens, until, rule, chat, description, subset, ...rest } = parsed.data;
+  const idle = choices === undefined ? { labels } : { maxTokens, until, rule, chat };
   const given = Object.entries(idle).find(([, part]) => part !== undefined)?.[0];
   if (given !== undefined) {
     refuse("input", `cannot use the task of ${path}`, {
-      rule: "labels go with choices, maxTokens and until with answers that are generated",
+      rule: "labels go with choices; maxTokens, until, rule and chat with answers that are generated",
       value: `${given} ${choices === undefined ? "without" : "with"} choices`,
       fix: `leave ${given} out`,
     });
   }
   return asTask({
     ...defined(rest),
-    ...(choices === undefined ? { generate: defined({ maxTokens, until }) } : {}),
+    ...(choices === undefined ? { generate: defined({ maxTokens, until, rule, chat }) } : {}),
     item: (row: TaskRow) => {
       if (choices === undefined) return { context: filled(context, row), answers: answersOf(row, answer) };
       const texts = typeof choices === "string" ? row.texts(choices) : choices.map((choice) => filled(choice, row));

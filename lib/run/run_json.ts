@@ -95,7 +95,9 @@ const choiceScore = z.object({
   truncated: count,
   subsets,
 });
-const answerScore = z.object({ exact_match: number, stderr: number, n: count, truncated: count });
+// Runs of older versions have no interval.
+const answerScore = z.object({ exact_match: number, stderr: number, n: count, truncated: count })
+  .extend({ low: number.default(NaN), high: number.default(NaN), strict_match: number.exactOptional() });
 const taskChange = z.union([
   z.object({
     before: choiceScore,

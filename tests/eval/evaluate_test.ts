@@ -3,10 +3,13 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { compareItems, comparePairs, comparePerplexity, halfWidth } from "../../lib/eval/compare.ts";
 import { isExactMatch } from "../../lib/eval/answers.ts";
-import { generateText } from "../../lib/generate/mod.ts";
-import { encodeQuestion, mayBeLong } from "../../lib/eval/encode.ts";
+import { generate as generateTokens, generateText } from "../../lib/generate/mod.ts";
+import { demoData } from "../../lib/local/open_model.ts";
+import { readRows } from "../../lib/local/rows.ts";
+import { encodePrefix, endToken, formatExample } from "../../lib/data/prompts/encode.ts";
+import { answerEnds, encodeQuestion, mayBeLong } from "../../lib/eval/encode.ts";
 import { evaluateTasks, loadTasks, taskDigest } from "../../lib/eval/evaluate.ts";
-import type { ChoiceItem } from "../../lib/eval/metrics.ts";
+import { type ChoiceItem, wilson } from "../../lib/eval/metrics.ts";
 import { scoreTask } from "../../lib/eval/score_task.ts";
 import { openEvaluationFile, QUESTIONS } from "../../lib/eval/evaluation_file.ts";
 import type { TaskDefinition } from "../../lib/eval/task.ts";
@@ -260,6 +263,38 @@ Deno.test("a task with generated answers gives each question the model's own gre
   assert.deepEqual(kept.map(({ isExact }) => isExact), people.map((_, place) => place === 1));
   assert.deepEqual(kept.map(({ isTruncated }) => isTruncated), people.map((_, place) => place > 7));
   await Deno.remove(folder, { recursive: true });
+});
+
+Deno.test("a question in chat has the model's own layout and its end token, and goes plain where asked so", async () => {
+  const demo = await openDemo(await sharedDevice());
+  using model = demo.model;
+  const { tokenizer } = demo, rows = demoData("heldout"), [row] = (await readRows(rows, { limit: 1 })).rows;
+  assert.ok(row?.kind === "instruct");
+  const question = { label: "line 1", subset: "", contexts: [row.instruction], accepted: [row.output] };
+  const whole = { ...question, choices: [], continuations: [], answer: null };
+  const generate = { maxTokens: 12, until: ["\n"], chat: true };
+  const task = { name: "chat", path: rows, generate, questions: [whole] };
+  const { sequences: [own] } = encodeQuestion(task, whole, { tokenizer, context: 512 });
+  const format = { tokenizer, prompt: null };
+  const { prefix } = formatExample({ ...row, input: "", output: "" }, format);
+  assert.deepEqual(own?.prefix, encodePrefix(prefix, format));
+  assert.deepEqual(answerEnds(tokenizer, task), [endToken(format)]);
+  const plain = { ...task, generate: { ...generate, chat: false } };
+  const { sequences: [bare] } = encodeQuestion(plain, whole, { tokenizer, context: 512 });
+  assert.notDeepEqual(bare?.prefix, own?.prefix);
+  assert.deepEqual(answerEnds(tokenizer, plain), []);
+  const [item] = await scoreTask(model, task);
+  const ends = { maxTokens: 12, endTokens: answerEnds(tokenizer, task) };
+  const ids = await Array.fromAsync(generateTokens(model, own?.prefix ?? [], ends));
+  assert.equal(item?.text?.trim(), tokenizer.decode(ids, { skipSpecial: true }).split("\n")[0]?.trim());
+});
+
+Deno.test("the interval of a share is Wilson's: exact ends where all or none are right", () => {
+  // 3 of 10 by the formula in Python; 0 of 10 is z² / (n + z²).
+  const ten = wilson(0.3, 10);
+  assert.ok(Math.abs(ten.low - 0.10779126740630099) < 1e-12 && Math.abs(ten.high - 0.6032218525388546) < 1e-12);
+  assert.deepEqual([wilson(0, 10).low, wilson(1, 10).high, wilson(1, 7).high], [0, 1, 1]);
+  assert.ok(Math.abs(wilson(0, 10).high - 1.959963984540054 ** 2 / (10 + 1.959963984540054 ** 2)) < 1e-12);
 });
 
 Deno.test("answers are equal where SQuAD's normalisation makes them so, but for articles", () => {

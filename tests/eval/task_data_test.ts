@@ -168,6 +168,34 @@ Deno.test("rows that do not fit are refused with line and field", async () => {
   }, ["input", { value: ["line 1", '"snark"'] }]);
 });
 
+Deno.test("a file goes with its task by =, and rows with prompt and answer are asked and judged by text or number", async () => {
+  using folder = folderOf({
+    "rows.jsonl": lines({ prompt: "2 + 2 =", answer: 4 }, { prompt: "Red?", answer: ["yes 1", "no 0"] }),
+    "mine.json": JSON.stringify({ name: "mine", context: "{{prompt}}", answer: "answer" }),
+    "words.jsonl": lines({ prompt: "Red?", answer: "yes" }),
+    "gsm8k.train.jsonl": lines(
+      ...[1, 2, 3, 4, 5, 6].map((place) => ({ question: `Q${place}`, answer: `#### ${place}` })),
+    ),
+    "HumanRows.jsonl.gz": gzipSync(lines({ question: "Q", answer: "#### 7" })),
+  });
+  const at = (name: string): string => join(folder.path, name), rows = at("rows.jsonl");
+  const tasks = [`number=${rows}`, `exact=${rows}`, `${at("mine.json")}=${rows}`, `gsm8k=${at("HumanRows.jsonl.gz")}`];
+  const [number, exact, mine, gsm8k] = await loadTasks({ tasks });
+  assert.deepEqual(number?.questions.map(({ accepted }) => accepted), [["4"], ["yes 1", "no 0"]]);
+  assert.deepEqual([number?.generate?.rule, exact?.generate?.rule, exact?.generate?.chat], ["number", undefined, true]);
+  assert.deepEqual(exact?.questions, mine?.questions);
+  // Examples are those of the split train, where the folder has it.
+  const examples = [1, 2, 3, 4, 5].map((place) => `Question: Q${place}\nAnswer: #### ${place}\n\n`).join("");
+  assert.equal(gsm8k?.questions[0]?.contexts[0], `${examples}Question: Q\nAnswer:`);
+  const [plain] = await loadTasks({ tasks: tasks.slice(0, 1), plain: true, maxTokens: 7 });
+  assert.deepEqual([plain?.generate?.chat, plain?.generate?.maxTokens], [false, 7]);
+  await rejects(loadTasks({ tasks: [`number=${at("words.jsonl")}`] }), "input", { value: ["line 1", "yes"] });
+  await rejects(loadTasks({ tasks: ["exact"] }), "usage", { option: "taskData" });
+  await rejects(loadTasks({ tasks: ["piqa"], taskData: FIXTURES, plain: true }), "usage", { value: "piqa" });
+  const twice = { name: "x", generate: { rule: "other" }, item: () => ({ context: "", answers: "" }) };
+  refuses(() => asTask(twice, "a test"), "input", { names: "rule" });
+});
+
 Deno.test("unknown tasks are refused with the likeliest that was meant", async () => {
   for (const [word, meant] of [["arc-easy", "arc_easy"], ["hellaswg", "hellaswag"], ["wino", "winogrande"]]) {
     await refused(word ?? "", {}, ["usage", { names: meant ?? "" }]);
@@ -225,6 +253,8 @@ export default defineTask({
   item: (row) => ({ context: row.text("land") + ":", answers: row.texts("towns") }),
 });`,
     "number.json": JSON.stringify({ name: "capitals", context: "{{land}}:", answer: "right", until: [";"] }),
+    "rule.json": JSON.stringify({ name: "capitals", context: "x", answer: "right", rule: "number", chat: true }),
+    "other.json": JSON.stringify({ name: "capitals", context: "x", answer: "right", rule: "longest" }),
     "idle.json": JSON.stringify({ name: "capitals", context: "x", choices: "towns", answer: "right", maxTokens: 9 }),
     "broken.ts": "export default { name: 'x' };",
   });
@@ -251,6 +281,9 @@ export default defineTask({
   assert.deepEqual(words?.questions, [{ label: "line 1", subset: "", contexts, ...answered }]);
   const number = await read("number.json");
   assert.deepEqual([number?.questions[0]?.accepted, number?.generate?.until], [["1"], [";"]]);
+  const rule = await read("rule.json");
+  assert.deepEqual(rule?.generate, { maxTokens: 32, until: ["\n"], rule: "number", chat: true });
+  await rejects(read("other.json"), "input", { value: "rule" });
   await rejects(read("idle.json"), "input", { value: "maxTokens" });
   await rejects(read("broken.json"), "input", { value: '"answr"' });
   await rejects(read("broken.ts"), "input", { value: "undefined" });

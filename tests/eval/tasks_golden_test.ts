@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { type ItemScore, pick, taskScore } from "../../lib/eval/metrics.ts";
 import { loadTasks } from "../../lib/eval/evaluate.ts";
+import { isSameNumber, lastNumber, markedNumber } from "../../lib/eval/number_answer.ts";
 import type { Question } from "../../lib/eval/task_data.ts";
 
 const FOLDER = join(import.meta.dirname ?? ".", "../../fixtures/tasks");
@@ -59,6 +60,51 @@ for (const [name, { subsets, ...score }] of Object.entries(golden.tasks)) {
     close(actual.acc_norm_stderr, score.acc_norm_stderr, "acc_norm_stderr");
   });
 }
+
+interface GoldenAnswers {
+  readonly references: readonly string[];
+  readonly cases: readonly {
+    readonly text: string;
+    readonly found: Readonly<Record<string, string>>;
+    readonly right: Readonly<Record<string, readonly number[]>>;
+  }[];
+  readonly gsm8k: {
+    readonly asked: readonly string[];
+    readonly answers: readonly string[];
+    readonly until: readonly string[];
+    readonly shots: number;
+  };
+}
+
+const answers: GoldenAnswers = JSON.parse(await Deno.readTextFile(join(FOLDER, "golden_answers.json")));
+
+Deno.test("numbers of answers are found and compared as the filters and the metric of lm-evaluation-harness's gsm8k do", () => {
+  assert.ok(answers.cases.length > 50);
+  for (const [name, find] of [["strict-match", markedNumber], ["flexible-extract", lastNumber]] as const) {
+    for (const { text, found, right } of answers.cases) {
+      assert.equal(find(text), found[name], `${name}: ${JSON.stringify(text)}`);
+      const equal = [...answers.references.keys()].filter((place) =>
+        isSameNumber(find(text), [answers.references[place] ?? ""])
+      );
+      assert.deepEqual(equal, right[name], `${name}: ${JSON.stringify(text)}`);
+    }
+  }
+});
+
+Deno.test("gsm8k asks as lm-evaluation-harness does, after solved examples, which may be other questions of its file", async () => {
+  const { gsm8k } = answers, file = join(FOLDER, "gsm8k.test.jsonl");
+  const [task] = await loadTasks({ tasks: ["gsm8k"], taskData: FOLDER });
+  assert.ok(task);
+  assert.deepEqual(task.generate?.until, gsm8k.until);
+  const solved = gsm8k.asked.map((asked, place) => `${asked} ${gsm8k.answers[place]}\n\n`);
+  for (const [place, { contexts: [context], accepted }] of task.questions.entries()) {
+    const examples = solved.filter((_, other) => other !== place).slice(0, gsm8k.shots).join("");
+    assert.equal(context, examples + gsm8k.asked[place]);
+    assert.deepEqual(accepted, [gsm8k.answers[place]]);
+  }
+  const [named] = await loadTasks({ tasks: [`gsm8k=${file}`], limit: 2 });
+  assert.deepEqual([named?.path, named?.questions], [file, task.questions.slice(0, 2)]);
+});
 
 function asked({ contexts, continuations }: Question): [string, string][] {
   return contexts.map((context, index) => [context, continuations[index] ?? ""]);

@@ -86,7 +86,7 @@ const FLAGS = {
     type: "list",
     help: `comma-separated tasks: ${
       TASK_NAMES.join(", ")
-    } (mmlu with 5 examples, bbh with 3), single subsets such as mmlu_anatomy, or files with your own tasks, such as ./mine.ts or ./mine.json`,
+    } (mmlu and gsm8k with 5 examples, bbh with 3), single subsets such as mmlu_anatomy, or files with your own tasks, such as ./mine.ts or ./mine.json; gsm8k=rows.jsonl names the file of the questions, too`,
   },
   taskData: {
     type: "value",
@@ -94,6 +94,17 @@ const FLAGS = {
     help: "folder with the data of the tasks: <task>.<split>.jsonl (or .json, .parquet, .jsonl.gz, .jsonl.zst)",
   },
   limit: { type: "count", least: 1, help: "most questions to use of each task, or of each of its subsets" },
+  maxTokens: {
+    type: "count",
+    least: 1,
+    placeholder: "tokens",
+    defaultText: "as each task says",
+    help: "with --tasks: most tokens of an answer that the model writes",
+  },
+  plain: {
+    type: "switch",
+    help: "with --tasks: ask for written answers without the model's chat template",
+  },
   refuseLong: {
     type: "switch",
     help: "fail if a question does not fit into the model's context (default: its beginning is cut off)",
@@ -119,6 +130,7 @@ export function evaluate(): CommandUnknownOpts {
       "eval path/to/model --text book.txt --window 512 --stride 256",
       "eval runs/mine/model --against dense.gguf --text book.txt --max-windows 20",
       "eval demo --data fixtures/demo_data/heldout.jsonl --exact-match",
+      "eval path/to/model --tasks gsm8k=gsm8k.jsonl --limit 100 --json",
       "eval dense.gguf runs/mine/model --tasks arc_easy,piqa --task-data data --limit 200 --out scores.jsonl",
     ],
   }).argument("<model...>", `${MODEL_TEXT}; the first of several is the baseline`);
@@ -249,7 +261,7 @@ async function chooseWork(paths: readonly string[], options: EvalSettings): Prom
 const BELONGS: Readonly<Record<string, readonly (keyof EvalSettings)[]>> = {
   "--text": ["against", "window", "stride", "limitChars", "maxWindows", "out"],
   "--data": ["limitRows", "exactMatch", "withPrompt", "prompt"],
-  "--tasks": ["taskData", "limit", "refuseLong", "out", "withPrompt", "prompt"],
+  "--tasks": ["taskData", "limit", "maxTokens", "plain", "refuseLong", "out", "withPrompt", "prompt"],
 };
 
 function checkOptions(work: string, options: EvalSettings): void {

@@ -9,7 +9,7 @@ import {
   type PerplexityRatio,
 } from "../../../lib/eval/compare.ts";
 import type { FidelityResult } from "../../../lib/eval/fidelity.ts";
-import { metricsOf } from "../../../lib/eval/metrics.ts";
+import { metricsOf, type TaskScore } from "../../../lib/eval/metrics.ts";
 import type { Measurement } from "./work.ts";
 import { formatShare } from "../../terminal/output.ts";
 
@@ -159,11 +159,17 @@ function cells(measured: Measured): Map<string, string> {
       return new Map(measured.windows.flatMap((one) => fidelityCells(one, measured.windows.length > 1)));
     case "tasks":
       return new Map(
-        Object.entries(measured.result.tasks).flatMap(([task, score]) =>
-          metricsOf(score).map(({ name, value, stderr }, index) =>
-            [`${task} ${name}`, withError(value, stderr) + (index === 0 ? ` of ${score.n}` : "")] as const
-          )
-        ),
+        Object.entries(measured.result.tasks).flatMap(([task, score]) => [
+          ...metricsOf(score).map(({ name, value, stderr }, index) =>
+            [
+              `${task} ${name}`,
+              withError(value, stderr) + (index === 0 ? ` of ${score.n}${intervalOf(score)}` : ""),
+            ] as const
+          ),
+          ...(score.exact_match === undefined || score.strict_match === undefined
+            ? []
+            : [[`${task} strict_match`, formatShare(score.strict_match)] as const]),
+        ]),
       );
   }
 }
@@ -189,6 +195,12 @@ function windowName(
 /** A share and its standard error, such as 61.5 ± 1.1 %. */
 function withError(share: number, stderr: number): string {
   return `${(100 * share).toFixed(1)} ± ${Number.isNaN(stderr) ? "?" : (100 * stderr).toFixed(1)} %`;
+}
+
+/** The confidence interval of a share of written answers, such as " (95 %: 4.1 … 38.2)". */
+function intervalOf(score: TaskScore): string {
+  if (score.exact_match === undefined) return "";
+  return ` (95 %: ${(100 * score.low).toFixed(1)} … ${(100 * score.high).toFixed(1)})`;
 }
 
 function shares({ difference, low, high }: PairedDifference): string {

@@ -10,7 +10,6 @@ import { checkEach } from "./models.ts";
 import { BATCH_TOKENS, type EvalSettings, type EvalWork } from "./work.ts";
 import { note } from "../../terminal/output.ts";
 import { promptAtInference, promptNote } from "../../options/prompt.ts";
-import { required } from "../../options/flags.ts";
 import { type Loaded, tokenizerOf } from "../../with_model.ts";
 
 /** Reads the questions of all tasks. */
@@ -19,10 +18,9 @@ export async function chooseTasks(
   names: readonly string[],
   options: EvalSettings,
 ): Promise<EvalWork> {
-  const { limit, refuseLong = false } = options;
-  const taskData = required(options.taskData, "--task-data");
+  const { limit, refuseLong = false, taskData, maxTokens, plain } = options;
   const prompt = await promptAtInference(options);
-  const tasks = await loadTasks({ tasks: names, taskData, prompt, limit });
+  const tasks = await loadTasks({ tasks: names, taskData, prompt, limit, maxTokens, plain });
   for (const { name, path, parts } of tasks) {
     if (parts && parts.there < parts.all) {
       note(`compresso: ${name} covers ${parts.there} of its ${parts.all} subsets; the others have no file ${path}`);

@@ -21,6 +21,8 @@ export interface EvalSettings {
   readonly tasks?: readonly string[] | undefined;
   readonly taskData?: string | undefined;
   readonly limit?: number | undefined;
+  readonly maxTokens?: number | undefined;
+  readonly plain?: true | undefined;
   readonly refuseLong?: boolean | undefined;
   readonly out?: string | undefined;
   readonly baseDtype?: ModelSettings["baseDtype"];

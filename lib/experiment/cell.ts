@@ -90,9 +90,10 @@ const PHASES: Readonly<Record<RunPhase, string>> = {
   export: "writing the model",
 };
 
-/** The file of a source; null for texts that a model writes. */
+/** The file of a source, of answers that of the instructions; null for texts that a model writes. */
 function fileOf(source: DataSource): string | null {
   if (typeof source === "string") return source;
+  if ("answers" in source) return source.answers.file;
   return "generate" in source ? null : source.file;
 }
 

@@ -27,7 +27,17 @@ const written = z.strictObject({
     seed: z.int().nonnegative().max(MAX_SEED).optional(),
   }),
 });
-const source = z.union([path, fileData, written], "expected a path, an object with file, or one with generate");
+const answered = z.strictObject({
+  answers: fileData.extend({
+    tokens: z.int().min(2),
+    temperature: z.number().nonnegative().optional(),
+    seed: z.int().nonnegative().max(MAX_SEED).optional(),
+  }),
+});
+const source = z.union(
+  [path, fileData, written, answered],
+  "expected a path, or an object with file, generate or answers",
+);
 const options = z.record(z.string(), z.unknown());
 const grid = z.record(z.string(), z.array(z.unknown(), "expected a list of values, such as [2, 4]").min(1));
 const FORM = z.strictObject({
@@ -197,24 +207,27 @@ function checkRest(definition: ExperimentDefinition): void {
   const own = names.find((one) => RUN_NUMBERS.some(({ name }) => name === one) || MEAN_OF_TASKS.test(one));
   if (own !== undefined) fail("no measure has the name of a number of the report", own);
   for (const item of [...rows, ...Object.values(dataOf(definition))]) {
-    if (typeof item === "string" || "generate" in item || item.limit === undefined || item.last === undefined) continue;
-    fail("rows are taken from the first on, or from the end", `${item.file} with limit and last`);
+    if (typeof item === "string" || "generate" in item) continue;
+    const { file, limit, last } = "answers" in item ? item.answers : item;
+    if (limit === undefined || last === undefined) continue;
+    fail("rows are taken from the first on, or from the end", `${file} with limit and last`);
   }
 }
 
 /**
- * Refuses a single data set with a wrong part: it would be read as several sets, one of them called file or generate.
+ * Refuses a single data set with a wrong part: it would be read as several sets, one of them called file, generate or
+ * answers.
  */
 function refuseMisspelt({ data }: ExperimentDefinition): void {
-  if (data === undefined || isSource(data) || !("file" in data || "generate" in data)) return;
-  const form = "file" in data ? fileData : written, known = Object.keys(form.shape);
+  if (data === undefined || isSource(data) || !("file" in data || "generate" in data || "answers" in data)) return;
+  const form = "file" in data ? fileData : "generate" in data ? written : answered, known = Object.keys(form.shape);
   const others = Object.keys(data).filter((key) => !known.includes(key));
   if (others.length === 0) throw wrongForm(form.safeParse(data).error?.issues ?? [], data, "data.");
   // A set may have such a name where the others are not like names of parts.
   const stranger = others.find((key) => nearest(key, known) !== null);
   if (stranger === undefined) return;
   refuse("usage", "cannot define the experiment", {
-    rule: "data is either one set (file or generate …) or several named sets",
+    rule: "data is either one set (file, generate or answers …) or several named sets",
     value: `'${stranger}' is neither`,
     fix: `did you mean ${nearest(stranger, known)}?`,
   });

@@ -7,7 +7,16 @@
 // Defining.
 export { defineExperiment } from "./definition.ts";
 export { openExperiment } from "./open.ts";
-export type { DataSource, Experiment, ExperimentDefinition, FileData, Filter, Grid, SelfWrittenData } from "./types.ts";
+export type {
+  DataSource,
+  Experiment,
+  ExperimentDefinition,
+  FileData,
+  Filter,
+  Grid,
+  SelfAnsweredData,
+  SelfWrittenData,
+} from "./types.ts";
 export type { CellOptions } from "./options.ts";
 
 // Measures.

@@ -15,7 +15,16 @@ import { writtenRoom } from "../generate/self_data.ts";
 import { pruneOptions, spellCell } from "./options.ts";
 import { RowCache, weightsDigest } from "./rows.ts";
 import type { Store } from "./store.ts";
-import type { Cell, CellModel, DataSource, Filter, Measure, PlannedCell, ResolvedExperiment } from "./types.ts";
+import type {
+  Cell,
+  CellModel,
+  DataSource,
+  FileData,
+  Filter,
+  Measure,
+  PlannedCell,
+  ResolvedExperiment,
+} from "./types.ts";
 
 /** The plan. */
 export interface ExperimentPlan {
@@ -192,13 +201,13 @@ async function modelOf({ options }: Cell, { experiment, models }: {
   return model;
 }
 
-/** Refuses generated texts that are longer than the model's context. Throws `CompressoError("usage")`. */
+/** Refuses texts or answers that are longer than the model's context. Throws `CompressoError("usage")`. */
 function checkWrittenLength(source: DataSource, { name, room }: CellModel): void {
-  if (typeof source === "string" || !("generate" in source)) return;
-  const { tokens } = source.generate;
+  if (typeof source === "string" || "file" in source) return;
+  const [what, { tokens }] = "answers" in source ? ["answers", source.answers] : ["generate", source.generate];
   if (tokens <= room) return;
   refuse("usage", `cannot have the model ${name} write texts`, {
-    rule: `generate's tokens are at most ${room}, as many as fit into the model's context`,
+    rule: `${what}'s tokens are at most ${room}, as many as fit into the model's context`,
     value: tokens,
   });
 }
@@ -207,10 +216,14 @@ function checkWrittenLength(source: DataSource, { name, room }: CellModel): void
 function limited(source: DataSource, limit: number | undefined): DataSource {
   if (limit === undefined) return source;
   const file = typeof source === "string" ? { file: source } : source;
-  if ("file" in file && file.last === undefined) return { ...file, limit: Math.min(limit, file.limit ?? limit) };
+  const first = (rows: FileData): { limit: number } => ({ limit: Math.min(limit, rows.limit ?? limit) });
+  if ("answers" in file && file.answers.last === undefined) {
+    return { answers: { ...file.answers, ...first(file.answers) } };
+  }
+  if ("file" in file && file.last === undefined) return { ...file, ...first(file) };
   refuse("usage", "cannot use limitRows with these data", {
     rule: "it takes the first rows of a file",
-    value: "file" in file ? `the last ${file.last} rows are asked for` : "the model writes them itself",
+    value: "generate" in file ? "the model writes them itself" : "the last rows are asked for",
     fix: "leave limitRows out, or set limit of the data",
   });
 }

@@ -145,6 +145,7 @@ type Find = (path: string) => string;
 
 function foundData(source: DataSource, find: Find): DataSource {
   if (typeof source === "string") return find(source);
+  if ("answers" in source) return { answers: { ...source.answers, file: find(source.answers.file) } };
   return "generate" in source ? source : { ...source, file: find(source.file) };
 }
 

@@ -12,11 +12,13 @@ import { textIfThere } from "../files/text_file.ts";
 import { fileDigest, modelDigest } from "../files/fingerprint.ts";
 import { placesNamed } from "../data/encode_report.ts";
 import type { Model } from "../model/model.ts";
+import { ANSWER_FORMAT, writeAnswerFile } from "../generate/answers_file.ts";
 import { TEXT_FORMAT, writeTextFile } from "../generate/self_data_file.ts";
 import { partPath } from "../generate/series_file.ts";
 import { digestOf } from "../core/digest.ts";
+import type { Json } from "../core/identity.ts";
 import { dataIdentity, fileFacts } from "./identity.ts";
-import type { DataSource, FileData, SelfWrittenData } from "./types.ts";
+import type { DataSource, FileData, SelfAnsweredData, SelfWrittenData } from "./types.ts";
 
 /** Rows to train on, and a report on how they were read. */
 export interface SourceRows {
@@ -54,11 +56,16 @@ export class RowCache {
     return taken;
   }
 
-  /** Rows of a source. Self-written rows are written first if they do not exist. */
+  /** Rows of a source. What the model writes itself is written first if it does not exist. */
   async rows(source: DataSource, writer: Writer): Promise<SourceRows> {
     const file = typeof source === "string" ? { file: source } : source;
-    const { rows, report } = await this.read("generate" in file ? { file: await write(file, writer) } : file);
-    return { rows, reading: report, skipBroken: "generate" in file ? false : file.skipBroken ?? false };
+    if ("file" in file) {
+      const { rows, report } = await this.read(file);
+      return { rows, reading: report, skipBroken: file.skipBroken ?? false };
+    }
+    const path = "answers" in file ? await this.#answer(file, writer) : await write(file, writer);
+    const { rows, report } = await this.read({ file: path });
+    return { rows, reading: report, skipBroken: false };
   }
 
   /** Lines on files whose rows were left out in part, each returned once. */
@@ -89,7 +96,29 @@ export class RowCache {
   async identity(source: DataSource, weights: string): Promise<string> {
     if (typeof source === "string") return await this.digest(source);
     if ("generate" in source) return JSON.stringify({ ...writtenFacts(source), weights, format: TEXT_FORMAT });
+    if ("answers" in source) return JSON.stringify(await this.#answerFacts(source, weights));
     return dataIdentity(fileFacts(source), await this.digest(source.file));
+  }
+
+  /** What decides a model's answers, in a fixed order. */
+  async #answerFacts({ answers }: SelfAnsweredData, weights: string): Promise<Readonly<Record<string, Json>>> {
+    const { tokens, temperature = 0, seed = 1, ...file } = answers;
+    const rows = dataIdentity(fileFacts(file), await this.digest(file.file));
+    return { rows, tokens, temperature, seed, weights, format: ANSWER_FORMAT };
+  }
+
+  /** Path of the model's answers, which are written first if they do not exist. */
+  async #answer(source: SelfAnsweredData, writer: Writer): Promise<string> {
+    const { tokens, temperature, seed, ...file } = source.answers,
+      { weights, model: { weights: { baseDtype } } } = writer;
+    const identity = { ...await this.#answerFacts(source, weights), baseDtype },
+      digest = digestOf([JSON.stringify(identity)]);
+    const { rows } = await this.read(file);
+    return await writeOnce(
+      `${writer.folder}/self-answered-${digest.slice(0, 8)}.jsonl`,
+      writer,
+      (how) => writeAnswerFile(writer.model, rows, { ...how, tokens, temperature, seed, identity: { digest } }),
+    );
   }
 }
 
@@ -131,8 +160,23 @@ async function found(path: string, digest: Promise<string>): Promise<string> {
 }
 
 async function write(source: SelfWrittenData, writer: Writer): Promise<string> {
-  const { count, tokens, temperature, seed } = source.generate, { model, weights, signal, onProgress } = writer;
-  const path = writtenPath(source, writer), mark = `${path}.sha256`;
+  const { model, weights } = writer, identity = { weights, baseDtype: model.weights.baseDtype };
+  return await writeOnce(
+    writtenPath(source, writer),
+    writer,
+    (how) => writeTextFile(model, { ...how, ...source.generate, identity }),
+  );
+}
+
+/** Has a file written unless it exists. PATH.sha256 has the digest of what was written. */
+async function writeOnce(
+  path: string,
+  { folder, signal, onProgress }: Writer,
+  make: (
+    how: Pick<Writer, "signal" | "onProgress"> & { readonly path: string; readonly resume: boolean },
+  ) => Promise<unknown>,
+): Promise<string> {
+  const mark = `${path}.sha256`;
   if (await exists(path)) {
     const digest = await textIfThere(mark);
     if (digest !== null) await checkWritten(path, digest);
@@ -140,19 +184,9 @@ async function write(source: SelfWrittenData, writer: Writer): Promise<string> {
     else await writeFileAtomically(mark, await fileDigest(path));
     return path;
   }
-  await makeFolder(writer.folder);
+  await makeFolder(folder);
   await disk.remove(mark); // of texts that were removed
-  await writeTextFile(model, {
-    path,
-    count,
-    tokens,
-    temperature,
-    seed,
-    resume: await exists(partPath(path)),
-    identity: { weights, baseDtype: model.weights.baseDtype },
-    signal,
-    onProgress,
-  });
+  await make({ path, resume: await exists(partPath(path)), signal, onProgress });
   await writeFileAtomically(mark, await fileDigest(path));
   return path;
 }

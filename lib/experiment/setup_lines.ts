@@ -80,6 +80,7 @@ function listed<T>(
 function dataName(source: DataSource, base: (path: string) => string): string {
   if (typeof source === "string") return base(source);
   if ("generate" in source) return `${source.generate.count} texts that the model writes`;
+  if ("answers" in source) return `answers that the model writes to ${dataName(source.answers, base)}`;
   const { file, limit, last, textField } = source;
   const part = last ? `the last ${last} rows of ` : limit ? `the first ${limit} rows of ` : "";
   return `${part}${base(file)}${textField === undefined ? "" : ` (texts in ${textField})`}`;

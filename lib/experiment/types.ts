@@ -38,8 +38,23 @@ export interface SelfWrittenData {
   };
 }
 
+/**
+ * Answers of the model before pruning to the instructions of a file, in place of the given ones, once for the whole
+ * experiment; see `writeAnswers`.
+ */
+export interface SelfAnsweredData {
+  /** The file, which of its rows are answered, and how long answers are. */
+  readonly answers: FileData & {
+    /** Most tokens of an answer. */
+    readonly tokens: number;
+    /** Sampling temperature. Default 0: the likeliest tokens. */
+    readonly temperature?: number | undefined;
+    readonly seed?: number | undefined;
+  };
+}
+
 /** Where a cell's rows come from; a string is a file. */
-export type DataSource = string | FileData | SelfWrittenData;
+export type DataSource = string | FileData | SelfWrittenData | SelfAnsweredData;
 
 /** Perplexity of a text; see `perplexity`. */
 export interface TextMeasure {

@@ -28,7 +28,7 @@ const NAMES: NamesOf<AnswerFileOptions> = {
 };
 
 /** Version of the file's format. */
-const ANSWER_FORMAT = 1;
+export const ANSWER_FORMAT = 1;
 
 /**
  * Writes {@link writeAnswers} to a file, as `writeTextFile` writes texts: a stopped or crashed run leaves `PATH.part`,

@@ -46,9 +46,9 @@ export interface RunData {
  */
 export function encodeRun(
   { tokenizer, spec: { vocab } }: { readonly spec: Pick<DecoderSpec, "vocab"> } & Pick<Model, "tokenizer">,
-  { rows, prompt, packing, documentMask = false, batch, seq, val = null, evalEvery = 0 }:
+  { rows, prompt, packing, documentMask = false, allTokens = false, batch, seq, val = null, evalEvery = 0 }:
     & Pick<ResolvedOptions, "rows" | "prompt" | "packing" | "batch" | "seq">
-    & Partial<Pick<ResolvedOptions, "documentMask" | "val" | "evalEvery">>,
+    & Partial<Pick<ResolvedOptions, "documentMask" | "allTokens" | "val" | "evalEvery">>,
   given: Pick<
     PruneOptions,
     "reading" | "calibrationReading" | "skipBroken" | "calibration" | "prompt" | "checkpoint" | "ranks" | "valRows"
@@ -59,7 +59,7 @@ export function encodeRun(
   refusePrompt(rows, given);
   if (!calibration) refuseReading(given);
   if (!tokenizer) throw noTokenizer("cannot train on text");
-  const encoding = { tokenizer, prompt, packing, documentMask, seq, skipBroken, vocab };
+  const encoding = { tokenizer, prompt, packing, documentMask, allTokens, seq, skipBroken, vocab };
   // Rows of a program may have no numbers: then their index among all rows, held-out ones included, is used.
   const numbered = (all: readonly Row[]): Row[] =>
     all.map((row, index) => ({ ...row, number: row.number ?? index + 1 }));

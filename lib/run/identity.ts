@@ -21,7 +21,8 @@ type DecidingOptions = Omit<ResolvedOptions, "rows" | "recompute" | "check" | "m
  * from it.
  */
 export function decidingOptions(
-  { sparsity, rules, method, objective, optimizer, val, evalEvery, patience, documentMask, ...others }: DecidingOptions,
+  { sparsity, rules, method, objective, optimizer, val, evalEvery, patience, documentMask, allTokens, ...others }:
+    DecidingOptions,
 ): RunIdentity {
   const { protect } = rules;
   const options = {
@@ -29,6 +30,7 @@ export function decidingOptions(
     method: nameOfMethod(method),
     // Runs from before these options existed have none of them.
     ...(documentMask ? { documentMask } : {}),
+    ...(allTokens ? { allTokens } : {}),
     ...(val === null ? {} : { val }),
     ...(evalEvery === OPTION_TABLE.evalEvery.default ? {} : { evalEvery }),
     ...(patience === OPTION_TABLE.patience.default ? {} : { patience }),

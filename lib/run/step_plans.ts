@@ -176,7 +176,10 @@ export class StepPlans implements Disposable {
     return this.#terms;
   }
 
-  /** Forward and backward; `samples` says whether learned masks are drawn before, as by a step's first micro-batch. */
+  /**
+   * Forward and backward; `samples` says whether learned masks are drawn before, as by a step's first micro-batch. What
+   * is no step scores units, by cross-entropy: at the dense model the divergence from it has no gradient.
+   */
   #gradients(
     kind: StepKind,
     { isStep, samples = isStep, observeWeights }: {
@@ -187,7 +190,8 @@ export class StepPlans implements Disposable {
   ): Plan {
     const { pass, learner } = this, { masks, state } = pass;
     const maskGrads = kind === "lora" ? new Set<never>() : learner.maskGrads;
-    const context = pass.plan({ dropout: isStep && this.#drops, maskGrads });
+    const planned = pass.plan({ dropout: isStep && this.#drops, maskGrads });
+    const context = isStep ? planned : { ...planned, objective: CROSS_ENTROPY, dense: null };
     if (kind === "masks" && samples) {
       context.plan.copy(masks.z, this.#lastMasks, { bytes: masks.z.bytes });
       learner.recordSample(context.plan, { state, slots: masks, isWritten: this.#isAtWritten });

@@ -132,6 +132,9 @@ for (const name of ["byte_level", "sentencepiece"] as const) {
         assert(response.endsWith(name === "sentencepiece" && style === "chat" ? output.trim() : output));
         assert.equal(truncated, false);
         assert.equal(labelTokens, learned.length);
+        const all = encodeExample(row, { ...options, allTokens: true });
+        assert.deepEqual([[...all.tokens], [...all.labels]], [[...tokens], [...tokens]]);
+        assert.equal(all.labelTokens, tokens.length - 1);
       }
     });
   }

@@ -3,7 +3,8 @@ import assert from "node:assert/strict";
 import type { Ranks } from "../../lib/ranks/ranks.ts";
 import { parseRows, type Row } from "../../lib/data/rows.ts";
 import type { ResolvedOptions } from "../../lib/run/options/options.ts";
-import { encodeRun } from "../../lib/run/data.ts";
+import { IGNORED_LABEL } from "../../lib/data/prompts/encode.ts";
+import { encodeRun, type RunData } from "../../lib/run/data.ts";
 import { tokenizerOf, withConfig } from "../text/fixtures.ts";
 import { together } from "../run/helpers/ranks.ts";
 import { resolveOptions } from "../../lib/run/options/resolve.ts";
@@ -14,7 +15,7 @@ const model = { tokenizer, spec: { vocab: tokenizer.vocabSize } };
 
 function optionsOf(
   rows: readonly Row[],
-  given: { readonly packing: boolean; readonly prompt?: string },
+  given: { readonly packing: boolean; readonly prompt?: string; readonly allTokens?: boolean },
 ): ResolvedOptions {
   const options = { rows, sparsity: 0.2, steps: 1, batch: 1, seq: 32, prompt: null, ...given };
   return resolveOptions(options, { maxPosition: 64 });
@@ -45,6 +46,23 @@ Deno.test("a tenth of the rows is held out, of 32 rows at most", () => {
   }
   const few = encodeRun(model, optionsOf(instructions([1, 1, 1]), { packing: false }));
   assert.deepEqual([few.heldout.length, few.report.rows], [3, 3]);
+});
+
+Deno.test("with all tokens as labels the instruction is learned, on held-out and calibration rows too", () => {
+  const rows = instructions(Array(20).fill(1));
+  for (const packing of [true, false]) {
+    const given = { packing }, answers = encodeRun(model, optionsOf(rows, given));
+    const all = encodeRun(model, optionsOf(rows, { ...given, allTokens: true }));
+    assert.deepEqual(all.heldout, answers.heldout);
+    assert.deepEqual(all.heldoutLabels, all.heldout);
+    assert.ok(answers.heldoutLabels.flat().includes(IGNORED_LABEL));
+    // The first token of a sequence is predicted from nothing.
+    assert.equal(all.report.labelTokens, all.report.tokens - all.report.examples);
+    assert.ok(answers.report.labelTokens < all.report.labelTokens / 2);
+    const labelsOf = ({ encodeCalibration }: RunData): number => encodeCalibration(rows).report.labelTokens;
+    assert.ok(labelsOf(answers) < labelsOf(all));
+    assert.notEqual(all.digest, answers.digest);
+  }
 });
 
 Deno.test("fewer sequences than ranks are refused", () => {

@@ -92,6 +92,11 @@ Deno.test("data are the same however what is taken of them is written down", asy
     assert.equal(second?.identity, first?.identity);
     const written = await identity({ generate: { tokens: 8, seed: 1, count: 4 } });
     assert.equal(await identity({ generate: { count: 4, tokens: 8, seed: 1 } }), written);
+    const answers = await identity({ answers: { file, limit: 1, tokens: 8 } });
+    assert.equal(await identity({ answers: { tokens: 8, seed: 1, temperature: 0, limit: 1, file } }), answers);
+    for (const change of [{ limit: 2 }, { tokens: 9 }, { temperature: 1 }, { seed: 2 }]) {
+      assert.notEqual(await identity({ answers: { file, limit: 1, tokens: 8, ...change } }), answers);
+    }
     for (const other of [...others, { file, limit: 1, textField: "text", skipBroken: true }]) {
       assert.notEqual(await identity(other), two);
     }

@@ -63,10 +63,15 @@ Deno.test("what was pruned and what it was trained on is told, and each of sever
   );
   assert.equal(
     await told({
-      data: { a: { file, last: 5 }, b: { generate: { count: 3, tokens: 8 } }, c: { file, textField: "output" } },
-      grid: { data: ["a", "b", "c"] },
+      data: {
+        a: { file, last: 5 },
+        b: { generate: { count: 3, tokens: 8 } },
+        c: { file, textField: "output" },
+        d: { answers: { file, limit: 4, tokens: 8 } },
+      },
+      grid: { data: ["a", "b", "c", "d"] },
     }),
-    "pruned: demo; trained on a = the last 5 rows of heldout.jsonl, b = 3 texts that the model writes, c = heldout.jsonl (texts in output)",
+    "pruned: demo; trained on a = the last 5 rows of heldout.jsonl, b = 3 texts that the model writes, c = heldout.jsonl (texts in output), d = answers that the model writes to the first 4 rows of heldout.jsonl",
   );
 });
 

@@ -97,6 +97,8 @@ Deno.test("the commonest slips of a definition are refused at the part that is w
     [{ data: { generate: { count: 3 } } }, "data.generate.tokens", "not given"],
     [{ data: { file, limit: "3" } }, "data.limit", '"3"'],
     [{ data: { generate: "a.jsonl" } }, "data.generate", "a.jsonl"],
+    [{ data: { answers: { file } } }, "data.answers.tokens", "not given"],
+    [{ data: { own: { answers: { file, tokens: 8, limit: 3, last: 3 } } } }, "first", "limit and last"],
   ];
   for (const [change, names, value] of cases) {
     // As of a file of JSON, whose types nobody checks.

@@ -231,12 +231,17 @@ experimentTest(
     );
     const definition: ExperimentDefinition = {
       ...TINY,
-      data: { given: { file: demoData("train"), limit: 60 }, own: { generate: { count: 5, tokens: 24 } } },
+      data: {
+        given: { file: demoData("train"), limit: 60 },
+        own: { generate: { count: 5, tokens: 24 } },
+        answers: { answers: { file: demoData("train"), limit: 12, tokens: 6 } },
+      },
       grid: [
         { lora: [false], method: ["compresso", "magnitude"], data: ["given"] },
         { lora: [false], schedule: [schedule], data: ["given"] },
         { data: ["own"], seed: [1, 2] },
         { data: ["given"], calibration: ["own"] },
+        { data: ["answers"], limitRows: [10] },
       ],
       evaluate: {},
     };
@@ -254,7 +259,12 @@ experimentTest(
     for (const record of [...without, ...await records("schedule=mine")]) assert.equal(record.learningRate, 0);
     const files: string[] = [];
     for await (const { name } of Deno.readDir(`${out}/data`)) if (name.endsWith(".jsonl")) files.push(name);
-    assert.equal(files.length, 1, files.join(", "));
+    assert.deepEqual(files.map((name) => name.replace(/-\w+\.jsonl$/, "")).sort(), ["self-answered", "self-written"]);
+    const linesOf = async (name = ""): Promise<string[]> =>
+      (await Deno.readTextFile(`${out}/data/${name}`)).trimEnd().split("\n");
+    const answers = (await linesOf(files.find((name) => name.includes("answered")))).map((line) => JSON.parse(line));
+    const asked = (await Deno.readTextFile(demoData("train"))).split("\n", 10).map((line) => JSON.parse(line));
+    assert.deepEqual(answers.map(({ input }) => input), asked.map(({ input }) => input));
     const beside = `${out}/cells/${names.find((name) => name.includes("calibration=own"))}`;
     const calibrates = async (folder: string): Promise<boolean> =>
       JSON.parse(await Deno.readTextFile(`${folder}/run.json`)).options.calibration;
@@ -265,7 +275,7 @@ experimentTest(
     for (const name of plain) assert.equal(await calibrates(`${out}/cells/${name}`), false, name);
     const { identity } = await json<CellFile>(`${beside}/cell.json`);
     assert.match(String(identity["calibration"]), /"count":5,"tokens":24/);
-    const path = `${out}/data/${files[0]}`, texts = await Deno.readTextFile(path);
+    const path = `${out}/data/${files.find((name) => name.includes("written"))}`, texts = await Deno.readTextFile(path);
     assert.equal(texts.trimEnd().split("\n").length, 5);
     assert.equal(await exists(`${path}.sha256`), true);
     // Others in their place are not trained on under the same name.

@@ -64,3 +64,13 @@ Deno.test("a run that distils by Lion is within its plan, and ends with the same
     }
   });
 });
+
+Deno.test("scores come from cross-entropy: at the dense model the divergence from it has no gradient", async () => {
+  await withShortDemo(async ({ model }) => {
+    const options: Partial<RunOptions> = { method: "taylor", prefinetune: 0, steps: 0, postfinetune: 0 };
+    const { result: { masks } } = await drive(model, options);
+    const distilled = await drive(model, { ...options, objective: { crossEntropy: 0, distillation: 1 } });
+    assert.ok(Object.values(masks).some((values) => values.includes(0)));
+    assert.deepEqual(distilled.result.masks, masks);
+  });
+});

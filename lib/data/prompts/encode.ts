@@ -24,6 +24,8 @@ export const IGNORED_LABEL: number = -100;
 export interface EncodeOptions extends FormatOptions {
   /** Longest example, in tokens; at least 2. */
   readonly seq: number;
+  /** Whether all tokens of instructions and conversations are labels, the prompt's too. Default: those of the answers. */
+  readonly allTokens?: boolean | undefined;
 }
 
 /**
@@ -68,7 +70,8 @@ export function encodeResponse(prefix: string, response: string, { tokenizer }: 
 
 /**
  * Tokens and labels of a row. Instructions: only the response and its end token are labels. Conversations: the
- * assistant's turns, each with its end token. Texts: all tokens are; a text is not cut (see `windows`).
+ * assistant's turns, each with its end token. Texts: all tokens are; a text is not cut (see `windows`). With `allTokens`
+ * all tokens of each row are.
  * An instruction longer than `seq` loses the beginning of its input; where that is not enough, the end of the response.
  * A conversation loses its end.
  *
@@ -76,7 +79,7 @@ export function encodeResponse(prefix: string, response: string, { tokenizer }: 
  * template refuses or whose first turns it writes differently when more turns follow.
  */
 export function encodeExample(given: Row, options: EncodeOptions): EncodedRow {
-  const { tokenizer, seq } = options, row = checkedRow(given);
+  const { tokenizer, seq, allTokens = false } = options, row = checkedRow(given);
   if (row.kind === "text") {
     const ids = tokenizer.encode(row.text, { addSpecial: true }), tail = hasEnded(row) ? 0 : tokenizer.trailing.length;
     const tokens = Uint32Array.from(ids.slice(0, ids.length - tail));
@@ -85,7 +88,7 @@ export function encodeExample(given: Row, options: EncodeOptions): EncodedRow {
   if (row.kind === "chat") {
     const { ids, learned } = encodeChat(row.messages, options);
     const tokens = Uint32Array.from(ids.slice(0, seq));
-    const labels = Int32Array.from(tokens, (id, index) => learned[index] ? id : IGNORED_LABEL);
+    const labels = Int32Array.from(tokens, (id, index) => allTokens || learned[index] ? id : IGNORED_LABEL);
     return { tokens, labels, truncated: ids.length > seq, labelTokens: countLabels(labels) };
   }
   let parts = encodeParts(row, options);
@@ -93,7 +96,8 @@ export function encodeExample(given: Row, options: EncodeOptions): EncodedRow {
   if (truncated) parts = shortenInput(row, parts, options);
   const ids = [...parts.prefix, ...parts.response].slice(0, seq);
   const tokens = Uint32Array.from(ids);
-  const labels = Int32Array.from(ids, (id, index) => index < parts.prefix.length ? IGNORED_LABEL : id);
+  const labelsFrom = allTokens ? 0 : parts.prefix.length;
+  const labels = Int32Array.from(ids, (id, index) => index < labelsFrom ? IGNORED_LABEL : id);
   return { tokens, labels, truncated, labelTokens: countLabels(labels) };
 }
 

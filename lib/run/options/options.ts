@@ -183,6 +183,11 @@ export interface RunOptions {
    * are then read one by one where quality is measured. Default false.
    */
   readonly documentMask?: boolean | undefined;
+  /**
+   * Whether all tokens of instructions and conversations count in the loss, also on held-out and calibration rows.
+   * Default false: the tokens of the answers alone.
+   */
+  readonly allTokens?: boolean | undefined;
   /** How the rows were read, for the report. */
   readonly reading?: DataReport | undefined;
   /** How the `calibration` rows were read; only with `calibration`. */

@@ -57,6 +57,12 @@ export const DATA_OPTIONS = {
     scope: IN_MEMORY,
     help: "packed rows do not see each other, and positions start at 0 in each row",
   },
+  allTokens: {
+    type: "switch",
+    default: false,
+    work: "training",
+    help: "all tokens of instructions and conversations count in the loss, the prompt's too, not the answers' alone",
+  },
   prompt: {
     type: "prompt",
     placeholder: "file",

@@ -89,7 +89,7 @@ async function runSweep(path: string, typed: SweepFlags): Promise<void> {
   // Only a check, so that nothing is fetched for a mistake; `startRun` resolves the options with the model's shape.
   const checked = resolveOptions(options);
   if (isHubName(path)) dataPathOf(path, flags);
-  await fetchInputs({ model: [path], data: [flags.data, flags.calibration] }, { resumes: resume });
+  await fetchInputs({ model: [path], data: [flags.data, flags.calibration, flags.valData] }, { resumes: resume });
   const calibration = await calibrationChoice({ ...flags, resume: false }, checked);
   const words = (sparsity: number): string => `${Number((100 * sparsity).toPrecision(6))} %`;
   try {

@@ -36,9 +36,10 @@ const CHECKPOINT_EVERY = 50;
 export async function pruneCell(
   cell: PlannedCell,
   model: Model,
-  { rows, calibration, store, events, restarts, onBegin }: {
+  { rows, calibration, heldOut, store, events, restarts, onBegin }: {
     readonly rows: SourceRows;
     readonly calibration: SourceRows | null;
+    readonly heldOut: SourceRows | null;
     readonly store: Store;
     readonly events: CellEvents;
     readonly restarts: boolean;
@@ -61,6 +62,7 @@ export async function pruneCell(
     ...rows,
     calibration: calibration?.rows ?? "none",
     ...(calibration ? { calibrationReading: calibration.reading } : {}),
+    valRows: heldOut?.rows,
     out: store.cell(folder),
     checkpointEvery: CHECKPOINT_EVERY,
     resume,

@@ -167,14 +167,14 @@ function checkRest(definition: ExperimentDefinition): void {
   };
   const models = Object.keys(modelsOf(definition)), sets = Object.keys(dataOf(definition));
   if (models.length === 0) fail("there is at least one model", "none");
-  const values = (option: "model" | "data" | "calibration"): unknown[] => [
+  const values = (option: "model" | "data" | "calibration" | "valData"): unknown[] => [
     ...(definition.base?.[option] === undefined ? [] : [definition.base[option]]),
     ...gridsOf(definition).flatMap((part) => [...part[option] ?? []]),
   ];
   for (const value of values("model")) {
     if (!models.includes(String(value))) fail(`'model' is one of ${models.join(", ")}`, String(value));
   }
-  for (const option of ["data", "calibration"] as const) {
+  for (const option of ["data", "calibration", "valData"] as const) {
     for (const value of values(option)) {
       if (sets.includes(String(value))) continue;
       const rule = sets.length > 0 ? `is one of ${sets.join(", ")}` : "is left out, as the experiment has no data sets";

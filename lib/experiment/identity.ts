@@ -23,15 +23,20 @@ export interface CellFacts {
   readonly data: string;
   /** null if there are no calibration rows. */
   readonly calibration: string | null;
+  /** null if the last of the rows are held out. */
+  readonly heldOut: string | null;
   readonly schedule: string;
 }
 
 /** The identity of a cell: the options that decide its result, with all defaults, and digests of what it reads. */
 export function identityOfCell(
-  { options, resolved, weights, data, calibration, schedule }: CellFacts,
+  { options, resolved, weights, data, calibration, heldOut, schedule }: CellFacts,
 ): CellIdentity {
-  const calibrated: CellIdentity = calibration === null ? {} : { calibration };
-  return { ...factsOf(resolved), ...calibrated, schedule, weights, data, baseDtype: options.baseDtype ?? "f16" };
+  const others: CellIdentity = {
+    ...(calibration === null ? {} : { calibration }),
+    ...(heldOut === null ? {} : { valRows: heldOut }),
+  };
+  return { ...factsOf(resolved), ...others, schedule, weights, data, baseDtype: options.baseDtype ?? "f16" };
 }
 
 /**
@@ -39,7 +44,7 @@ export function identityOfCell(
  * known. A run with calibration texts that its model wrote equals no cell.
  */
 export function identityOfRun({ options, inputs }: Pick<RunSummary, "options" | "inputs">): CellIdentity | null {
-  const { model: weights, data = "", schedule, baseDtype, calibration } = inputs;
+  const { model: weights, data = "", schedule, baseDtype, calibration, validation } = inputs;
   const [, digest, how] = /^(\w+) (\{.*\})$/s.exec(data) ?? [];
   if (!weights || !schedule || !baseDtype || !digest || !how) return null;
   const { textField, limitRows: limit, skipBroken }: Omit<FileData, "file"> & { readonly limitRows?: number } = JSON
@@ -48,6 +53,7 @@ export function identityOfRun({ options, inputs }: Pick<RunSummary, "options" | 
   return {
     ...factsOf(options),
     ...(isCalibrated ? { calibration } : {}),
+    ...(validation === undefined ? {} : { valRows: validation }),
     schedule,
     weights,
     data: dataIdentity(fileFacts({ textField, limit, skipBroken }), digest),

@@ -46,8 +46,8 @@ type CellValue<P extends OptionPath> = typeof OPTION_TABLE[P] extends { readonly
   : WrittenValue<P>;
 
 /**
- * Options of one cell, see docs/reference/options.md. `sparsity` and `steps` are required. `data` and `calibration` are
- * names of the experiment's data sets. What is absent has the default of a prune run, but without `calibration` there is
+ * Options of one cell, see docs/reference/options.md. `sparsity` and `steps` are required. `data`, `calibration` and
+ * `valData` are names of the experiment's data sets. What is absent has the default of a prune run, but without `calibration` there is
  * none. An experiment in JSON cannot say `trust`; an override can, see `ExperimentOverrides.set`.
  */
 export type CellOptions =
@@ -198,6 +198,7 @@ export function pruneOptions(
     ["monitors", cell.onAlarm === undefined ? undefined : alarmSettings(cell.onAlarm, { option: "onAlarm" })],
     // Its rows are read when the cell runs.
     ["calibration", cell.calibration === undefined ? undefined : []],
+    ["valRows", cell.valData === undefined ? undefined : []],
     ...(lora ? [] : [
       ["rates.lora", 0] as const,
       ["steps", cutsAtOnce ? 0 : steps] as const,

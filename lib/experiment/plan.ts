@@ -9,7 +9,7 @@ import { checkTrust, isScript } from "../schedule/open.ts";
 import { checkFollowed, optionNumbers } from "../run/schedule_parts.ts";
 import { type CellPlace, placeCells } from "./folders.ts";
 import { chooseCells } from "./grid.ts";
-import { type CellFacts, differences, identityOfCell, scheduleName } from "./identity.ts";
+import { differences, identityOfCell, scheduleName } from "./identity.ts";
 import { checkLengths, measuresOf, promptOf } from "./measures.ts";
 import { writtenRoom } from "../generate/self_data.ts";
 import { pruneOptions, spellCell } from "./options.ts";
@@ -91,15 +91,16 @@ export async function planCells(
  * @throws CompressoError("mismatch")
  */
 export async function checkUnchanged(
-  { name, options: { schedule, trust }, source, calibration, model: { path, weights }, identity }: PlannedCell,
+  { name, options: { schedule, trust }, source, calibration, heldOut, model: { path, weights }, identity }: PlannedCell,
   { measured }: { readonly measured: boolean },
 ): Promise<void> {
-  const facts: Partial<Record<keyof CellFacts, () => Promise<string>>> = {
+  const facts: Readonly<Record<string, () => Promise<string>>> = {
     weights: async () => await weightsDigest(await modelPath(path)),
     ...(measured ? {} : {
       schedule: () => scheduleName(schedule, { trust }),
       data: () => new RowCache().identity(source, weights),
       ...(calibration === null ? {} : { calibration: () => new RowCache().identity(calibration, weights) }),
+      ...(heldOut === null ? {} : { valRows: () => new RowCache().identity(heldOut, weights) }),
     }),
   };
   const now = await Promise.all(
@@ -155,8 +156,8 @@ async function planCell(cell: Cell, { experiment, cache, model, schedules, isCho
   const calibration = options.calibration === undefined
     ? null
     : pick(experiment.data, options.calibration, "calibration");
-  checkWrittenLength(source, model);
-  if (calibration !== null) checkWrittenLength(calibration, model);
+  const heldOut = options.valData === undefined ? null : pick(experiment.data, options.valData, "valData");
+  for (const one of [source, calibration, heldOut]) if (one !== null) checkWrittenLength(one, model);
   const prune = pruneOptions(options, { prompt: await promptOf(options.prompt), layers: spec.layers.length });
   const resolved = resolveOptions({ ...prune, rows: [] }, spec);
   const { trust = false } = options, key = `${trust} ${options.schedule ?? ""}`;
@@ -168,6 +169,7 @@ async function planCell(cell: Cell, { experiment, cache, model, schedules, isCho
     weights,
     data: await cache.identity(source, weights),
     calibration: calibration === null ? null : await cache.identity(calibration, weights),
+    heldOut: heldOut === null ? null : await cache.identity(heldOut, weights),
     schedule: schedule.name,
   });
   if (isChosen && schedule.script) checkFollowed(schedule.script, { given: optionNumbers(prune), options: resolved });
@@ -178,6 +180,7 @@ async function planCell(cell: Cell, { experiment, cache, model, schedules, isCho
     model,
     source,
     calibration,
+    heldOut,
     prune,
     identity,
     steps,

@@ -320,9 +320,18 @@ async function workOn(cell: PlannedCell, { plan, store, slot, leases, options }:
       await using _alone = texts;
       const rows = await cache.rows(cell.source, writer("to train on"));
       const calibration = source === null ? null : await cache.rows(source, writer("for calibration"));
+      const heldOut = cell.heldOut === null ? null : await cache.rows(cell.heldOut, writer("to hold out"));
       await texts?.[Symbol.asyncDispose]();
       await noteLeftOut(plan, options);
-      await pruneCell(cell, model, { rows, calibration, store, events, restarts, onBegin: () => isBegun = true });
+      await pruneCell(cell, model, {
+        rows,
+        calibration,
+        heldOut,
+        store,
+        events,
+        restarts,
+        onBegin: () => isBegun = true,
+      });
       isPruned = true;
       await change({ failure: undefined });
     }

@@ -7,6 +7,7 @@ import { differencesOf, type Json, type RunIdentity } from "../core/identity.ts"
 import { makeFolder, writeFileAtomically } from "../files/atomic.ts";
 import { exists, namesIn } from "../files/exists.ts";
 import { FolderLock } from "../files/lock.ts";
+import type { Row } from "../data/rows.ts";
 import { readRows } from "../local/rows.ts";
 import type { Model } from "../model/model.ts";
 import { CALIBRATION_FILE, CHECKPOINT_FILE, RECORDS_FILE } from "../run/folder.ts";
@@ -20,7 +21,7 @@ import type { RunSummary } from "../run/result.ts";
 import { readSummary } from "../run/run_json.ts";
 import { runInto, type RunIntoOptions, type SinkOptions } from "../run/run_into.ts";
 import { folderSink, type FolderSinkOptions } from "../run/sink/folder.ts";
-import { measuredSequences } from "../run/quality.ts";
+import { heldOutSequences } from "../run/quality.ts";
 import type { RunOfMany, SharedWork } from "../run/shared_work.ts";
 import { defineSchedule, type Schedule } from "../schedule/definition.ts";
 import { sourceDigest } from "../spec/source_digest.ts";
@@ -92,7 +93,7 @@ export async function sweep(model: Model, options: SweepOptions): Promise<SweepR
   await lock.take();
   if (!resume) await clearSweep(out);
   const types = { ggufDtype: options.export?.ggufDtype };
-  const work: SharedWork = { scores: null, dense: null, sequences: measuredSequences(plan.asked) },
+  const work: SharedWork = { scores: null, dense: null, sequences: heldOutSequences(plan.asked, options) },
     points: SweepPoint[] = [];
   for (const [index, sparsity] of sparsities.entries()) {
     const folder = folderOf(out, sparsity), done = resume ? await finishedPoint(folder) : null;
@@ -294,11 +295,13 @@ function folderOf(out: string, sparsity: number): string {
 /** What must be equal for a sweep to resume an earlier one. */
 async function identityOf(
   model: Model,
-  { sparsities, recover = false, writesModels = false, rows, evaluate = {}, identity = {}, calibration }: SweepOptions,
+  { sparsities, recover = false, writesModels = false, rows, valRows, evaluate = {}, identity = {}, calibration }:
+    SweepOptions,
   { asked }: SweepPlan,
 ): Promise<RunIdentity> {
   const { text = null, questions = null, taskData = null, tasks = [] } = evaluate;
   const texts = typeof calibration === "object" ? calibration : [];
+  const digest = (list: readonly Row[]): string => digestOf(list.map((row) => JSON.stringify(row)));
   return {
     ...decidingOptions(asked),
     ...identity,
@@ -306,7 +309,8 @@ async function identityOf(
     sparsities: [...sparsities],
     recover,
     writesModels,
-    rows: digestOf([...rows, ...texts].map((row) => JSON.stringify(row))),
+    rows: digest([...rows, ...texts]),
+    ...(valRows ? { valRows: digest(valRows) } : {}),
     calibration: typeof calibration === "string" ? calibration : `${texts.length} rows`,
     evaluate: {
       text: text === null ? null : digestOf([text]),

@@ -357,6 +357,8 @@ export interface PlannedCell extends Cell {
   readonly source: DataSource;
   /** Where its calibration rows come from; null for none. */
   readonly calibration: DataSource | null;
+  /** Where its held-out rows come from; null for the end of its rows. */
+  readonly heldOut: DataSource | null;
   /** Options of its run. */
   readonly prune: Omit<RunOptions, "rows"> & Target;
   /** Its identity. */

@@ -13,7 +13,7 @@ import type { Adapters, LabelAgreement, Model } from "../model/model.ts";
 import type { DenseSide } from "../nn/agreement.ts";
 import type { RunData } from "./data.ts";
 import { stagesOf, type StageSteps } from "./methods/stages.ts";
-import type { ResolvedOptions } from "./options/options.ts";
+import type { ResolvedOptions, RunOptions } from "./options/options.ts";
 import { type Evaluation, MOST_CHARS, MOST_WINDOWS, QUESTIONS, WINDOW } from "./evaluation.ts";
 
 /** Loss of a model before and after pruning on the same tokens. */
@@ -84,7 +84,15 @@ const COST = 0.05;
 /** Time of a training step over that of reading its sequences one by one; on the demo and llvmpipe 1.7. */
 export const STEP_COST = 2;
 
-/** Number of held-out sequences to measure before and after the steps of a run. */
+/** Number of held-out sequences to measure before and after the steps of a run: all where their rows were asked for. */
+export function heldOutSequences(
+  options: ResolvedOptions,
+  { valRows }: Partial<Pick<RunOptions, "valRows">>,
+): number {
+  return options.val !== null || valRows !== undefined ? Infinity : measuredSequences(options);
+}
+
+/** The same where nobody asked for their rows. */
 export function measuredSequences(options: StageSteps & Pick<ResolvedOptions, "batch" | "accumulate">): number {
   const steps = stagesOf(options).reduce((sum, stage) => sum + stage.steps, 0);
   const trained = steps * options.batch * options.accumulate;

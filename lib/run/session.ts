@@ -17,7 +17,7 @@ import { exportRun } from "./export_run.ts";
 import { type FinishedRun, finishRun } from "./finish.ts";
 import { sequencesToMeasure } from "./calibration.ts";
 import { PartTimer } from "./parts_of_time.ts";
-import { measuredSequences, type QualityData, qualityData, type TaskLoader } from "./quality.ts";
+import { heldOutSequences, type QualityData, qualityData, type TaskLoader } from "./quality.ts";
 import { changesBetween } from "./identity.ts";
 import type { MemoryPlan } from "./memory/plan.ts";
 import type { CutForRun } from "./vocabulary.ts";
@@ -233,7 +233,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     const run = this.#run, { setup } = run, { files, openScript, loadTasks, ofMany } = this.#parts;
     const { original: { evaluate: evaluation, checkpoint }, options } = setup, { signal } = this.#life;
     try {
-      const usual = ofMany?.work?.sequences ?? (options.val === null ? measuredSequences(options) : Infinity),
+      const usual = ofMany?.work?.sequences ?? heldOutSequences(options, setup.original),
         most = ofMany?.measures === false ? 0 : usual,
         how = { seq: options.seq, most, evaluation };
       this.#qualityData ??= await qualityData(this.#model, setup, { ...how, loadTasks, signal });

@@ -90,6 +90,7 @@ Deno.test("the commonest slips of a definition are refused at the part that is w
     [{ grid: { units: [["kv", "foo"]] } }, "units", "foo"],
     [{ base: { loraTargets: ["q", "foo"] } }, "loraTargets", "foo"],
     [{ base: { prompt: 5 } }, "prompt", 5],
+    [{ base: { valData: "other" } }, "valData", "other"],
     [{ base: { onAlarm: 5 } }, "onAlarm", 5],
     [{ data: { file, textfield: "x" } }, "textField", "'textfield'"],
     [{ data: { file, limt: 3 } }, '"limt"', "limt"],

@@ -241,7 +241,7 @@ experimentTest(
         { lora: [false], schedule: [schedule], data: ["given"] },
         { data: ["own"], seed: [1, 2] },
         { data: ["given"], calibration: ["own"] },
-        { data: ["answers"], limitRows: [10] },
+        { data: ["answers"], limitRows: [10], valData: ["own"], evalEvery: [2], postfinetune: [2] },
       ],
       evaluate: {},
     };
@@ -265,6 +265,10 @@ experimentTest(
     const answers = (await linesOf(files.find((name) => name.includes("answered")))).map((line) => JSON.parse(line));
     const asked = (await Deno.readTextFile(demoData("train"))).split("\n", 10).map((line) => JSON.parse(line));
     assert.deepEqual(answers.map(({ input }) => input), asked.map(({ input }) => input));
+    const held = `${out}/cells/${names.find((name) => name.includes("valData=own"))}`;
+    const { data: { heldOut }, validation } = await json<RunSummary>(`${held}/run.json`);
+    assert.deepEqual([heldOut, validation?.last.step], [0, (await records("valData=own")).length]);
+    assert.match(String((await json<CellFile>(`${held}/cell.json`)).identity["valRows"]), /"count":5,"tokens":24/);
     const beside = `${out}/cells/${names.find((name) => name.includes("calibration=own"))}`;
     const calibrates = async (folder: string): Promise<boolean> =>
       JSON.parse(await Deno.readTextFile(`${folder}/run.json`)).options.calibration;

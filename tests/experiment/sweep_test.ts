@@ -152,3 +152,35 @@ Deno.test("sparsities out of order or reach, and a last stage without recovery, 
     await assert.rejects(Deno.stat(`${out}/no`));
   });
 });
+
+Deno.test("a sweep measures its held-out curve on given rows, and recovery leaves the LoRA of the lowest loss", async () => {
+  await withDemo(async (model, out) => {
+    const valRows = rows.slice(36), how = { ...SHORT, rows: rows.slice(0, 36), valRows };
+    const run = async (more: Partial<SweepOptions> = {}): Promise<SweepResult> =>
+      await sweep(model, {
+        ...{ ...how, out, method: "gradual", steps: 4, prefinetune: 0, postfinetune: 4, recover: true },
+        ...{ sparsities: [0.1, 0.2], evalEvery: 2, ...more },
+      });
+    const { points } = await run();
+    let before: string | null = null;
+    for (const { folder, heldout } of points) {
+      const { validation } = JSON.parse(await Deno.readTextFile(`${folder}/run.json`));
+      const lines = (await Deno.readTextFile(`${folder}/records.jsonl`)).trimEnd().split("\n");
+      const records: readonly { readonly stage: string; readonly step: number; readonly heldout?: number }[] = lines
+        .map(
+          (line) => JSON.parse(line),
+        );
+      const last = records.filter(({ stage, heldout }) => stage === "postfinetune" && heldout !== undefined);
+      assert.equal(last.length, 2);
+      const [best] = last.toSorted((a, b) => (a.heldout ?? 0) - (b.heldout ?? 0));
+      assert.deepEqual(validation.best, { step: best?.step, loss: best?.heldout });
+      // Next to the curve the steps of the pruning stage are those of the sparsity before.
+      const pruned = lines[0] ?? "";
+      assert.equal(before ?? pruned, pruned);
+      before = pruned;
+      assert.ok(Number.isFinite(heldout?.after));
+    }
+    await rejects(run({ resume: true, valRows: rows.slice(35) }), "mismatch", { names: "valRows" });
+    await rejects(run({ resume: true, evalEvery: 1 }), "mismatch", { names: "evalEvery" });
+  });
+});

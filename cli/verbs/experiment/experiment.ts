@@ -176,7 +176,9 @@ async function run(file: string, settings: Settings): Promise<void> {
 function inputsOf(
   { models, data, evaluate: { perplexity = [], rows = [], choices = [] } }: ResolvedExperiment,
 ): TypedInputs {
-  const files = Object.values(data).map((source) => typeof source === "string" ? { file: source } : source);
+  const files = Object.values(data).map((source) =>
+    typeof source === "string" ? { file: source } : "answers" in source ? source.answers : source
+  );
   const all = [...files, ...rows, ...choices].flatMap((source) => "file" in source ? [source.file] : []);
   return { model: Object.values(models), data: [...all, ...perplexity.map(({ text }) => text)] };
 }

@@ -211,7 +211,6 @@ export const TRAINING_OPTIONS = {
     placeholder: "rows",
     defaultText: "a tenth, at most 32",
     work: "training",
-    scope: ["experiment"],
     help:
       "rows that are held out from the end of the data to measure the loss on: their number, or below 1 their share",
   },
@@ -221,8 +220,8 @@ export const TRAINING_OPTIONS = {
     placeholder: "file",
     excludes: ["val"],
     work: "training",
-    defaultText: "the end of the data",
-    scope: [],
+    defaultText: "the end of the data; in experiments it names data",
+    scope: ["experiment", "sweep"],
     help: "file of rows to measure the held-out loss on, in place of rows from the end of the data",
   },
   valRows: {
@@ -230,6 +229,7 @@ export const TRAINING_OPTIONS = {
     type: "list",
     excludes: ["val"],
     work: "training",
+    elsewhere: "valData",
     help: "rows to measure the held-out loss on, in place of the last of the rows",
   },
   evalEvery: {
@@ -237,7 +237,7 @@ export const TRAINING_OPTIONS = {
     default: 0,
     placeholder: "steps",
     work: "lora",
-    scope: ["experiment", "memory"],
+    scope: IN_MEMORY,
     help:
       "steps between two measures of the held-out loss; the LoRA of the lowest one of the last stage is written; 0: none, and the last LoRA is written",
   },
@@ -246,7 +246,6 @@ export const TRAINING_OPTIONS = {
     default: 0,
     placeholder: "measures",
     work: "lora",
-    scope: ["experiment"],
     help: "the last stage ends after so many measures in which the held-out loss did not fall; 0: at its last step",
   },
 } as const satisfies OptionTable;

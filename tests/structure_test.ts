@@ -50,6 +50,7 @@ const MOST_IN_RING = 3;
 
 /** Files of the library that may name the runtime: `Deno` or modules of `node:`. All others run wherever there is JavaScript and WebGPU. */
 const OF_THE_RUNTIME: readonly string[] = [
+  "lib/eval/code/python.ts",
   "lib/experiment/open.ts",
   "lib/experiment/store.ts",
   "lib/experiment/sweep.ts",

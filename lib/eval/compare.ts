@@ -38,11 +38,27 @@ export function halfWidth(n: number): number {
 
 /** Differences of two models in the numbers of a task, by their names. */
 export type TaskDifference =
-  | { readonly acc: PairedDifference; readonly acc_norm: PairedDifference; readonly exact_match?: undefined }
-  | { readonly exact_match: PairedDifference; readonly acc?: undefined; readonly acc_norm?: undefined };
+  | {
+    readonly acc: PairedDifference;
+    readonly acc_norm: PairedDifference;
+    readonly exact_match?: undefined;
+    readonly "pass@1"?: undefined;
+  }
+  | {
+    readonly exact_match: PairedDifference;
+    readonly acc?: undefined;
+    readonly acc_norm?: undefined;
+    readonly "pass@1"?: undefined;
+  }
+  | {
+    readonly "pass@1": PairedDifference;
+    readonly acc?: undefined;
+    readonly acc_norm?: undefined;
+    readonly exact_match?: undefined;
+  };
 
 /**
- * Differences in acc and acc_norm, or in exact_match, of a second model against a first on the same questions. The
+ * Differences in acc and acc_norm, in exact_match, or in pass@1, of a second model against a first on the same questions. The
  * interval is that of the mean of the differences per question, so the difficulty of a question cancels.
  *
  * Items do not hold the question itself. Two lists count as the same questions if they have the same length, and each
@@ -72,6 +88,9 @@ export function compareItems(
   }
   const gains = (isRight: (item: ItemScore) => boolean): PairedDifference =>
     comparePairs(first.map(isRight), second.map(isRight));
+  if (first.some(({ isPassed }) => isPassed !== undefined)) {
+    return { "pass@1": gains(({ isPassed }) => isPassed === true) };
+  }
   if (first.some(({ text }) => text !== undefined)) return { exact_match: gains(({ isExact }) => isExact === true) };
   return {
     acc: gains(({ picked, answer }) => picked === answer),
@@ -84,6 +103,7 @@ export function gapsOf(
   gaps: TaskDifference,
 ): readonly [{ readonly name: string; readonly gap: PairedDifference }, ...{ name: string; gap: PairedDifference }[]] {
   if (gaps.exact_match) return [{ name: "exact_match", gap: gaps.exact_match }];
+  if (gaps["pass@1"]) return [{ name: "pass@1", gap: gaps["pass@1"] }];
   return [{ name: "acc", gap: gaps.acc }, { name: "acc_norm", gap: gaps.acc_norm }];
 }
 

@@ -51,7 +51,7 @@ export function encodeQuestion(
     const [context = ""] = question.contexts, { maxTokens } = generate, room = most - maxTokens;
     const fix = "lower maxTokens, or take a model with a longer context";
     if (room < 1) fail(`an answer has fewer than the ${most} tokens of the model's context`, `${maxTokens}`, fix);
-    const ids = generate.chat ? encodeAsked(tokenizer, context) : encodeContext(tokenizer, context);
+    const ids = generate.chat ? encodeAsked(tokenizer, context, question.chat) : encodeContext(tokenizer, context);
     if (ids.length === 0) fail("a context has tokens", "none", "give the question a context");
     if (ids.length > room && refuseLong) {
       const rule = `a context leaves room for ${maxTokens} tokens in the model's ${most}`;
@@ -142,11 +142,11 @@ function pairEncoded(
 }
 
 /** What the model answers in chat: the turn of the user in the model's layout; the text alone for a model without one. */
-function encodeAsked(tokenizer: Tokenizer, text: string): readonly number[] {
+function encodeAsked(tokenizer: Tokenizer, text: string, chat: Question["chat"]): readonly number[] {
   const style = chatStyle(tokenizer);
   if (style === null) return encodeContext(tokenizer, text);
-  const format = { tokenizer, prompt: null, style };
-  return encodePrefix(formatExample({ instruction: text, input: "", output: "" }, format).prefix, format);
+  const format = { tokenizer, prompt: null, style }, { asked, begun } = chat ?? { asked: text, begun: "" };
+  return encodePrefix(formatExample({ instruction: asked, input: "", output: "" }, format).prefix + begun, format);
 }
 
 /** Tokens that end an answer in chat, in addition to the model's own end tokens. */

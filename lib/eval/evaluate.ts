@@ -8,6 +8,7 @@ import type { Adapters, Model } from "../model/model.ts";
 import { type ItemScore, type TaskScore, taskScore } from "./metrics.ts";
 import { type EncodedTask, encodeTask, scoreTask } from "./score_task.ts";
 import { builtinParts, builtinTask } from "./registry.ts";
+import type { CodeRunner } from "./code/runner.ts";
 import { asTask, type TaskDefinition } from "./task.ts";
 import { type LoadedTask, loadTask, type Question } from "./task_data.ts";
 import { isTaskFile, readTaskFile } from "./task_file.ts";
@@ -35,6 +36,11 @@ export interface EvaluateOptions {
   readonly maxTokens?: number | undefined;
   /** Whether questions with generated answers are asked without the model's chat template. Default false. */
   readonly plain?: boolean | undefined;
+  /**
+   * Runs the programs of tasks whose answers are code, such as humaneval; `openPython` makes one. Default: such tasks are
+   * refused.
+   */
+  readonly runCode?: CodeRunner | undefined;
   /** Masks and LoRA. */
   readonly adapters?: Adapters | undefined;
   /**
@@ -57,6 +63,7 @@ const NAMES: NamesOf<EvaluateOptions> = {
   prompt: true,
   maxTokens: count(1),
   plain: "switch",
+  runCode: true,
   adapters: true,
   refuseLong: "switch",
   ranks: true,
@@ -70,12 +77,15 @@ export interface EvaluateResult {
   readonly tasks: Record<string, TaskScore>;
   /** What the model made of each question, in the order of the data. */
   readonly items: Record<string, readonly ItemScore[]>;
+  /** What kept the programs of answers that are code from files, network and other processes. */
+  readonly isolation?: readonly string[];
 }
 
 /**
  * Evaluates a model on multiple choice tasks as EleutherAI's lm-evaluation-harness 0.4.13 does, with the same prompts
  * and the same split into context and continuation. Gives acc, acc_norm and their standard errors. In a task with
- * `generate` the model answers in its own words, decoded greedily, and the score is exact_match. All questions are
+ * `generate` the model answers in its own words, decoded greedily, and the score is exact_match; where answers are code
+ * it is pass@1, the share of the programs that run to their end. All questions are
  * encoded before the first is scored.
  *
  * @throws CompressoError("usage") for an unknown task or option, an empty prompt, and a prompt if no question has a context.
@@ -94,7 +104,7 @@ export interface EvaluateResult {
  */
 export async function evaluateTasks(model: Model, options: EvaluateOptions): Promise<EvaluateResult> {
   checkNames(options, NAMES, { whose: "evaluateTasks" });
-  const loaded = await loadTasks(options);
+  const loaded = await loadTasks({ ...options, runsCode: options.runCode !== undefined });
   const tasks: Record<string, TaskScore> = {}, items: Record<string, readonly ItemScore[]> = {};
   const ready: (readonly [LoadedTask, EncodedTask])[] = [];
   for (const task of loaded) ready.push([task, await encodeTask(model, task, options)]);
@@ -103,15 +113,28 @@ export async function evaluateTasks(model: Model, options: EvaluateOptions): Pro
     tasks[task.name] = taskScore(scored);
     items[task.name] = scored;
   }
-  return { tasks, items };
+  const isolation = isolationOf(loaded, options.runCode);
+  return { tasks, items, ...(isolation ? { isolation } : {}) };
+}
+
+/** By what the programs of these tasks are isolated; undefined if no task has any. */
+export function isolationOf(
+  tasks: readonly LoadedTask[],
+  runCode: CodeRunner | undefined,
+): readonly string[] | undefined {
+  return tasks.some(({ generate }) => generate?.rule === "code") ? runCode?.isolation : undefined;
+}
+
+/** Options of {@link loadTasks}. */
+export interface LoadTasksOptions
+  extends Pick<EvaluateOptions, "tasks" | "taskData" | "limit" | "prompt" | "maxTokens" | "plain"> {
+  /** Whether programs that the model writes will be run. Default false: tasks with such answers are refused. */
+  readonly runsCode?: boolean | undefined;
 }
 
 /** Reads the data of all tasks, so that what does not fit fails before the first is scored. */
 export async function loadTasks(
-  { tasks, taskData, limit, prompt = null, maxTokens, plain = false }: Pick<
-    EvaluateOptions,
-    "tasks" | "taskData" | "limit" | "prompt" | "maxTokens" | "plain"
-  >,
+  { tasks, taskData, limit, prompt = null, maxTokens, plain = false, runsCode = false }: LoadTasksOptions,
 ): Promise<LoadedTask[]> {
   checkPromptText(prompt);
   const fail = (rule: string, value: string, fix: string): never => {
@@ -130,6 +153,15 @@ export async function loadTasks(
     }
   }
   const names = definitions.map(({ task }) => task.name);
+  const code = definitions.find(({ task }) => task.generate?.rule === "code")?.task.name;
+  if (code !== undefined && !runsCode) {
+    refuse("usage", `cannot evaluate the task ${code}`, {
+      rule: "its answers are programs that the model writes, which are run only where that is asked for",
+      value: code,
+      fix: `evaluate it with ${option("runCode")}, which runs them in a process without rights, or leave the task out`,
+      option: "runCode",
+    });
+  }
   const twice = names.find((name, index) => names.indexOf(name) !== index);
   if (twice !== undefined) fail("each task is named once", twice, "name it once");
   const loaded: LoadedTask[] = [];
@@ -182,13 +214,22 @@ export function hasContext({ contexts }: Question): boolean {
 
 /** A question with a text before it. What is scored alone stays alone. */
 function withPrompt(prompt: string, question: Question): Question {
-  return { ...question, contexts: question.contexts.map((text) => text === "" ? text : `${prompt}\n\n${text}`) };
+  const { contexts, chat } = question, before = (text: string): string => text === "" ? text : `${prompt}\n\n${text}`;
+  return {
+    ...question,
+    contexts: contexts.map(before),
+    ...(chat ? { chat: { ...chat, asked: before(chat.asked) } } : {}),
+  };
 }
 
 /** What tells a task's questions from others: a hash of what is asked and what is right. */
 export function taskDigest({ questions, generate }: LoadedTask): string {
-  const of = questions.map(({ contexts, continuations, choices, answer, subset, accepted }) =>
-    JSON.stringify([contexts, continuations, choices, answer, subset, ...(accepted ? [accepted] : [])])
+  const of = questions.map(({ contexts, continuations, choices, answer, subset, accepted, program, chat }) =>
+    JSON.stringify([
+      ...[contexts, continuations, choices, answer, subset],
+      ...(accepted ? [accepted] : []),
+      ...(program ? [program, chat ?? null] : []),
+    ])
   );
   return digestOf(generate ? [JSON.stringify(generate), ...of] : of);
 }

@@ -34,6 +34,10 @@ export const QUESTIONS: EntryKind<KnownQuestion, QuestionEntry> = {
   noun: "scored question",
   write: ({ label, item }) => {
     const { subset, isTruncated: truncated } = item;
+    if (item.isPassed !== undefined) {
+      const { text, isPassed: passed, reason } = item;
+      return { label, subset, passed, reason, truncated, text };
+    }
     if (item.text !== undefined) {
       const { text, isExact: exact, isStrict: strict } = item;
       return { label, subset, exact, ...(strict === undefined ? {} : { strict }), truncated, text };
@@ -41,8 +45,11 @@ export const QUESTIONS: EntryKind<KnownQuestion, QuestionEntry> = {
     const { scores, picked, pickedNorm, answer } = item;
     return { label, subset, answer, picked, picked_norm: pickedNorm, truncated, scores };
   },
-  read: ({ scores, text, truncated }) => {
+  read: ({ scores, text, passed, reason, truncated }) => {
     const isTruncated = truncated === true;
+    if (typeof text === "string" && typeof passed === "boolean" && typeof reason === "string") {
+      return { text, verdict: { isPassed: passed, reason }, isTruncated };
+    }
     return isNumbers(scores) ? { scores, isTruncated } : typeof text === "string" ? { text, isTruncated } : null;
   },
 };

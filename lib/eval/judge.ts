@@ -8,7 +8,7 @@ import type { AnswerRule } from "./task.ts";
 export function judged(
   text: string,
   accepted: readonly string[],
-  rule: AnswerRule = "exact",
+  rule: Exclude<AnswerRule, "code"> = "exact",
 ): Pick<AnswerItem, "isExact" | "isStrict"> {
   if (rule === "exact") return { isExact: isExactMatch(text, accepted) };
   const isExact = isSameNumber(lastNumber(text), accepted), isStrict = isSameNumber(markedNumber(text), accepted);

@@ -19,9 +19,13 @@ export interface ChoiceItem {
   readonly isExact?: undefined;
   /** Of answers alone. */
   readonly isStrict?: undefined;
+  /** Of code alone. */
+  readonly isPassed?: undefined;
+  /** Of code alone. */
+  readonly reason?: undefined;
 }
 
-/** What the model answered in its own words. */
+/** What the model answered in its own words, compared with accepted answers. */
 export interface AnswerItem {
   /** The answer. */
   readonly text: string;
@@ -29,6 +33,10 @@ export interface AnswerItem {
   readonly isExact: boolean;
   /** Where numbers are compared: whether the number after `#### ` does, too. */
   readonly isStrict?: boolean;
+  /** Of code alone. */
+  readonly isPassed?: undefined;
+  /** Of code alone. */
+  readonly reason?: undefined;
   /** "" where the task has no subsets. */
   readonly subset: string;
   /** Of choices alone. */
@@ -41,8 +49,32 @@ export interface AnswerItem {
   readonly answer?: undefined;
 }
 
+/** Code that the model wrote. */
+export interface CodeItem {
+  /** The code. */
+  readonly text: string;
+  /** Whether its program ran to the end. */
+  readonly isPassed: boolean;
+  /** `passed`, `timed out`, or `failed: ` with the exception. */
+  readonly reason: string;
+  /** "" where the task has no subsets. */
+  readonly subset: string;
+  /** Of answers that are compared. */
+  readonly isExact?: undefined;
+  /** Of answers that are compared. */
+  readonly isStrict?: undefined;
+  /** Of choices alone. */
+  readonly scores?: undefined;
+  /** Of choices alone. */
+  readonly picked?: undefined;
+  /** Of choices alone. */
+  readonly pickedNorm?: undefined;
+  /** Of choices alone. */
+  readonly answer?: undefined;
+}
+
 /** What the model made of one question. */
-export type ItemScore = ChoiceItem | AnswerItem;
+export type ItemScore = ChoiceItem | AnswerItem | CodeItem;
 
 /** Scores of a task with choices. A standard error is NaN if a task or a subset has one question only. */
 export interface ChoiceScore {
@@ -62,6 +94,8 @@ export interface ChoiceScore {
   readonly subsets?: Readonly<Record<string, ChoiceScore>>;
   /** Of generated answers alone. */
   readonly exact_match?: undefined;
+  /** Of code alone. */
+  readonly "pass@1"?: undefined;
 }
 
 /** Scores of a task whose answers are generated; errors as in {@link ChoiceScore}. */
@@ -82,6 +116,8 @@ export interface AnswerScore {
   readonly truncated: number;
   /** Scores of the subsets, where the task has them. */
   readonly subsets?: Readonly<Record<string, AnswerScore>>;
+  /** Of code alone. */
+  readonly "pass@1"?: undefined;
   /** Of choices alone. */
   readonly acc?: undefined;
   /** Of choices alone. */
@@ -90,13 +126,39 @@ export interface AnswerScore {
   readonly acc_norm_stderr?: undefined;
 }
 
+/** Scores of a task whose answers are code; errors as in {@link ChoiceScore}. */
+export interface CodeScore {
+  /** Share of the questions whose first answer passes: its program runs to the end. */
+  readonly "pass@1": number;
+  /** Standard error of it. */
+  readonly stderr: number;
+  /** Lower end of its 95 % confidence interval, see {@link wilson}. */
+  readonly low: number;
+  /** Upper end. */
+  readonly high: number;
+  /** Questions. */
+  readonly n: number;
+  /** Questions whose context was cut from the left to fit the model. */
+  readonly truncated: number;
+  /** Scores of the subsets, where the task has them. */
+  readonly subsets?: Readonly<Record<string, CodeScore>>;
+  /** Of other tasks. */
+  readonly exact_match?: undefined;
+  /** Of other tasks. */
+  readonly acc?: undefined;
+  /** Of other tasks. */
+  readonly acc_norm?: undefined;
+  /** Of other tasks. */
+  readonly acc_norm_stderr?: undefined;
+}
+
 /** Scores of a task. */
-export type TaskScore = ChoiceScore | AnswerScore;
+export type TaskScore = ChoiceScore | AnswerScore | CodeScore;
 
 /** One number of a task. */
 export interface TaskMetric {
   /** Its name in lm-evaluation-harness. */
-  readonly name: "acc" | "acc_norm" | "exact_match";
+  readonly name: "acc" | "acc_norm" | "exact_match" | "pass@1";
   /** A share from 0 to 1. */
   readonly value: number;
   /** Its standard error. */
@@ -104,8 +166,10 @@ export interface TaskMetric {
 }
 
 /** The names of a task's numbers, in the order of {@link metricsOf}. */
-export function metricNames({ generate }: { readonly generate?: unknown }): readonly TaskMetric["name"][] {
-  return generate ? ["exact_match"] : ["acc", "acc_norm"];
+export function metricNames(
+  { generate }: { readonly generate?: { readonly rule?: string } | undefined },
+): readonly TaskMetric["name"][] {
+  return generate ? [generate.rule === "code" ? "pass@1" : "exact_match"] : ["acc", "acc_norm"];
 }
 
 /** The numbers of a task; the first one stands for it where there is room for one. */
@@ -113,6 +177,7 @@ export function metricsOf(score: TaskScore): readonly [TaskMetric, ...TaskMetric
   if (score.exact_match !== undefined) {
     return [{ name: "exact_match", value: score.exact_match, stderr: score.stderr }];
   }
+  if (score["pass@1"] !== undefined) return [{ name: "pass@1", value: score["pass@1"], stderr: score.stderr }];
   return [
     { name: "acc", value: score.acc, stderr: score.stderr },
     { name: "acc_norm", value: score.acc_norm, stderr: score.acc_norm_stderr },
@@ -134,7 +199,12 @@ type Scored<Item> = Item & { readonly isTruncated?: boolean };
 
 /** The scores of a task's questions, which all have choices, or none. */
 export function taskScore(items: readonly Scored<ItemScore>[]): TaskScore {
-  const answers = items.filter((item) => item.text !== undefined);
+  const code = items.filter((item) => item.isPassed !== undefined);
+  if (code.length > 0) {
+    const subsets = bySubset(code, codeScore), score = codeScore(code);
+    return subsets ? { ...score, stderr: pooled(Object.values(subsets)), subsets } : score;
+  }
+  const answers = items.filter((item) => item.isExact !== undefined);
   if (answers.length > 0) {
     const subsets = bySubset(answers, answerScore), score = answerScore(answers);
     return subsets ? { ...score, stderr: pooled(Object.values(subsets)), subsets } : score;
@@ -184,6 +254,11 @@ function answerScore(items: readonly Scored<AnswerItem>[]): AnswerScore {
     n,
     truncated: truncatedOf(items),
   };
+}
+
+function codeScore(items: readonly Scored<CodeItem>[]): CodeScore {
+  const [share, stderr] = meanAndError(items.map(({ isPassed }) => Number(isPassed))), n = items.length;
+  return { "pass@1": share, stderr, ...wilson(share, n), n, truncated: truncatedOf(items) };
 }
 
 function truncatedOf(items: readonly Scored<ItemScore>[]): number {

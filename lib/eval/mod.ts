@@ -6,10 +6,20 @@
 
 // Tasks.
 export { type EvaluateOptions, type EvaluateResult, evaluateTasks } from "./evaluate.ts";
-export type { AnswerItem, AnswerScore, ChoiceItem, ChoiceScore, ItemScore, TaskScore } from "./metrics.ts";
+export type {
+  AnswerItem,
+  AnswerScore,
+  ChoiceItem,
+  ChoiceScore,
+  CodeItem,
+  CodeScore,
+  ItemScore,
+  TaskScore,
+} from "./metrics.ts";
 export {
   type AnswerQuestion,
   type AnswerRule,
+  type CodeQuestion,
   defineTask,
   type GenerateAnswers,
   type TaskDefinition,
@@ -20,6 +30,10 @@ export { answerRows, type AnswerRowsOptions, type RowAnswers } from "./answer_ro
 export { isSameNumber, lastNumber, markedNumber } from "./number_answer.ts";
 export { wilson } from "./metrics.ts";
 export { type AnswerPrompt, type AnswersOptions, greedyAnswers, isExactMatch } from "./answers.ts";
+
+// Programs that a model writes.
+export { type CodeLimits, openPython } from "./code/python.ts";
+export type { CodeRunner, CodeVerdict } from "./code/runner.ts";
 
 // Perplexity.
 export { perplexity, type PerplexityOptions, type PerplexityResult, type WindowLoss } from "./perplexity.ts";

@@ -2,7 +2,7 @@
 import { refuse } from "../core/errors.ts";
 import { nearest } from "../core/nearest.ts";
 import type { TaskDefinition } from "./task.ts";
-import { EXACT, GSM8K, NUMBER } from "./tasks_answers.ts";
+import { EXACT, GSM8K, HUMANEVAL, NUMBER } from "./tasks_answers.ts";
 import { ARC_CHALLENGE, ARC_EASY, HELLASWAG, OPENBOOKQA, PIQA, WINOGRANDE } from "./tasks_common.ts";
 import { BOOLQ, RACE, STORYCLOZE } from "./tasks_reading.ts";
 import { BBH, BBH_PARTS, MMLU, MMLU_PARTS } from "./tasks_shots.ts";
@@ -20,7 +20,7 @@ const CHOICES = [
   MMLU,
   BBH,
 ];
-const MAIN = [...CHOICES, GSM8K, EXACT, NUMBER];
+const MAIN = [...CHOICES, GSM8K, HUMANEVAL, EXACT, NUMBER];
 const TASKS: ReadonlyMap<string, TaskDefinition> = new Map(
   [...MAIN, ...MMLU_PARTS, ...BBH_PARTS].map((task) => [task.name, task]),
 );

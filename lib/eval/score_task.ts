@@ -1,7 +1,11 @@
 // Scores the questions of a task by a model: likelihoods of choices, or answers that it generates.
+import { type CompressoError, refusal, refuse } from "../core/errors.ts";
+import { chatStyle } from "../data/prompts/format.ts";
+import type { Ranks } from "../ranks/ranks.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { noTokenizer } from "../text/no_tokenizer.ts";
 import type { Model } from "../model/model.ts";
+import type { CodeVerdict } from "./code/runner.ts";
 import { greedyAnswers } from "./answers.ts";
 import { answerEnds, type EncodedQuestion, encodeQuestion } from "./encode.ts";
 import { judged } from "./judge.ts";
@@ -20,7 +24,7 @@ export interface EncodeTaskOptions extends Pick<EvaluateOptions, "refuseLong" | 
 
 /** Options of {@link scoreTask}. */
 export interface ScoreTaskOptions
-  extends EncodeTaskOptions, Pick<EvaluateOptions, "adapters" | "ranks" | "onProgress"> {
+  extends EncodeTaskOptions, Pick<EvaluateOptions, "adapters" | "ranks" | "onProgress" | "runCode"> {
   /** What {@link encodeTask} made of the questions that are not known. Default: they are encoded before the first is scored. */
   readonly encoded?: EncodedTask | undefined;
   /** Called for each question as soon as all its choices are scored, in no certain order; not for known ones. */
@@ -37,6 +41,8 @@ export type TaskItemScore = ItemScore & {
 export interface KnownQuestion {
   readonly scores?: readonly number[];
   readonly text?: string;
+  /** How the program of an answer that is code ended. */
+  readonly verdict?: CodeVerdict;
   readonly isTruncated: boolean;
 }
 
@@ -61,28 +67,72 @@ type Encoded = ScoreTaskOptions & { readonly encoded: EncodedTask };
 async function answerTask(
   model: Model,
   task: LoadedTask,
-  { encoded, known, onItem, onProgress, maxTokens, until, rule, ...options }: Encoded & AnswerSettings,
+  { encoded, known, onItem, onProgress, maxTokens, until: ends, rule, chat, runCode, ...options }:
+    & Encoded
+    & AnswerSettings,
 ): Promise<TaskItemScore[]> {
   const { questions } = task, open = [...encoded], texts = questions.map((_, place) => known?.get(place)?.text ?? "");
-  const itemAt = (place: number): TaskItemScore => {
-    const { accepted = [], subset = "" } = questions[place] ?? {}, text = texts[place] ?? "";
-    const { isTruncated = false } = encoded.get(place) ?? known?.get(place) ?? {};
-    return { text, ...judged(text, accepted, rule), subset, isTruncated };
+  const tokenizer = tokenizerFor(model, task), isCode = rule === "code";
+  const itemAt = async (place: number): Promise<TaskItemScore> => {
+    const { accepted = [], subset = "", program } = questions[place] ?? {}, text = texts[place] ?? "";
+    const { isTruncated = false } = encoded.get(place) ?? known?.get(place) ?? {}, rest = { subset, isTruncated };
+    if (!isCode) return { text, ...judged(text, accepted, rule), ...rest };
+    const verdict = known?.get(place)?.verdict ?? await ran(task, { text, program, runCode, signal: options.signal });
+    return { text, ...verdict, ...rest };
   };
+  if (isCode && options.ranks) throw noRanks(task, options.ranks);
+  // In chat, code ends with its block.
+  const until = isCode && chat && chatStyle(tokenizer) !== null ? [...ends, "```"] : ends;
   let done = questions.length - open.length;
-  const tokenizer = tokenizerFor(model, task), how = { maxTokens, until, endTokens: answerEnds(tokenizer, task) };
+  const how = { maxTokens, until, endTokens: answerEnds(tokenizer, task) };
   const prompts = open.map(([, { sequences }]) => ({ prompt: sequences[0]?.prefix ?? [], ...how }));
-  await greedyAnswers(model, prompts, {
-    ...options,
-    tokenizer,
-    onAnswer: (index, text) => {
-      const place = open[index]?.[0] ?? -1;
-      texts[place] = text;
-      onItem?.(place, itemAt(place));
-      onProgress?.(++done, questions.length, task.name);
-    },
+  const items = new Map<number, Promise<TaskItemScore>>();
+  const judge = async (place: number): Promise<TaskItemScore> => {
+    const item = await itemAt(place);
+    onItem?.(place, item);
+    onProgress?.(++done, questions.length, task.name);
+    return item;
+  };
+  try {
+    await greedyAnswers(model, prompts, {
+      ...options,
+      tokenizer,
+      onAnswer: (index, text) => {
+        const place = open[index]?.[0] ?? -1;
+        texts[place] = text;
+        const judging = judge(place);
+        judging.catch(() => {}); // it may fail before it is awaited
+        items.set(place, judging);
+      },
+    });
+  } finally {
+    // What was answered before an error is judged, and kept.
+    await Promise.allSettled(items.values());
+  }
+  return await Promise.all(questions.map((_, place) => items.get(place) ?? itemAt(place)));
+}
+
+/** Runs the program of an answer. */
+async function ran(
+  { name }: LoadedTask,
+  { text, program, runCode, signal }:
+    & Pick<EvaluateOptions, "runCode" | "signal">
+    & { readonly text: string; readonly program: Question["program"] },
+): Promise<CodeVerdict> {
+  if (runCode && program) return await runCode.run(program.before + text + program.after, { signal });
+  refuse("usage", `cannot score the task ${name}`, {
+    rule: "its answers are programs, which are run only where that is asked for",
+    value: "no runner",
+    option: "runCode",
   });
-  return questions.map((_, place) => itemAt(place));
+}
+
+function noRanks({ name }: LoadedTask, { size }: Ranks): CompressoError {
+  return refusal("usage", `cannot score the task ${name}`, {
+    rule: "the programs that a model writes are run by one process",
+    value: `${size} ranks`,
+    fix: "start one process",
+  });
 }
 
 async function scoreChoices(

@@ -30,11 +30,24 @@ export interface AnswerQuestion {
   readonly answers: string | readonly string[];
 }
 
+/** One question whose answer is code, which is run in a program; its task has `generate` with the rule `code`. */
+export interface CodeQuestion {
+  /** The text that the model continues. */
+  readonly context: string;
+  /** What stands before and after the answer in the program, a test among it. */
+  readonly program: { readonly before: string; readonly after: string };
+  /**
+   * Where the task has `chat` and the model a chat template: the user's turn, and the beginning of the answer. Default: the
+   * context is the user's turn.
+   */
+  readonly chat?: { readonly asked: string; readonly begun: string };
+}
+
 /**
  * How an answer is judged. `exact`: it equals an accepted answer, see `isExactMatch`. `number`: its last number equals the
- * number of an accepted answer, see `isSameNumber`.
+ * number of an accepted answer, see `isSameNumber`. `code`: the program that it is a part of runs to its end.
  */
-export type AnswerRule = "exact" | "number";
+export type AnswerRule = "exact" | "number" | "code";
 
 /** How answers are generated, greedily, up to an end token of the model, and how they are judged. */
 export interface GenerateAnswers {
@@ -66,14 +79,14 @@ export interface TaskItem {
   readonly answer: number | null;
 }
 
-/** A task, see {@link defineTask}: multiple choice or, with `generate`, exact match of generated answers. */
+/** A task, see {@link defineTask}: multiple choice or, with `generate`, answers in the model's own words. */
 export interface TaskDefinition {
   /** Letters, digits, `_`, `-` and `.`; data are found as `<name>.<split>.jsonl`. */
   readonly name: string;
   /** Splits that may hold the questions; the first existing one is read. Default: test, validation, valid. */
   readonly splits?: readonly string[];
   /** Makes a question of a row. */
-  readonly item: (row: TaskRow) => TaskItem | AnswerQuestion;
+  readonly item: (row: TaskRow) => TaskItem | AnswerQuestion | CodeQuestion;
   /** How answers are generated. Default: answers are not generated; questions have choices, which are scored. */
   readonly generate?: GenerateAnswers;
   /** Solved examples before each question: the first rows of the subset without the row that is asked. Default 0. */
@@ -173,7 +186,7 @@ export function asTask(value: unknown, where: string): TaskDefinition {
 }
 
 /** All rules by which answers are judged. */
-export const RULES = ["exact", "number"] as const satisfies readonly AnswerRule[];
+export const RULES = ["exact", "number", "code"] as const satisfies readonly AnswerRule[];
 
 function isGenerate(value: unknown): boolean {
   if (!isObject(value)) return false;

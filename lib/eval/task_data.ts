@@ -10,6 +10,7 @@ import { isObject, type Json } from "../core/guards.ts";
 import { shownJson } from "../core/text.ts";
 import {
   type AnswerQuestion,
+  type CodeQuestion,
   createRow,
   type GenerateAnswers,
   type TaskDefinition,
@@ -29,6 +30,10 @@ export interface Question {
   readonly answer: number | null;
   /** The answers that count, where the answer is generated. */
   readonly accepted?: readonly string[];
+  /** What the answer is run in, where it is code. */
+  readonly program?: CodeQuestion["program"];
+  /** How the question is asked in chat, if not by its context alone. */
+  readonly chat?: CodeQuestion["chat"];
 }
 
 /** A task with its questions. */
@@ -103,9 +108,22 @@ export async function loadTask(
     if (count >= limit) continue;
     taken.set(subset, count + 1);
     const before = describe(task, row) + (examples ? examples(subset, placed) : "");
+    const none = { choices: [], answer: null, continuations: [] };
+    if (task.generate?.rule === "code") {
+      const { context, program, chat } = makeCode(task, row);
+      const asked = chat && { ...chat, asked: before + chat.asked };
+      questions.push({
+        label,
+        subset,
+        ...none,
+        contexts: [before + context],
+        program,
+        ...(asked ? { chat: asked } : {}),
+      });
+      continue;
+    }
     if (task.generate) {
       const { context, answers } = makeAnswer(task, row);
-      const none = { choices: [], answer: null, continuations: [] };
       questions.push({ label, subset, ...none, contexts: [before + context], accepted: answers });
       continue;
     }
@@ -242,6 +260,19 @@ function makeAnswer(
     throw row.error("there is at least one answer, and none is empty", `has ${shownJson(list)}`);
   }
   return { context, answers: list };
+}
+
+/** The question of a row whose answer is code, checked. */
+function makeCode(task: TaskDefinition, row: TaskRow): CodeQuestion {
+  const item = madeOf(row, { rule: QUESTION_RULE, make: () => task.item(row) });
+  const { context, program, chat }: Json = isObject(item) ? item : {};
+  const isProgram = isObject(program) && typeof program["before"] === "string" && typeof program["after"] === "string";
+  const isChat = chat === undefined ||
+    isObject(chat) && typeof chat["asked"] === "string" && typeof chat["begun"] === "string";
+  if (typeof context === "string" && isProgram && isChat) return item as CodeQuestion;
+  const rule =
+    "a question of a task with the rule code has a context, program: { before, after }, and perhaps chat: { asked, begun }";
+  throw row.error(rule, `gives ${item === undefined ? "nothing" : shownJson(item)}`);
 }
 
 function isTexts(value: unknown): value is readonly string[] {

@@ -6,7 +6,7 @@ import { urlOf } from "../files/url.ts";
 import { exactText } from "../files/text_file.ts";
 import { z } from "../core/packages.ts";
 import { shownJson } from "../core/text.ts";
-import { asTask, RULES, type TaskDefinition, type TaskRow } from "./task.ts";
+import { asTask, type TaskDefinition, type TaskRow } from "./task.ts";
 
 /** A task as JSON. `{{field}}` in a text stands for a field of the row. */
 const JsonTask = z.strictObject({
@@ -22,7 +22,7 @@ const JsonTask = z.strictObject({
   /** Texts before which a generated answer ends. */
   until: z.array(z.string().min(1)).optional(),
   /** How a generated answer is judged: "exact" or "number". */
-  rule: z.enum(RULES).optional(),
+  rule: z.enum(["exact", "number"]).optional(),
   /** Whether a generated answer is asked for in the model's chat template. */
   chat: z.boolean().optional(),
   /** A field with the labels of the choices. */

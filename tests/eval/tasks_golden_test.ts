@@ -74,6 +74,13 @@ interface GoldenAnswers {
     readonly until: readonly string[];
     readonly shots: number;
   };
+  readonly humaneval: {
+    readonly asked: readonly string[];
+    readonly chat: readonly (readonly [asked: string, begun: string])[];
+    readonly tests: readonly string[];
+    readonly until: readonly string[];
+    readonly max_tokens: number;
+  };
 }
 
 const answers: GoldenAnswers = JSON.parse(await Deno.readTextFile(join(FOLDER, "golden_answers.json")));
@@ -104,6 +111,18 @@ Deno.test("gsm8k asks as lm-evaluation-harness does, after solved examples, whic
   }
   const [named] = await loadTasks({ tasks: [`gsm8k=${file}`], limit: 2 });
   assert.deepEqual([named?.path, named?.questions], [file, task.questions.slice(0, 2)]);
+});
+
+Deno.test("humaneval asks as lm-evaluation-harness does, plain and in chat, and its program is that of the harness", async () => {
+  const { humaneval } = answers;
+  const [task] = await loadTasks({ tasks: ["humaneval"], taskData: FOLDER, runsCode: true });
+  assert.ok(task);
+  assert.deepEqual(task.generate?.until, humaneval.until);
+  assert.equal(task.generate?.maxTokens, humaneval.max_tokens);
+  assert.deepEqual(task.questions.map(({ contexts }) => contexts), humaneval.asked.map((asked) => [asked]));
+  assert.deepEqual(task.questions.map(({ chat }) => [chat?.asked, chat?.begun]), humaneval.chat);
+  const programs = humaneval.asked.map((before, place) => ({ before, after: `\n${humaneval.tests[place]}` }));
+  assert.deepEqual(task.questions.map(({ program }) => program), programs);
 });
 
 function asked({ contexts, continuations }: Question): [string, string][] {

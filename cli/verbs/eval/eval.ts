@@ -101,6 +101,11 @@ const FLAGS = {
     defaultText: "as each task says",
     help: "with --tasks: most tokens of an answer that the model writes",
   },
+  runCode: {
+    type: "switch",
+    help:
+      "with --tasks humaneval: run the programs that the model writes, each in a process without files, network and other processes, for 3 s of processor time, 10 s in all and 512 MiB; needs Linux and python3",
+  },
   plain: {
     type: "switch",
     help: "with --tasks: ask for written answers without the model's chat template",
@@ -130,7 +135,7 @@ export function evaluate(): CommandUnknownOpts {
       "eval path/to/model --text book.txt --window 512 --stride 256",
       "eval runs/mine/model --against dense.gguf --text book.txt --max-windows 20",
       "eval demo --data fixtures/demo_data/heldout.jsonl --exact-match",
-      "eval path/to/model --tasks gsm8k=gsm8k.jsonl --limit 100 --json",
+      "eval path/to/model --tasks gsm8k=gsm8k.jsonl,humaneval=HumanEval.jsonl.gz --run-code --json",
       "eval dense.gguf runs/mine/model --tasks arc_easy,piqa --task-data data --limit 200 --out scores.jsonl",
     ],
   }).argument("<model...>", `${MODEL_TEXT}; the first of several is the baseline`);
@@ -261,7 +266,7 @@ async function chooseWork(paths: readonly string[], options: EvalSettings): Prom
 const BELONGS: Readonly<Record<string, readonly (keyof EvalSettings)[]>> = {
   "--text": ["against", "window", "stride", "limitChars", "maxWindows", "out"],
   "--data": ["limitRows", "exactMatch", "withPrompt", "prompt"],
-  "--tasks": ["taskData", "limit", "maxTokens", "plain", "refuseLong", "out", "withPrompt", "prompt"],
+  "--tasks": ["taskData", "limit", "maxTokens", "plain", "runCode", "refuseLong", "out", "withPrompt", "prompt"],
 };
 
 function checkOptions(work: string, options: EvalSettings): void {

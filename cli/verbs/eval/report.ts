@@ -34,7 +34,10 @@ export function valuesOf(measured: Measurement): object {
         n: measured.n,
       };
     case "tasks":
-      return { tasks: measured.result.tasks };
+      return {
+        tasks: measured.result.tasks,
+        ...(measured.result.isolation ? { isolation: measured.result.isolation } : {}),
+      };
     case "text": {
       return oneOrAll(measured.windows.map(({ perplexity, tokens, nll, bitsPerByte, windows, window, stride }) => ({
         ...{ perplexity, tokens, nll, bitsPerByte, windows, window },
@@ -199,7 +202,7 @@ function withError(share: number, stderr: number): string {
 
 /** The confidence interval of a share of written answers, such as " (95 %: 4.1 … 38.2)". */
 function intervalOf(score: TaskScore): string {
-  if (score.exact_match === undefined) return "";
+  if (score.acc !== undefined) return "";
   return ` (95 %: ${(100 * score.low).toFixed(1)} … ${(100 * score.high).toFixed(1)})`;
 }
 

@@ -1,6 +1,9 @@
 // Tasks for `compresso eval --tasks`: their questions, and what has to be the same for resuming.
 import { encodeQuestion, mayBeLong } from "../../../lib/eval/encode.ts";
-import { type EvaluateResult, hasContext, loadTasks, taskDigest } from "../../../lib/eval/evaluate.ts";
+import { refuse } from "../../../lib/core/errors.ts";
+import { openPython } from "../../../lib/eval/code/python.ts";
+import type { CodeRunner } from "../../../lib/eval/code/runner.ts";
+import { type EvaluateResult, hasContext, isolationOf, loadTasks, taskDigest } from "../../../lib/eval/evaluate.ts";
 import { type EncodedTask, encodeTask, type KnownQuestion, scoreTask } from "../../../lib/eval/score_task.ts";
 import { type EvaluationFile, type QuestionEntry, QUESTIONS } from "../../../lib/eval/evaluation_file.ts";
 import { taskScore } from "../../../lib/eval/metrics.ts";
@@ -20,7 +23,18 @@ export async function chooseTasks(
 ): Promise<EvalWork> {
   const { limit, refuseLong = false, taskData, maxTokens, plain } = options;
   const prompt = await promptAtInference(options);
-  const tasks = await loadTasks({ tasks: names, taskData, prompt, limit, maxTokens, plain });
+  const runsCode = options.runCode ?? false;
+  const tasks = await loadTasks({ tasks: names, taskData, prompt, limit, maxTokens, plain, runsCode });
+  const isCode = tasks.some(({ generate }) => generate?.rule === "code");
+  if (runsCode && !isCode) {
+    refuse("usage", "cannot use these options together", {
+      rule: "--run-code goes with a task whose answers are code, such as humaneval",
+      value: names.join(","),
+      fix: "leave --run-code out",
+    });
+  }
+  const runCode = isCode ? await openPython() : undefined, isolation = isolationOf(tasks, runCode);
+  if (isolation) note(`compresso: programs that a model writes run isolated by ${isolation.join(", ")}`);
   for (const { name, path, parts } of tasks) {
     if (parts && parts.there < parts.all) {
       note(`compresso: ${name} covers ${parts.there} of its ${parts.all} subsets; the others have no file ${path}`);
@@ -38,7 +52,7 @@ export async function chooseTasks(
     kind: QUESTIONS,
     identity,
     measure: async (path, loaded, file) => {
-      return { kind: "tasks", result: await measure(path, loaded, { tasks, prompt, file, refuseLong }) };
+      return { kind: "tasks", result: await measure(path, loaded, { tasks, prompt, file, refuseLong, runCode }) };
     },
   });
 }
@@ -46,11 +60,12 @@ export async function chooseTasks(
 async function measure(
   path: string,
   { model, adapters, ranks, signal, progress, tune }: Loaded,
-  { tasks, prompt, file, refuseLong }: {
+  { tasks, prompt, file, refuseLong, runCode }: {
     readonly tasks: readonly LoadedTask[];
     readonly prompt: string | null;
     readonly file: EvaluationFile<KnownQuestion, QuestionEntry> | null;
     readonly refuseLong: boolean;
+    readonly runCode: CodeRunner | undefined;
   },
 ): Promise<EvaluateResult> {
   const tokenizer = tokenizerOf(model);
@@ -77,12 +92,14 @@ async function measure(
     0,
   );
   await tune({ rows: BATCH_TOKENS, directions: ["forward"], tokens });
-  const result: EvaluateResult = { tasks: {}, items: {} };
+  const isolation = isolationOf(tasks, runCode);
+  const result: EvaluateResult = { tasks: {}, items: {}, ...(isolation ? { isolation } : {}) };
   for (const [index, task] of tasks.entries()) {
     const items = await scoreTask(model, task, {
       adapters,
       ranks,
       signal,
+      runCode,
       encoded: encoded[index],
       known: file?.known(path, task.name),
       onItem: (place, item) => file?.add(path, task.name, { place, label: task.questions[place]?.label ?? "", item }),

@@ -23,6 +23,7 @@ export interface EvalSettings {
   readonly limit?: number | undefined;
   readonly maxTokens?: number | undefined;
   readonly plain?: true | undefined;
+  readonly runCode?: true | undefined;
   readonly refuseLong?: boolean | undefined;
   readonly out?: string | undefined;
   readonly baseDtype?: ModelSettings["baseDtype"];

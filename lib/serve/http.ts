@@ -242,6 +242,7 @@ class Connection extends Duplex {
 
   /** Answers invalid data. The answer waits for requests under way; a body that is not complete fails. */
   refuse(status: number): void {
+    this.#leaveParser();
     if (this.#isLast) return;
     if (!this.writable) return void this.destroy();
     if (this.#waiting > 0) {
@@ -266,6 +267,14 @@ class Connection extends Duplex {
       if (!this.destroyed) this.#timer = setTimeout(() => this.destroy(), LINGER_TIME);
     });
     if (this.#isHeld) this._read();
+  }
+
+  /**
+   * Keeps all further bytes from node:http. Deno's gives the parser of invalid data to the next connection, but leaves
+   * its listeners here: bytes of this client would be read as that connection's.
+   */
+  #leaveParser(): void {
+    this.removeAllListeners("data").removeAllListeners("end").resume();
   }
 
   override _read(): void {

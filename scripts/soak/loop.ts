@@ -71,6 +71,23 @@ export function start(
   return { child, ended };
 }
 
+/** The port at which a process listens. */
+export async function portOf(pid: number): Promise<number> {
+  for (;;) {
+    const sockets = [...Deno.readDirSync(`/proc/${pid}/fd`)].flatMap(({ name }) => {
+      try {
+        return /socket:\[(\d+)\]/.exec(Deno.readLinkSync(`/proc/${pid}/fd/${name}`))?.[1] ?? [];
+      } catch {
+        return [];
+      }
+    });
+    const lines = Deno.readTextFileSync("/proc/net/tcp").split("\n").map((line) => line.trim().split(/\s+/));
+    const listening = lines.find(([, , , state, ...rest]) => state === "0A" && sockets.includes(rest[5] ?? ""));
+    if (listening) return parseInt(listening[1]?.split(":")[1] ?? "", 16);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+}
+
 /** Arguments of a short run of the demo. */
 export function pruneArgs(out: string, ...more: readonly string[]): string[] {
   return [

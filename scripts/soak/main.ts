@@ -4,9 +4,10 @@ import { CHECKPOINTS, FULL_DISKS } from "./disks.ts";
 import { KILLS, STOPS } from "./kills.ts";
 import { HUB } from "./hub.ts";
 import { type Loop, Tally } from "./loop.ts";
+import { SIEGE } from "./siege.ts";
 import { MUTANTS, SCHEDULES, SERVER } from "./strangers.ts";
 
-const LOOPS: readonly Loop[] = [KILLS, STOPS, FULL_DISKS, CHECKPOINTS, SCHEDULES, SERVER, HUB, MUTANTS];
+const LOOPS: readonly Loop[] = [KILLS, STOPS, FULL_DISKS, CHECKPOINTS, SCHEDULES, SERVER, SIEGE, HUB, MUTANTS];
 
 const { values: { minutes }, positionals } = parseArgs({
   options: { minutes: { type: "string", default: "15" } },

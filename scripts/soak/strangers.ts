@@ -5,7 +5,7 @@ import { fuzz } from "../../tests/fuzz/fuzz.ts";
 import { FORMATS } from "../../tests/fuzz/mutants.ts";
 import { Draw, jsonText } from "../../tests/fuzz/mutate.ts";
 import { INPUT, Lair, scriptOf } from "../../tests/run/helpers/scripts.ts";
-import { below, type Bounds, type Loop, start } from "./loop.ts";
+import { below, type Bounds, type Loop, portOf, start } from "./loop.ts";
 
 /** What a script tries, with the path of a secret and the address of a server. */
 const ATTACKS: readonly ((path: string, url: string) => string)[] = [
@@ -125,23 +125,6 @@ export const SERVER: Loop = {
     tally.check(code === 130, `the server ends with status ${code}`);
   },
 };
-
-/** The port at which a process listens. */
-async function portOf(pid: number): Promise<number> {
-  for (;;) {
-    const sockets = [...Deno.readDirSync(`/proc/${pid}/fd`)].flatMap(({ name }) => {
-      try {
-        return /socket:\[(\d+)\]/.exec(Deno.readLinkSync(`/proc/${pid}/fd/${name}`))?.[1] ?? [];
-      } catch {
-        return [];
-      }
-    });
-    const lines = Deno.readTextFileSync("/proc/net/tcp").split("\n").map((line) => line.trim().split(/\s+/));
-    const listening = lines.find(([, , , state, ...rest]) => state === "0A" && sockets.includes(rest[5] ?? ""));
-    if (listening) return parseInt(listening[1]?.split(":")[1] ?? "", 16);
-    await new Promise((resolve) => setTimeout(resolve, 50));
-  }
-}
 
 async function post(
   url: string,

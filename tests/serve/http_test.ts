@@ -148,6 +148,25 @@ Deno.test("a body in broken chunks fails in the handler as a wrong request", asy
   assert.deepEqual(said, Array(3).fill("400 the body is not in chunks as it says"));
 });
 
+Deno.test("bytes after nonsense are not read as another client's request", async () => {
+  await using listened = listening();
+  const bytes = (text: string): Uint8Array => new TextEncoder().encode(text);
+  // In the last case the client also ends what it sends, and in the first two a request is still to be answered.
+  for (const text of [`GET / HTTP/1.1\r\nHost: a\r\n${END} `, "GET / HTTP/1.0\r\n\r\n ", " GET / HTTP/1.1\r\n", " "]) {
+    using bad = await listened.connect();
+    await bad.write(bytes(text));
+    await bad.read(new Uint8Array(1000));
+    using next = await listened.connect();
+    await next.write(bytes("GET /next HTTP/1.1\r\n"));
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    await bad.write(bytes("X: y\r\n GET /bad HTTP/1.1\r\nHost: a\r\n\r\n"));
+    if (text === " ") await bad.closeWrite();
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    await next.write(bytes(`Host: a\r\n${END}`));
+    assert.match(await read(next), /^HTTP\/1\.1 200 .*GET http:\/\/a\/next -$/s, JSON.stringify(text));
+  }
+});
+
 Deno.test("a client that goes is told to the handler after any body, in one packet or two", async () => {
   let gone = 0;
   await using listened = listening(async ({ body, signal }) => {

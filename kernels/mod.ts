@@ -57,6 +57,8 @@ import routerChoiceText from "./shared/router_choice.wgsl" with { type: "text" }
 import rotateAppendText from "./buffer/rotate_append.wgsl" with { type: "text" };
 import scaleText from "./shared/scale.wgsl" with { type: "text" };
 import scaleBackwardText from "./shared/scale_backward.wgsl" with { type: "text" };
+import shortConvAppendText from "./buffer/short_conv_append.wgsl" with { type: "text" };
+import shortConvDecodeText from "./buffer/short_conv_decode.wgsl" with { type: "text" };
 import softCapText from "./shared/soft_cap.wgsl" with { type: "text" };
 import stateChangeText from "./shared/state_change.wgsl" with { type: "text" };
 import statePrelude from "./shared/state.wgsl" with { type: "text" };
@@ -80,6 +82,7 @@ export * from "./shared/matvec.ts";
 export * from "./texture/matvec_batch.ts";
 export * from "./shared/positions.ts";
 export * from "./shared/rope.ts";
+export * from "./shared/short_conv.ts";
 export * from "./buffer/product.ts";
 export * from "./buffer/product_matrix.ts";
 export * from "./texture/product_pack.ts";
@@ -195,6 +198,18 @@ export const cacheFill = kernel(
   "cache_fill",
   keys + cacheFillText,
   "read read read read texture-store-f32 texture-store-f32 uniform",
+);
+/** A short convolution of tokens after cached ones: bindings bcx, w, position, pages, cache, y, params. */
+export const shortConvDecode = kernel(
+  "short_conv_decode",
+  keys + shortConvDecodeText,
+  "read read read read read storage uniform",
+);
+/** The inputs of a short convolution to its cache: bindings bcx, position, pages, cache, params. */
+export const shortConvAppend = kernel(
+  "short_conv_append",
+  keys + shortConvAppendText,
+  "read read read storage uniform",
 );
 /** RoPE of a token of each row and its key of the KV cache: bindings table, position, pages, qkv, kCache, vCache, params. */
 export const rotateAppend = kernel(

@@ -21,6 +21,7 @@ import { GRANITE_HYBRID } from "./granite_hybrid.ts";
 import { GRANITE_MOE } from "./granite_moe.ts";
 import { HELIUM } from "./helium.ts";
 import { HUNYUAN } from "./hunyuan.ts";
+import { LFM2 } from "./lfm2.ts";
 import { LLAMA } from "./llama.ts";
 import { MINISTRAL, MINISTRAL3, MISTRAL } from "./mistral.ts";
 import { MIXTRAL } from "./mixtral.ts";
@@ -73,6 +74,7 @@ export const FAMILIES: readonly Family[] = [
   STABLELM,
   COHERE,
   COHERE2,
+  LFM2,
   PHI,
   QWEN3_MOE,
   QWEN2_MOE,

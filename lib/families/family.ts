@@ -56,6 +56,8 @@ export interface LayerParts {
   /** FFN columns, where they are not those of the configuration: those of a shared expert, or 0. */
   readonly ffn?: number | undefined;
   readonly experts?: LayerSpec["experts"] | undefined;
+  /** A short convolution in place of attention. */
+  readonly conv?: LayerSpec["conv"] | undefined;
 }
 
 /** What a family computes where that is not what LLaMA does, and its projections with biases. */
@@ -68,6 +70,7 @@ export type Parts =
         | "normEps"
         | "parallel"
         | "router"
+        | "convolution"
         | "ungated"
         | "positions"
         | "headBias"

@@ -1,13 +1,5 @@
 // Whether a class of transformers, or an architecture of llama.cpp, computes a model: by the features of its spec.
-import {
-  type DecoderSpec,
-  hasBias,
-  hasFfn,
-  layersAlike,
-  type LayerSpec,
-  type Projection,
-  windowsOf,
-} from "../spec/decoder.ts";
+import { type DecoderSpec, hasBias, layersAlike, type Projection, unlikeLayer, windowsOf } from "../spec/decoder.ts";
 import { queryGrowth } from "../spec/rope.ts";
 
 /** Why a class or architecture cannot hold a model. */
@@ -100,6 +92,11 @@ const FEATURES = {
     usual: "none",
     of: ({ router }) => given(router?.scale),
     words: part("factor of the experts' weights"),
+  },
+  convolution: {
+    usual: "none",
+    of: ({ convolution }) => given(convolution),
+    words: { none: "attention in all layers", set: "short convolutions in some layers" },
   },
   gate: {
     usual: "set",
@@ -201,9 +198,9 @@ function windowPlaces(spec: DecoderSpec): string {
   return sliding.length === 0 ? "none" : windows.length > 1 ? "some" : "all";
 }
 
-/** Every value of every feature except the router: layers are dense. */
+/** Every value of every feature except the router and convolutions: layers have attention and a dense FFN. */
 export const ANYTHING: Fit["holds"] = Object.fromEntries(
-  RULES.filter(([name]) => name !== "router").map(([name]) => [name, true]),
+  RULES.filter(([name]) => name !== "router" && name !== "convolution").map(([name]) => [name, true]),
 );
 
 /** At most one window, in all layers or in some. */
@@ -237,13 +234,8 @@ export function fits(spec: DecoderSpec, fit: Fit): boolean {
 /** All layers have the same counts, with a head and an FFN column at least. */
 export const alike: Limit = (spec) => {
   if (layersAlike(spec)) return null;
-  const { layers } = spec, [first] = layers;
-  const differs = (layer: LayerSpec): boolean => {
-    const { heads, kvHeads, ffn, experts } = layer;
-    return heads === 0 || !hasFfn(layer) || heads !== first?.heads || kvHeads !== first.kvHeads || ffn !== first.ffn ||
-      experts?.count !== first.experts?.count || experts?.ffn !== first.experts?.ffn;
-  };
-  const other = layers.findIndex(differs), { heads, kvHeads, ffn } = layers[other] ?? { heads: 0, kvHeads: 0, ffn: 0 };
+  const { layers } = spec, other = unlikeLayer(layers);
+  const { heads, kvHeads, ffn } = layers[other] ?? { heads: 0, kvHeads: 0, ffn: 0 };
   return {
     rule: "needs the same heads, KV heads and FFN columns in all layers, and one of each at least",
     value: `layer ${other}: ${heads} heads, ${kvHeads} KV heads, ${ffn} FFN columns`,
@@ -252,8 +244,8 @@ export const alike: Limit = (spec) => {
 };
 
 /** Heads together are as wide as the residual stream. */
-export const headsFillHidden: Limit = ({ hidden, headDim, layers: [first] }) => {
-  const width = (first?.heads ?? 0) * headDim;
+export const headsFillHidden: Limit = ({ hidden, headDim, layers }) => {
+  const width = (layers.find(({ conv }) => !conv)?.heads ?? hidden / headDim) * headDim;
   return width === hidden
     ? null
     : { rule: `needs heads · head_dim = ${hidden}, the hidden dims`, value: String(width) };

@@ -75,6 +75,8 @@ export interface GgufArch extends Fit {
     readonly renormalised?: true;
     readonly sharedGate?: true;
   };
+  /** Key of the tokens that a convolution sums over. Layers without KV heads have a convolution, and the number of heads is that of the others. */
+  readonly convolutionKey?: string;
   /** Layers at the end of a file may predict further tokens; they are not read. */
   readonly laterLayers?: true;
   /** Names of tensors, without layer and suffix, that other architectures call otherwise, by their usual names. */

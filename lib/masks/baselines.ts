@@ -1,6 +1,9 @@
 // One-shot baselines that need no activations: magnitude, random, first-order Taylor.
 import type { WeightSource } from "../spec/source.ts";
 import {
+  CONV_MATRICES,
+  type ConvMatrix,
+  convName,
   type DecoderSpec,
   ffnMatrices,
   linearPerDim,
@@ -32,6 +35,8 @@ interface LayerSums {
   readonly heads: Float64Array;
   readonly kvHeads: Float64Array;
   readonly ffn: Float64Array;
+  /** Of a convolution: one value; empty without one. */
+  readonly conv: Float64Array;
 }
 
 /**
@@ -53,6 +58,7 @@ export async function magnitudeScores(source: WeightSource, table: UnitTable): P
         addSquares(await source.read(projectionName(index, projection)), { projection, units, width, hidden });
       }
     }
+    for (const part of layer.conv ? CONV_MATRICES : []) addAll(sums.conv, await source.read(convName(index, part)));
   }
   return scoresOf(table, layers, hidden);
 }
@@ -67,14 +73,14 @@ export function randomScores(count: number, { seed }: { readonly seed: number })
 
 /** Σ|w·∂L/∂w| over weights w of one projection. */
 export interface WeightTerms {
-  /** By row of q, k, v [heads·headDim or kvHeads·headDim], gate and up [ffn]; by column of o and down. */
+  /** By row of q, k, v [heads·headDim or kvHeads·headDim], gate and up [ffn]; by column of o and down; of a convolution likewise, by channel. */
   readonly units: Float32Array;
   /** By the other side [hidden]. */
   readonly hidden: Float32Array;
 }
 
-/** Terms by projection; projections that a layer lacks are absent. */
-export type LayerTerms = ReadonlyMap<Projection, WeightTerms>;
+/** Terms by projection, or matrix of a convolution; what a layer lacks is absent. */
+export type LayerTerms = ReadonlyMap<Projection | ConvMatrix, WeightTerms>;
 
 /** Accumulates terms of the weights on calibration data, batch by batch. */
 export interface Taylor {
@@ -152,12 +158,23 @@ export function rankBy(
   return ranks;
 }
 
-function emptySums({ heads, kvHeads, ffn }: DecoderSpec["layers"][number]): LayerSums {
-  return { heads: new Float64Array(heads), kvHeads: new Float64Array(kvHeads), ffn: new Float64Array(ffn) };
+function emptySums({ heads, kvHeads, ffn, conv }: DecoderSpec["layers"][number]): LayerSums {
+  const sums = (count: number): Float64Array => new Float64Array(count);
+  return { heads: sums(heads), kvHeads: sums(kvHeads), ffn: sums(ffn), conv: sums(conv ? 1 : 0) };
+}
+
+/** Adds the squares of all values to a sum. */
+function addAll(sums: Float64Array, data: Float32Array): void {
+  sums[0] = data.reduce((sum, value) => sum + value * value, sums[0] ?? 0);
 }
 
 /** The sums that a projection's rows (of o and down: columns) are added to, and how many of them form a unit. */
-function partsOf(projection: Projection, sums: LayerSums, spec: DecoderSpec): readonly [Float64Array, number] {
+function partsOf(
+  projection: Projection | ConvMatrix,
+  sums: LayerSums,
+  spec: DecoderSpec,
+): readonly [Float64Array, number] {
+  if (projection === "in" || projection === "out") return [sums.conv, Infinity];
   if (projection === "q" || projection === "o") return [sums.heads, spec.headDim];
   if (projection === "k" || projection === "v") return [sums.kvHeads, spec.headDim];
   return [sums.ffn, 1];
@@ -191,7 +208,8 @@ function scoresOf(table: UnitTable, layers: readonly LayerSums[], hidden: Float6
     if (!sums || !layer || !slots) return 0;
     const place = placeOf(table, unit);
     if (place === "layers") {
-      return (sum(sums.heads) + sum(sums.kvHeads) + sum(sums.ffn)) / unitParameters(table, unit);
+      const all = [sums.heads, sums.kvHeads, sums.ffn, sums.conv].map(sum);
+      return sum(Float64Array.from(all)) / unitParameters(table, unit);
     }
     if (place === "hidden") {
       const perDim = spec.layers.reduce((total, own) => total + linearPerDim(spec, own), 0) || 1;

@@ -1,10 +1,10 @@
 // One-shot baselines from activation statistics: Wanda-sp and FLAP.
 import type { WeightSource } from "../spec/source.ts";
-import { projectionName } from "../spec/decoder.ts";
+import { convName, projectionName } from "../spec/decoder.ts";
 import { rankBy } from "./baselines.ts";
 import type { UnitTable } from "../units/table.ts";
 
-/** Statistics of the input channels of o_proj [heads·headDim] or down_proj [ffn] of one layer. */
+/** Statistics of the input channels of o_proj [heads·headDim], a convolution's out_proj [hidden], or down_proj [ffn] of one layer. */
 export interface ChannelStats {
   /** Mean of each channel. */
   readonly mean: Float32Array;
@@ -14,7 +14,7 @@ export interface ChannelStats {
 
 /** Statistics of one layer; null for a part that it does not have. */
 export interface LayerStats {
-  /** Input of o_proj: the heads' outputs. */
+  /** Input of o_proj: the heads' outputs; of a convolution's out_proj in a layer that has one. */
   readonly o: ChannelStats | null;
   /** Input of down_proj: silu(gate)·up. */
   readonly down: ChannelStats | null;
@@ -107,7 +107,8 @@ async function scoresBy(
     for (const [projection, part, firstSlot] of [["o", attention, slots?.head], ["down", ffn, slots?.ffn]] as const) {
       const own = stats.layers[index]?.[projection];
       if (!part || !own || (part.count === 0 && !hasOthers)) continue;
-      const weight = await source.read(projectionName(index, projection));
+      const isOfConv = projection === "o" && spec.layers[index]?.conv === true;
+      const weight = await source.read(isOfConv ? convName(index, "out") : projectionName(index, projection));
       const sums = columnSums(weight, Float64Array.from(own.mean, (mean, j) => factor(mean, own.squares[j] ?? 0)), {
         term,
         byDim,

@@ -89,7 +89,7 @@ function outputBiases(
 
 function checkStats({ spec }: WeightSource, { layers }: ActivationStats): void {
   const bad = spec.layers.findIndex((layer, index) =>
-    (layers[index]?.o?.mean.length ?? 0) !== layer.heads * spec.headDim ||
+    (layers[index]?.o?.mean.length ?? 0) !== (layer.conv ? spec.hidden : layer.heads * spec.headDim) ||
     (layers[index]?.down?.mean.length ?? 0) !== layer.ffn
   );
   if (bad < 0 && layers.length === spec.layers.length) return;

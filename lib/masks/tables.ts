@@ -1,4 +1,5 @@
 // Packs a unit table as kernels read it, see kernels/shared/mask_tables.wgsl.
+import { mixerMasks } from "../spec/decoder.ts";
 import { type LayerPart, placeOf, type UnitTable } from "../units/table.ts";
 
 /** Marks the absence of a unit, group or gate. */
@@ -22,7 +23,7 @@ export function packTables(table: UnitTable): Uint32Array<ArrayBuffer> {
     words.set([first, heads, groupCosts[index] ?? 0, table.layer[first] ?? 0], WORDS * (count + index));
   });
   layers.forEach(({ attention, ffn, gate }, index) => {
-    const { heads = 0, ffn: columns = 0 } = spec.layers[index] ?? {};
+    const own = spec.layers[index], heads = own ? mixerMasks(own) : 0, columns = own?.ffn ?? 0;
     const { head: head0 = 0, ffn: column0 = 0 } = layout.layers[index] ?? {};
     const rows = [
       ...partRows(attention, gate < 0 ? NONE : gate),
@@ -56,8 +57,8 @@ export function ownersOfSlots(table: UnitTable): Uint32Array<ArrayBuffer> {
 
 /** Whether a slot in the range of a layer is real instead of padding. */
 function isReal({ spec, layout }: UnitTable, layer: number, slot: number): boolean {
-  const { head = 0, ffn = 0 } = layout.layers[layer] ?? {}, heads = spec.layers[layer]?.heads ?? 0;
-  return slot < head + heads || slot >= ffn;
+  const { head = 0, ffn = 0 } = layout.layers[layer] ?? {}, own = spec.layers[layer];
+  return slot < head + (own ? mixerMasks(own) : 0) || slot >= ffn;
 }
 
 function boundOf(table: UnitTable, unit: number): number {

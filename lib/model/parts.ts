@@ -5,9 +5,11 @@ import {
   type DecoderSpec,
   EMBEDDING,
   hasFfn,
+  hasMixer,
   HEAD,
   HEAD_BIAS,
   type LayerSpec,
+  mixerMasks,
   presentProjections,
 } from "../spec/decoder.ts";
 import type { Adapters } from "./model.ts";
@@ -26,12 +28,12 @@ export function layerParts({ source, adapters }: AdaptedSource, index: number): 
   const { layers } = source.spec, layer = layers[index];
   if (!layer) return [];
   const own = "model.layers.0.", there = `model.layers.${index}.`;
-  const { experts: _, ...dense } = layer;
+  const { experts: _, ...dense } = layer, { conv: _conv, ...unmixed } = layer;
   // Both parts of a parallel layer read its input.
   const halves: readonly LayerSpec[] = source.spec.parallel
     ? [layer]
-    : [{ ...dense, ffn: 0 }, { ...layer, heads: 0, kvHeads: 0 }];
-  return halves.filter((half) => half.heads > 0 || hasFfn(half)).map((half) => ({
+    : [{ ...dense, ffn: 0 }, { ...unmixed, heads: 0, kvHeads: 0 }];
+  return halves.filter((half) => hasMixer(half) || hasFfn(half)).map((half) => ({
     source: part(source, {
       layers: [half],
       // It has one row of the embedding, which is not read.
@@ -83,11 +85,11 @@ function layerAdapters({ masks, lora, experts }: Adapters, { spec, half, index }
   readonly index: number;
 }): Adapters {
   const before = spec.layers.slice(0, index);
-  const cut = (values: Float32Array | undefined, key: "heads" | "ffn"): Float32Array | undefined => {
-    const first = before.reduce((sum, layer) => sum + layer[key], 0);
-    return values?.subarray(first, first + half[key]);
+  const cut = (values: Float32Array | undefined, countOf: (layer: LayerSpec) => number): Float32Array | undefined => {
+    const first = before.reduce((sum, layer) => sum + countOf(layer), 0);
+    return values?.subarray(first, first + countOf(half));
   };
-  const head = cut(masks?.head, "heads"), ffn = cut(masks?.ffn, "ffn"), hidden = masks?.hidden;
+  const head = cut(masks?.head, mixerMasks), ffn = cut(masks?.ffn, ({ ffn }) => ffn), hidden = masks?.hidden;
   const there = `lora.${index}.`, own = presentProjections(spec, half).map((projection) => `${there}${projection}.`);
   const named = [...lora?.weights ?? []].filter(([name]) => own.some((start) => name.startsWith(start)));
   const weights = new Map(named.map(([name, data]) => [`lora.0.${name.slice(there.length)}`, data]));

@@ -42,7 +42,10 @@ export interface ActivationOptions extends PassShape {
 
 /** Buffers of a layer's forward pass. */
 const FORWARD = ["h1", "h2", "q0", "k0", "q", "k", "v", "o", "om", "y1", "x1", "gate", "up", "a", "y2"] as const;
+/** Buffers of a convolution's forward pass. */
+const CONVOLUTION = ["bcx", "c", "cz", "cm"] as const;
 type Forward = typeof FORWARD[number];
+type Convolved = typeof CONVOLUTION[number];
 /** Names of the buffers of the backward pass. */
 type Backward = "dx" | "dh" | "dq" | "dk" | "dv" | "dom" | "da";
 
@@ -54,6 +57,11 @@ export interface LayerActivations {
    * input of attention and of the FFN after its norm or, with norms of the residual stream, that stream before its norm.
    */
   readonly forward: Readonly<Record<Forward, DeviceBuffer>>;
+  /**
+   * Of a convolution: its inputs, its output, the output after the mask of each channel, and after that of the whole. Null in a model without
+   * convolutions.
+   */
+  readonly convolved: Readonly<Record<Convolved, DeviceBuffer>> | null;
   /** 1 / rms (LayerNorm: 1 / standard deviation) of each row [rows], for the norm of attention and that of the FFN. */
   readonly rms: readonly [DeviceBuffer, DeviceBuffer];
   /** Log-sum-exp of attention [heads, rows]. */
@@ -85,6 +93,8 @@ export interface Activations extends Disposable {
   /** Buffers of each layer. */
   readonly layers: readonly LayerActivations[];
   readonly backward: Readonly<Record<Backward, DeviceBuffer>> | null;
+  /** Gradients of cm and bcx of a convolution; null in a model without convolutions. */
+  readonly convBackward: { readonly dcm: DeviceBuffer; readonly dbcx: DeviceBuffer } | null;
   /** 1 / rms of each row of the final norm [rows]. */
   readonly rmsFinal: DeviceBuffer;
   /** Row sums of the attention backward pass [heads, rows]. */
@@ -112,8 +122,11 @@ export interface Activations extends Disposable {
 }
 
 /** Largest widths over all layers, padded as in memory. */
-export function widest(spec: DecoderSpec): { readonly q: number; readonly kv: number; readonly ffn: number } {
+export function widest(
+  spec: DecoderSpec,
+): { readonly q: number; readonly kv: number; readonly ffn: number; readonly conv: number } {
   return {
+    conv: spec.convolution ? spec.hidden : 0,
     q: Math.max(0, ...spec.layers.map((layer) => headWidths(spec, layer).q)),
     kv: Math.max(0, ...spec.layers.map((layer) => headWidths(spec, layer).kv)),
     ffn: Math.max(0, ...spec.layers.map((layer) => layer.ffn)),
@@ -162,6 +175,9 @@ export function createActivations(device: Device, spec: DecoderSpec, shape: Acti
           da: act("backward: da", wide.ffn),
         }
         : null,
+      convBackward: shape.backward && spec.convolution
+        ? { dcm: act("backward: dcm", hidden), dbcx: act("backward: dbcx", 3 * hidden) }
+        : null,
       rmsFinal: floats("forward: rms final", rows),
       delta: floats("backward: delta", heads * rows),
       normed: isProjected && hasFinalNorm(spec) ? act("forward: normed", hidden) : null,
@@ -199,7 +215,7 @@ function createLayers(
   const { backward, recompute = true, keepsWrites = false, rank } = shape;
   const rows = shape.batch * shape.seq, { hidden } = spec;
   const heads = Math.max(1, ...spec.layers.map((layer) => layer.heads));
-  const widthsFor = ({ q, kv, ffn }: ReturnType<typeof widest>): Record<Forward, number> => ({
+  const widthsFor = ({ q, kv, ffn, conv }: ReturnType<typeof widest>): Record<Forward | Convolved, number> => ({
     h1: hidden,
     h2: hidden,
     y1: hidden,
@@ -212,12 +228,16 @@ function createLayers(
     v: kv,
     o: q,
     om: q,
+    bcx: 3 * conv,
+    c: conv,
+    cz: conv,
+    cm: conv,
     gate: ffn,
     up: ffn,
     a: ffn,
   });
   const wide = widthsFor(widest(spec));
-  const names = FORWARD.filter((name) =>
+  const names = [...FORWARD, ...spec.convolution ? CONVOLUTION : []].filter((name) =>
     (spec.qkNorm || (name !== "q0" && name !== "k0")) && (name !== "gate" || !spec.ungated) &&
     (name !== "h2" || spec.parallel !== "shared")
   );
@@ -241,7 +261,9 @@ function createLayers(
   const sharedSums = keepsAll ? null : rowSums("forward", "");
   const sharedInner = backward ? null : inner("");
   return spec.layers.map((layer, index) => {
-    const label = ` of layer ${index}`, widths = widthsFor({ ...headWidths(spec, layer), ffn: layer.ffn });
+    const label = ` of layer ${index}`,
+      conv = layer.conv ? hidden : 0,
+      widths = widthsFor({ ...headWidths(spec, layer), ffn: layer.ffn, conv });
     const own = record(names, (name) => shared.get(name) ?? act(`kept: ${name}${label}`, widths[name]));
     return {
       forward: {
@@ -250,6 +272,7 @@ function createLayers(
         ...spec.ungated ? { gate: own.up } : {},
         ...spec.parallel === "shared" ? { h2: own.h1 } : {},
       },
+      convolved: spec.convolution ? own : null,
       ...(sharedSums ?? rowSums("kept", label)),
       inner: backward ? inner(label) : sharedInner,
     };

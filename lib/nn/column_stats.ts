@@ -44,7 +44,7 @@ export function createInputStatistics(
   };
   const widths: Readonly<Record<ObservedInput["of"], readonly number[]>> = {
     attention: [spec.hidden],
-    o: spec.layers.map(({ heads }) => heads * headStride(spec.headDim)),
+    o: spec.layers.map(({ heads, conv }) => conv ? spec.hidden : heads * headStride(spec.headDim)),
     ffn: [spec.hidden],
     down: spec.layers.map(({ ffn }) => ffn),
   };
@@ -84,7 +84,7 @@ export function createInputStatistics(
         const values = new Float32Array(parts[index] ?? new ArrayBuffer(8 * strideOf(width)));
         const part = (first: number): Float32Array => {
           const stored = values.subarray(first, first + width);
-          if (of !== "o") return stored.slice();
+          if (of !== "o" || spec.layers[layer]?.conv) return stored.slice();
           const logical = (spec.layers[layer]?.heads ?? 0) * spec.headDim;
           return unpadHeads(spec, stored, { shape: [1, width], logical: [1, logical] });
         };

@@ -3,7 +3,7 @@ import type { KeyRanges } from "../../kernels/mod.ts";
 import type { Device } from "../gpu/device.ts";
 import type { Plan } from "../gpu/plan.ts";
 import type { DeviceBuffer } from "../gpu/types.ts";
-import type { Projection } from "../spec/decoder.ts";
+import type { ConvMatrix, Projection } from "../spec/decoder.ts";
 import type { Activations } from "./activations.ts";
 import type { Lora } from "./lora.ts";
 import type { MaskKind, MaskSlots } from "./mask_slots.ts";
@@ -56,6 +56,8 @@ export interface DecoderContext {
   readonly maskGrads: ReadonlySet<MaskKind>;
   /** Records o of a layer from its q, k and v before RoPE, instead of `recordSelfAttention`. Used with KV caches. */
   readonly attend?: (context: DecoderContext, index: number) => void;
+  /** Records the convolution of a layer from its bcx, instead of `recordShortConv`. Used with caches. */
+  readonly convolve?: (context: DecoderContext, index: number) => void;
   /** Records y = W·x of each row, instead of `recordLinear`. Used where the rows are a few tokens of separate sequences. */
   readonly multiply?:
     | ((matrix: Matrix, x: { readonly buffer: DeviceBuffer; readonly width: number }, y: DeviceBuffer) => void)
@@ -73,7 +75,7 @@ export interface DecoderContext {
 }
 
 /**
- * An input of projections: of q, k and v (`attention`) and of gate and up (`ffn`) [rows, hidden], the masked ones of o_proj [rows, heads·headStride] and
+ * An input of projections: of q, k and v, or of a convolution (`attention`), and of gate and up (`ffn`) [rows, hidden], the masked ones of o_proj [rows, heads·headStride], or of a convolution's out_proj [rows, hidden], and
  * of down_proj [rows, ffn].
  */
 export interface ObservedInput {
@@ -92,7 +94,7 @@ export interface ObservedStates {
 /** A product y = x·Wᵀ of a layer and the gradient of its output. */
 export interface ObservedProduct {
   readonly layer: number;
-  readonly projection: Projection;
+  readonly projection: Projection | ConvMatrix;
   readonly matrix: Matrix;
   /** [rows, W.stride] */
   readonly x: BufferView;
@@ -106,4 +108,6 @@ export interface RangeBuffers extends Disposable {
   /** Key ranges by attention window; the key undefined is for layers without a window. */
   readonly spans: ReadonlyMap<number | undefined, DeviceBuffer>;
   readonly positions: DeviceBuffer;
+  /** The row of the token before each row [rows] u32, for convolutions over trees; null for others. A root has itself. */
+  readonly parents: DeviceBuffer | null;
 }

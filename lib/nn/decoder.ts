@@ -9,6 +9,7 @@ import { recordLinear } from "./products/linear.ts";
 import { type Operand, operand } from "./products/operand.ts";
 import { type OperandActivation, recordProjection, recordProjectionBackward } from "./projection.ts";
 import { recordExperts } from "./experts.ts";
+import { recordShortConv, recordShortConvBackward } from "./short_conv.ts";
 import { gradientSlices, slotSlice } from "./mask_slots.ts";
 import {
   recordEmbedding,
@@ -31,7 +32,8 @@ import {
   recordOutputNormBackward,
 } from "./norm.ts";
 import { layerTable, recordRope } from "./rope.ts";
-import { type DecoderSpec, hasRope, type LayerSpec, type Projection } from "../spec/decoder.ts";
+import { type ConvMatrix, type DecoderSpec, hasRope, type LayerSpec, type Projection } from "../spec/decoder.ts";
+import type { Matrix } from "./products/matrix.ts";
 import { headWidths, type LayerWeights } from "./weights.ts";
 
 /** x[0] = act.embedded ∘ z_hidden, see {@link recordEmbedded}. */
@@ -83,8 +85,9 @@ export function recordLayer(context: DecoderContext, index: number): void {
   const { plan, weights, act } = context;
   const { layer, x, forward } = partsOf(context, index), out = existing(act.x[index + 1], `output of layer ${index}`);
   let middle = x;
-  if (layer.attention) {
-    recordAttentionPart(context, index, { x, again: false });
+  if (layer.attention ?? layer.conv) {
+    if (layer.conv) recordConvPart(context, index, { x, again: false });
+    else recordAttentionPart(context, index, { x, again: false });
     middle = layer.ffn ? forward.x1 : out;
     recordWrite(context, { x, ...attentionWrite(context, index), out: middle });
     context.observeStates?.(context, index, { of: "attention", before: x, after: middle });
@@ -93,7 +96,9 @@ export function recordLayer(context: DecoderContext, index: number): void {
     recordFfnPart(context, index, { x: weights.spec.parallel ? x : middle, again: false });
     recordWrite(context, { x: middle, ...ffnWrite(context, index), out });
   }
-  if (!layer.attention && !layer.ffn) plan.copy(x, out, { bytes: act.rows * strideOf(weights.spec.hidden) * 4 });
+  if (!layer.attention && !layer.conv && !layer.ffn) {
+    plan.copy(x, out, { bytes: act.rows * strideOf(weights.spec.hidden) * 4 });
+  }
   context.observeStates?.(context, index, { of: "layer", before: x, after: out });
 }
 
@@ -109,6 +114,7 @@ interface Write {
 
 function attentionWrite(context: DecoderContext, index: number): Write {
   const { layer, forward: { y1: y, h1: sum }, rms: [r] } = partsOf(context, index);
+  if (layer.conv) return { y, outputNorm: null, streamNorm: null, sum, r };
   const { outputNorm, streamNorm } = existing(layer.attention, `attention of layer ${index}`);
   return { y, outputNorm, streamNorm, sum, r };
 }
@@ -162,6 +168,7 @@ function recordWriteBackward(context: DecoderContext, { y, outputNorm: w, stream
 function recordLayerAgain(context: DecoderContext, index: number): void {
   const { layer, x, forward } = partsOf(context, index),
     out = existing(context.act.x[index + 1], `output of layer ${index}`);
+  if (layer.conv) recordConvPart(context, index, { x, again: true });
   if (layer.attention) {
     recordAttentionPart(context, index, { x, again: true });
     recordStreamNormAgain(context, { ...attentionWrite(context, index), out: layer.ffn ? forward.x1 : out });
@@ -190,9 +197,10 @@ export function recordLayerBackward(context: DecoderContext, index: number): voi
   // Before dx receives what the FFN adds: attention does not write what the FFN of a parallel layer reads.
   if (isParallel) recordWriteBackward(context, attentionWrite(context, index));
   if (layer.ffn) recordFfnBackward(context, index, ffnInput(context, index));
-  if (!layer.attention) return;
+  if (!layer.attention && !layer.conv) return;
   if (!isParallel) recordWriteBackward(context, attentionWrite(context, index));
-  recordAttentionPartBackward(context, index, x);
+  if (layer.conv) recordConvPartBackward(context, index, x);
+  else recordAttentionPartBackward(context, index, x);
 }
 
 /** Whether attention and FFN of a layer both read its input. */
@@ -209,7 +217,7 @@ function readsAttentionNorm(context: DecoderContext, index: number): boolean {
 /** What the FFN of a layer reads. */
 function ffnInput(context: DecoderContext, index: number): DeviceBuffer {
   const { layer, x, forward } = partsOf(context, index);
-  return layer.attention && !isParallelLayer(context, index) ? forward.x1 : x;
+  return (layer.attention ?? layer.conv) && !isParallelLayer(context, index) ? forward.x1 : x;
 }
 
 /** o = causal attention among the rows of the pass. Rotates q and k in place (RoPE). */
@@ -285,6 +293,82 @@ function recordAttentionPart(
   context.observe?.(context, index, { of: "o", buffer: f.om, width });
   const masked = { buffer: f.om, operand: asOperand(context, f.om, width), width };
   recordProjection(context, { layer: index, projection: "o", input: masked, output: f.y1, again });
+}
+
+/** y1 from x through a short convolution. With `again`, recomputes only what backward needs. */
+function recordConvPart(
+  context: DecoderContext,
+  index: number,
+  { x, again }: { readonly x: DeviceBuffer; readonly again: boolean },
+): void {
+  const { plan, weights: { spec }, act } = context, { layer, forward: f, rms } = partsOf(context, index);
+  const { norm, in: inner, out } = convOf(layer, index), { bcx, c, cz, cm } = convolvedOf(context, index);
+  const { rows } = act, width = spec.hidden;
+  plan.section("elementwise");
+  recordNorm(plan, norm, { x, y: f.h1, r: rms[0] }, { rows, spec });
+  if (!again) context.observe?.(context, index, { of: "attention", buffer: f.h1, width });
+  recordOwnProduct(context, inner, { x: f.h1, y: bcx });
+  plan.section("convolution");
+  (context.convolve ?? recordOwnShortConv)(context, index);
+  plan.section("elementwise");
+  recordScale(plan, { x: c, z: hiddenMask(context), y: cz }, { rows, width, groupWidth: 1 });
+  if (again && !context.observeWeights) return;
+  recordScale(plan, { x: cz, z: convMask(context, index), y: cm }, { rows, ...wholeOf(width) });
+  if (again) return;
+  context.observe?.(context, index, { of: "o", buffer: cm, width });
+  recordOwnProduct(context, out, { x: cm, y: f.y1 });
+}
+
+/** c from bcx, among the rows of the pass. */
+function recordOwnShortConv(context: DecoderContext, index: number): void {
+  const { plan, act: { rows, shape: { seq } }, ranges, weights: { spec } } = context;
+  const { taps } = convOf(partsOf(context, index).layer, index), { bcx, c } = convolvedOf(context, index);
+  recordShortConv(plan, { bcx, taps, y: c }, { rows, width: spec.hidden, ...lengthOf(spec), seq, ranges });
+}
+
+/** y = W·x (=) of a matrix without LoRA. */
+function recordOwnProduct(
+  context: DecoderContext,
+  matrix: Matrix,
+  { x, y }: { readonly x: DeviceBuffer; readonly y: DeviceBuffer },
+): void {
+  const { plan, act: { rows }, multiply } = context, { cols } = matrix;
+  plan.section("products");
+  if (multiply) return multiply(matrix, { buffer: x, width: cols }, y);
+  const to = { buffer: y, stride: strideOf(matrix.rows) };
+  recordLinear(plan, asOperand(context, x, cols), matrix, to, { rows, direction: "forward" });
+}
+
+/** Backward of {@link recordConvPart}: y1 holds dL/dy1; dx receives (+=) its share of dL/dx. */
+function recordConvPartBackward(context: DecoderContext, index: number, x: DeviceBuffer): void {
+  const { plan, weights: { spec }, act, masks, maskGrads, ranges } = context, { rows, shape: { seq } } = act;
+  const { layer, forward: f, rms } = partsOf(context, index), { dx, dh } = backwardOf(context), width = spec.hidden;
+  const { norm, in: inner, out, taps } = convOf(layer, index), { bcx, c, cz, cm } = convolvedOf(context, index);
+  const { dcm, dbcx } = existing(act.convBackward, "buffers of a convolution's backward");
+  const back = (part: ConvMatrix, { x, dy, dx }: Readonly<Record<"x" | "dy" | "dx", DeviceBuffer>>): void => {
+    const matrix = part === "in" ? inner : out, stride = strideOf(matrix.cols);
+    const own = asOperand(context, dy, matrix.rows), of = { buffer: x, offset: 0, stride };
+    context.observeWeights?.(context, { layer: index, projection: part, matrix, x: of, dy: own });
+    plan.section("products");
+    recordLinear(plan, own, matrix, { buffer: dx, stride }, { rows, direction: "backward" });
+  };
+  back("out", { x: cm, dy: f.y1, dx: dcm });
+  plan.section("elementwise");
+  const { head } = existing(masks.layout.layers[index], `masks of layer ${index}`), { partial } = act;
+  recordScaleBackward(plan, {
+    dy: dcm,
+    z: convMask(context, index),
+    v: cz,
+    partial,
+    grads: maskGrads.has("head") ? gradientSlices(masks, head, 1) : null,
+  }, { rows, ...wholeOf(width), accumulate: false });
+  recordHiddenBackward(context, c, cz);
+  plan.section("convolution");
+  const shape = { rows, width, ...lengthOf(spec), seq, ranges };
+  recordShortConvBackward(plan, { bcx, taps, dy: c, dbcx }, shape);
+  back("in", { x: f.h1, dy: dbcx, dx: dh });
+  plan.section("elementwise");
+  recordNormBackward(plan, norm, { dy: dh, x, r: rms[0], dx }, { rows, spec, accumulate: true });
 }
 
 /** y2 from x. With `again`, recomputes only what backward needs. */
@@ -528,6 +612,28 @@ function needsInput({ lora, observeWeights }: DecoderContext, index: number, pro
 
 function hiddenMask({ masks, weights }: DecoderContext): ReturnType<typeof slotSlice> {
   return slotSlice(masks.z, masks.layout.hidden, weights.spec.hidden);
+}
+
+/** All columns, with their padding, as one group. */
+function wholeOf(width: number): { readonly width: number; readonly groupWidth: number } {
+  return { width: strideOf(width), groupWidth: strideOf(width) };
+}
+
+/** The mask of a layer's whole convolution. */
+function convMask({ masks }: DecoderContext, index: number): ReturnType<typeof slotSlice> {
+  return slotSlice(masks.z, existing(masks.layout.layers[index], `masks of layer ${index}`).head, 1);
+}
+
+function convOf({ conv }: LayerWeights, index: number): NonNullable<LayerWeights["conv"]> {
+  return existing(conv, `convolution of layer ${index}`);
+}
+
+function convolvedOf(context: DecoderContext, index: number): NonNullable<LayerActivations["convolved"]> {
+  return existing(partsOf(context, index).convolved, `buffers of the convolution of layer ${index}`);
+}
+
+function lengthOf({ convolution }: DecoderSpec): { readonly length: number } {
+  return existing(convolution, "convolution of the model");
 }
 
 function headMask({ masks, weights }: DecoderContext, index: number): ReturnType<typeof slotSlice> {

@@ -5,18 +5,23 @@ import type { Pass, RangeBuffers } from "./context.ts";
 /** Bytes of a token's span. */
 const SPAN_BYTES = { trees: 16, rows: 8 } as const;
 
-/** Allocates the buffers of a pass over `rows` tokens, for layers with these windows. */
+/** Allocates the buffers of a pass over `rows` tokens, for layers with these windows, and for convolutions if there are some. */
 export function createRangeBuffers(
   device: Device,
   of: RangeBuffers["of"],
-  { rows, windows }: { readonly rows: number; readonly windows: readonly (number | undefined)[] },
+  { rows, windows, convolves = false }: {
+    readonly rows: number;
+    readonly windows: readonly (number | undefined)[];
+    readonly convolves?: boolean;
+  },
 ): RangeBuffers {
   using stack = new DisposableStack();
   const bytes = SPAN_BYTES[of] * rows;
   const spans = new Map(windows.map((window) => [window, stack.use(device.createBuffer("key spans", bytes))]));
   const positions = stack.use(device.createBuffer("positions", 4 * rows));
+  const parents = of === "trees" && convolves ? stack.use(device.createBuffer("parents", 4 * rows)) : null;
   const owned = stack.move();
-  return { of, spans, positions, [Symbol.dispose]: () => owned.dispose() };
+  return { of, spans, positions, parents, [Symbol.dispose]: () => owned.dispose() };
 }
 
 /**

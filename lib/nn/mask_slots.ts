@@ -7,7 +7,7 @@ import type { Device } from "../gpu/device.ts";
 import type { BufferSlice } from "../gpu/plan.ts";
 import { strideOf } from "./padding.ts";
 import type { MaskGradients } from "./ops.ts";
-import type { DecoderSpec } from "../spec/decoder.ts";
+import { type DecoderSpec, mixerMasks } from "../spec/decoder.ts";
 
 /**
  * Offsets of the slots of each part, in f32. Every part starts at a multiple of 64 (256 bytes), so that it can be bound
@@ -22,7 +22,10 @@ export interface SlotLayout {
   readonly layers: readonly { readonly head: number; readonly ffn: number }[];
 }
 
-/** Mask values or their gradients by kind: head [Σ heads] and ffn [Σ ffn] over the layers in order, hidden [hidden]. */
+/**
+ * Mask values or their gradients by kind: head [Σ heads] and ffn [Σ ffn] over the layers in order, hidden [hidden]. A layer with a
+ * convolution counts as one head.
+ */
 export interface MaskValues {
   /** z of heads. */
   readonly head?: Float32Array;
@@ -60,7 +63,7 @@ export interface MaskSlots extends Disposable {
 export function slotLayout(spec: DecoderSpec): SlotLayout {
   let count = strideOf(spec.hidden);
   const layers = spec.layers.map((layer) => {
-    const head = count, ffn = head + strideOf(layer.heads);
+    const head = count, ffn = head + strideOf(mixerMasks(layer));
     count = ffn + strideOf(layer.ffn);
     return { head, ffn };
   });
@@ -80,7 +83,7 @@ export function createMaskSlots(device: Device, spec: DecoderSpec): MaskSlots {
 /** Total number of heads and of FFN columns. */
 export function maskSizes(spec: DecoderSpec): Readonly<Record<MaskKind, number>> {
   return {
-    head: spec.layers.reduce((sum, layer) => sum + layer.heads, 0),
+    head: spec.layers.reduce((sum, layer) => sum + mixerMasks(layer), 0),
     ffn: spec.layers.reduce((sum, layer) => sum + layer.ffn, 0),
     hidden: spec.hidden,
   };
@@ -153,9 +156,9 @@ function forEachPart(
   let head = 0, ffn = 0;
   spec.layers.forEach((layer, index) => {
     const slots = existing(layout.layers[index], `masks of layer ${index}`);
-    visit("head", slots.head, head, layer.heads);
+    visit("head", slots.head, head, mixerMasks(layer));
     visit("ffn", slots.ffn, ffn, layer.ffn);
-    head += layer.heads;
+    head += mixerMasks(layer);
     ffn += layer.ffn;
   });
 }

@@ -59,8 +59,8 @@ export function createPass(device: Device, weights: Weights, options: PassOption
     const masks = own(createMaskSlots(device, spec));
     const lora = config ? own(createLora(device, spec, { ...config, trains: backward })) : null;
     const state = own(createStepState(device));
-    const { ranges: of } = options, windows = windowsOf(spec);
-    const ranges = of ? own(createRangeBuffers(device, of, { rows: batch * seq, windows })) : null;
+    const { ranges: of } = options, windows = windowsOf(spec), convolves = spec.convolution !== undefined;
+    const ranges = of ? own(createRangeBuffers(device, of, { rows: batch * seq, windows, convolves })) : null;
     const rope = own(createRopeTables(device, spec, seq));
     const { objective = CROSS_ENTROPY } = options;
     const dense = backward && comparesWithDense(objective) ? own(createDenseReference(device, spec, act)) : null;

@@ -184,12 +184,23 @@ export function treeSpans(
   return out;
 }
 
+/** The node before each node on its path [rows]: the node itself for a root. */
+export function treeParents({ positions }: Pick<TokenTree, "positions">, rows: number): Uint32Array<ArrayBuffer> {
+  const parents = Uint32Array.from({ length: rows }, (_, row) => row), path: number[] = [];
+  positions.forEach((depth, node) => {
+    path[depth] = node;
+    if (depth > 0) parents[node] = path[depth - 1] ?? node;
+  });
+  return parents;
+}
+
 /** Writes trees into a pass for trees: the nodes as tokens, and the edges as targets of the head, in tree order. */
 export function writeTree({ device, act, ranges }: Pick<Pass, "device" | "act" | "ranges">, tree: TokenTree): void {
   const { rows } = act, edges = tree.edgeNodes.length;
   if (ranges?.of !== "trees") throw new Error("this pass is not for trees");
   checkRoom(tree, rows);
   for (const [window, buffer] of ranges.spans) device.write(buffer, treeSpans(tree, rows, window));
+  if (ranges.parents) device.write(ranges.parents, treeParents(tree, rows));
   // Rows after the last node are trees of one token; token 0 exists in every vocabulary.
   device.write(ranges.positions, filled(new Uint32Array(rows), tree.positions));
   device.write(act.tokens, filled(new Uint32Array(rows), tree.tokens));

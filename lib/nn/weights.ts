@@ -2,6 +2,8 @@
 import {
   biasName,
   choiceBiasName,
+  convName,
+  convShape,
   CURVE_PARTS,
   curveName,
   curveParts,
@@ -65,6 +67,14 @@ export interface LayerWeights {
     readonly o: Matrix;
     /** Weights of the q and k norms, [headStride] or, but for "head", as wide as q and k; null without `qkNorm`. */
     readonly headNorms: { readonly q: DeviceBuffer; readonly k: DeviceBuffer } | null;
+  } | null;
+  /** A short convolution: norm of its input, and its parts; see `CONV_PARTS`. */
+  readonly conv: {
+    readonly norm: NormWeights;
+    readonly in: Matrix;
+    readonly out: Matrix;
+    /** [length, strideOf(hidden)] f32: the weights of each step back, the token's own last. */
+    readonly taps: DeviceBuffer;
   } | null;
   /** FFN: its norms likewise (that of attention's input where they share one), and projections; gate is null without one. */
   readonly ffn: {
@@ -224,6 +234,11 @@ export async function loadWeights(device: Device, source: WeightSource, options:
     };
   };
 
+  const convolution = async (index: number, part: "in" | "out"): Promise<Matrix> => {
+    const shape = convShape(spec, part);
+    return await matrix(convName(index, part), shape, shape);
+  };
+
   try {
     const { hidden, embeddingWidth: inner } = spec, shape = [spec.vocab, inner ?? hidden] as const;
     const embedding = await matrix(EMBEDDING, shape, shape);
@@ -264,6 +279,14 @@ export async function loadWeights(device: Device, source: WeightSource, options:
             }
             : null,
         },
+        conv: layer.conv
+          ? {
+            norm: await norm(normName(index, "attention")),
+            in: await convolution(index, "in"),
+            out: await convolution(index, "out"),
+            taps: own(await loadTaps(device, source, index)),
+          }
+          : null,
         ffn: !hasFfn(layer) ? null : {
           norm: await inputNorm("ffn"),
           outputNorm: hasOutputNorms ? await vector(normName(index, "ffn_output")) : null,
@@ -303,6 +326,20 @@ async function loadCurve(device: Device, source: WeightSource, layer: number): P
     curve.set([softplus(p), beta + softplus(n), beta, eps]);
   }
   return device.uploadBuffer(`curve of layer ${layer}`, curve);
+}
+
+/** Uploads the weights of a convolution's steps, [hidden, length], as [length, strideOf(hidden)]. */
+async function loadTaps(device: Device, source: WeightSource, layer: number): Promise<DeviceBuffer> {
+  const [channels, length] = convShape(source.spec, "taps"),
+    stride = strideOf(channels),
+    name = convName(layer, "taps");
+  const taps = new Float32Array(length * stride);
+  if (!device.isDry) {
+    finite(name, await source.read(name)).forEach((value, at) => {
+      taps[at % length * stride + Math.floor(at / length)] = value;
+    });
+  }
+  return device.uploadBuffer(name, taps);
 }
 
 /** ln(1 + exp(x)). */

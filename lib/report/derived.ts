@@ -51,8 +51,10 @@ export function layerSparsity(
   const sizes = before.layers.map((layer, index) => {
     const z = masks.heads[index] ?? [], share = layer.kvHeads > 0 ? layer.heads / layer.kvHeads : 1;
     const groups = Array.from({ length: layer.kvHeads }, (_, group) => z.slice(group * share, (group + 1) * share));
+    const open = z.filter((value) => value !== 0).length;
     const kept: LayerSpec = {
-      heads: z.filter((value) => value !== 0).length,
+      heads: layer.conv ? 0 : open,
+      ...layer.conv && open > 0 ? { conv: layer.conv } : {},
       // Keys and values live while a head of their group does.
       kvHeads: groups.filter((group) => group.some((value) => value !== 0)).length,
       ffn: layers[index]?.ffn ?? 0,

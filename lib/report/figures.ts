@@ -9,7 +9,7 @@ import type { ReportRun } from "./read_run.ts";
 import { short } from "./svg.ts";
 import { everyNth, type Table } from "./table.ts";
 import { keepsLayers } from "./vocabulary.ts";
-import type { LayerSpec } from "../spec/decoder.ts";
+import { type LayerSpec, mixerMasks } from "../spec/decoder.ts";
 import type { StepRecord } from "../run/contract.ts";
 import type { MaskSummary } from "../run/mask_summary.ts";
 import { namesOneShot } from "../run/methods/all.ts";
@@ -294,7 +294,7 @@ function keptOf(
 ): MaskRows {
   return {
     layers: before.layers.map((layer, at) => ({
-      heads: `${masks.heads[at]?.filter((z) => z !== 0).length ?? 0} of ${layer.heads}`,
+      heads: `${masks.heads[at]?.filter((z) => z !== 0).length ?? 0} of ${mixerMasks(layer)}`,
       kvHeads: `${layers[at]?.kvHeads ?? 0} of ${layer.kvHeads}`,
       ffn: `${layers[at]?.ffn ?? 0} of ${layer.ffn}`,
     })),

@@ -5,7 +5,7 @@ import { type FileSystem, infoOf } from "../files/system.ts";
 import type { WeightSource } from "../spec/source.ts";
 import { type MaskValues, unpackMasks } from "../nn/mask_slots.ts";
 import type { UnitTable } from "../units/table.ts";
-import { type DecoderSpec, type LayerSpec, tensorShapes } from "../spec/decoder.ts";
+import { type DecoderSpec, type LayerSpec, mixerMasks, tensorShapes } from "../spec/decoder.ts";
 
 /** Masks of a run by layer of the model as it was. */
 export interface MaskSummary {
@@ -69,11 +69,11 @@ export function maskSummary(
   let head = 0, column = 0;
   const heads: number[][] = [], ffn: number[][] = [];
   for (const layer of layers) {
-    const z = masks.head?.subarray(head, head + layer.heads) ?? new Float32Array(layer.heads).fill(1);
+    const count = mixerMasks(layer), z = masks.head?.subarray(head, head + count) ?? new Float32Array(count).fill(1);
     // Six digits are precise enough and keep the file short.
     heads.push(Array.from(z, (value) => Number(value.toPrecision(6))));
     ffn.push(keptShares(masks.ffn?.subarray(column, column + layer.ffn), layer.ffn, shareOf));
-    head += layer.heads;
+    head += count;
     column += layer.ffn;
   }
   return { heads, ffn, hidden: keptShares(masks.hidden, hidden, shareOf) };

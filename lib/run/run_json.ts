@@ -5,6 +5,7 @@ import { z } from "../core/packages.ts";
 import type { ChoiceScore } from "../eval/metrics.ts";
 import { textIfThere } from "../files/text_file.ts";
 import { GGUF_WRITE_TYPES } from "../formats/gguf/mixes.ts";
+import { mixerMasks } from "../spec/decoder.ts";
 import type { StepRecord } from "./contract.ts";
 import { EXPERT_USE } from "./experts/scores_file.ts";
 import { SUMMARY_FILE } from "./folder.ts";
@@ -59,6 +60,7 @@ const layer = z.object({
   window: z.int().positive().exactOptional(),
   rope: z.enum(["local", "none"]).exactOptional(),
   experts: z.object({ count, ffn: count }).exactOptional(),
+  conv: z.literal(true).exactOptional(),
 });
 const change = z.object({ before: number, after: number });
 const partSeconds = z.object({
@@ -191,9 +193,9 @@ const SUMMARY: z.ZodType<RunSummary> = z.object(FIELDS).superRefine(({ before, m
     const { heads, ffn } = masks;
     return refuse(`${before.layers.length} layers, ${heads.length} of heads, ${ffn.length} of FFN columns`);
   }
-  before.layers.forEach(({ heads, kvHeads }, index) => {
+  before.layers.forEach(({ heads, kvHeads, conv }, index) => {
     const given = masks.heads[index]?.length;
-    if (kvHeads <= heads && given === heads) return;
+    if (kvHeads <= heads && given === mixerMasks({ heads, ...conv ? { conv } : {} })) return;
     refuse(`layer ${index} has ${heads} heads, ${kvHeads} KV heads and ${given} values`);
   });
 });

@@ -4,7 +4,7 @@ import { type CompressoError, refusal, refuse } from "../core/errors.ts";
 import type { Importance } from "../formats/gguf/importance.ts";
 import type { Device } from "../gpu/device.ts";
 import type { ObservedInput } from "../nn/context.ts";
-import { presentProjections, type Projection, projectionName } from "../spec/decoder.ts";
+import { convName, presentProjections, type Projection, projectionName } from "../spec/decoder.ts";
 import type { WeightSource } from "../spec/source.ts";
 import { embedded, grouped, layerOutputs } from "./by_layers.ts";
 
@@ -84,6 +84,10 @@ export async function measureImportance(source: WeightSource, options: Importanc
       if (!of) continue;
       if (!of.every(Number.isFinite)) throw notFinite(index, projection);
       found.set(projectionName(index, projection), of);
+    }
+    for (const [part, input] of layer.conv ? [["in", "attention"], ["out", "o"]] as const : []) {
+      const of = inputs.get(input);
+      if (of?.every(Number.isFinite)) found.set(convName(index, part), of);
     }
     onProgress?.((index + 1) / spec.layers.length);
   }

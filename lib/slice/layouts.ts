@@ -5,15 +5,20 @@ import type { WeightSource } from "../spec/source.ts";
 import { type MaskValues, packMasks, slotLayout } from "../nn/mask_slots.ts";
 import {
   biasName,
+  CONV_PARTS,
+  convName,
   CURVE_PARTS,
   curveName,
   type DecoderSpec,
   ffnMatrices,
+  hasMixer,
   hasNorm,
   headNormName,
   layersAlike,
   type LayerSpec,
   linearPerDim,
+  mixerMasks,
+  mixerPerDim,
   normName,
   normPlaces,
   normTensors,
@@ -24,6 +29,7 @@ import {
   withCounts,
 } from "../spec/decoder.ts";
 import { fixedHeads } from "../families/all.ts";
+import { ATTENTION } from "../families/shared.ts";
 import type { Layout } from "../units/layout.ts";
 import { cheapestGroupSize, type HeadGroup, planHeads } from "../units/head_groups.ts";
 import { type Constant, headOrigins, type Remap, remapSource } from "./remap.ts";
@@ -41,7 +47,7 @@ export function shallow(source: WeightSource): WeightSource {
 /** Shape and tensors of {@link shallow}. */
 export function shallowPlan(spec: DecoderSpec): SlicePlan {
   const made = new Map<string, Remap | Constant>();
-  const living = [...spec.layers.entries()].filter(([, { heads, ffn }]) => heads + ffn > 0);
+  const living = [...spec.layers.entries()].filter(([, layer]) => hasMixer(layer) || layer.ffn > 0);
   if (living.length === 0 || living.length === spec.layers.length) return { spec, made };
   for (const [layer, [place]] of living.entries()) {
     for (const norm of normPlaces(spec)) {
@@ -50,6 +56,7 @@ export function shallowPlan(spec: DecoderSpec): SlicePlan {
     }
     for (const of of QK) made.set(headNormName(layer, of), { from: headNormName(place, of) });
     for (const part of CURVE_PARTS) made.set(curveName(layer, part), { from: curveName(place, part) });
+    for (const part of CONV_PARTS) made.set(convName(layer, part), { from: convName(place, part) });
     for (const projection of PROJECTIONS) {
       made.set(projectionName(layer, projection), { from: projectionName(place, projection) });
       made.set(biasName(layer, projection), { from: biasName(place, projection) });
@@ -79,7 +86,8 @@ export function shapeWritten(sliced: DecoderSpec, layout: Layout): DecoderSpec {
 /** Shape and tensors of {@link padded}. */
 export function paddedPlan(spec: DecoderSpec): SlicePlan {
   const { headDim } = spec, fixed = fixedHeads(spec);
-  if (layersAlike(spec) && (fixed ?? spec.layers[0]?.heads) === spec.layers[0]?.heads) return { spec, made: new Map() };
+  const whole = spec.layers.find(({ conv }) => !conv)?.heads ?? fixed;
+  if (layersAlike(spec) && (fixed ?? whole) === whole) return { spec, made: new Map() };
   const groups = wholeGroups(spec),
     cheapest = cheapestGroupSize(groups.map((own) => own.map(({ heads }) => heads.length)));
   // The total number of heads is fixed.
@@ -103,6 +111,7 @@ export function paddedPlan(spec: DecoderSpec): SlicePlan {
       down: { cols: columns },
     };
     for (const projection of PROJECTIONS) {
+      if (layer.conv && ATTENTION.includes(projection)) continue;
       const from = projectionName(index, projection);
       const there = projection === "gate" || projection === "up" || projection === "down"
         ? layer.ffn > 0
@@ -123,7 +132,9 @@ export function paddedPlan(spec: DecoderSpec): SlicePlan {
       else if (spec.qkNorm === "layer") made.set(name, { from: name, rows: of === "q" ? q : kv });
     }
   });
-  const layers = spec.layers.map((layer) => withCounts(layer, { heads: kvHeads * size, kvHeads, ffn }));
+  const layers = spec.layers.map((layer) =>
+    withCounts(layer, layer.conv ? { heads: 0, kvHeads: 0, ffn } : { heads: kvHeads * size, kvHeads, ffn })
+  );
   return { spec: { ...spec, layers }, made };
 }
 
@@ -156,18 +167,19 @@ export function uniformMasks(
   const layers = spec.layers.map((layer, index) => {
     const { head = 0, ffn = 0 } = layout.layers[index] ?? {};
     const cut = (slots: Float32Array): { heads: Float32Array; ffn: Float32Array } => ({
-      heads: slots.subarray(head, head + layer.heads),
+      heads: slots.subarray(head, head + mixerMasks(layer)),
       ffn: slots.subarray(ffn, ffn + layer.ffn),
     });
     return { layer, groups: groupsOf(layer), mask: cut(z), score: cut(ranks) };
   });
   const hidden = z.slice(layout.hidden, layout.hidden + spec.hidden);
   const dims = count(hidden);
+  const attending = layers.filter(({ layer }) => !layer.conv), convolved = layers.length - attending.length;
   let living = 0, heads = 0, size = 0;
   for (const { groups, mask, layer } of layers) {
     const lives = groups.map((group) => group.heads.filter((h) => mask.heads[h] !== 0).length);
     living += lives.filter((alive) => alive > 0).length;
-    heads += count(mask.heads);
+    if (!layer.conv) heads += count(mask.heads);
     size += linearPerDim(spec, layer);
   }
   const wanted = target ?? 1 - dims * keptPerDim(spec, layers.map((part) => part.mask)) / (spec.hidden * size);
@@ -177,19 +189,21 @@ export function uniformMasks(
       value: target,
     });
   }
-  const mostKv = Math.min(...layers.map(({ layer }) => layer.kvHeads));
-  const mostShare = Math.min(...layers.map(({ layer }) => layer.heads / Math.max(1, layer.kvHeads)));
+  const mostKv = Math.min(...attending.map(({ layer }) => layer.kvHeads));
+  const mostShare = Math.min(...attending.map(({ layer }) => layer.heads / Math.max(1, layer.kvHeads)));
   const mostFfn = Math.min(...layers.map(({ layer }) => layer.ffn));
   const share = spec.qkNorm === "whole" ? mostShare : clamp(Math.round(heads / Math.max(1, living)), 1, mostShare);
   const columns = (kv: number): number => {
-    // The widest FFN with dims·layers·(attention + matrices·ffn) ≤ (1 − target)·hidden·size. The small term absorbs rounding
-    // of the quotient.
+    // The widest FFN with dims·(attention + convolutions + layers·matrices·ffn) ≤ (1 − target)·hidden·size. The small term
+    // absorbs rounding of the quotient.
     const budget = (1 - wanted) * spec.hidden * size / (Math.max(1, dims) * layers.length);
-    return Math.floor((budget - 2 * spec.headDim * kv * (share + 1)) / ffnMatrices(spec) + 1e-9);
+    const convolutions = convolved * mixerPerDim(spec, { heads: 0, kvHeads: 0, conv: true });
+    const others = (attending.length * 2 * spec.headDim * kv * (share + 1) + convolutions) / layers.length;
+    return Math.floor((budget - others) / ffnMatrices(spec) + 1e-9);
   };
   // Heads whose q and k are normalised together are cut in no layer.
   const isFixed = spec.qkNorm === "whole";
-  let kv = isFixed ? mostKv : clamp(Math.round(living / layers.length), 1, mostKv);
+  let kv = isFixed ? mostKv : clamp(Math.round(living / attending.length), 1, mostKv);
   // If the FFN cannot compensate for the mean number of heads, the number of heads changes.
   while (!isFixed && kv > 1 && columns(kv) < 1) kv--;
   while (kv < mostKv && columns(kv) > mostFfn && columns(kv + 1) >= 1) kv++;
@@ -198,6 +212,7 @@ export function uniformMasks(
 
   return {
     head: join(layers.map(({ layer, groups, score }) => {
+      if (layer.conv) return Float32Array.of(1);
       const best = groups.map((group) => top(group.heads, score.heads, share));
       const sums = Float32Array.from(best, (own) => own.reduce((sum, h) => sum + (score.heads[h] ?? 0), 0));
       return flags(layer.heads, top([...sums.keys()], sums, kv).flatMap((group) => best[group] ?? []));
@@ -237,7 +252,8 @@ function keptPerDim(
   return spec.layers.reduce((sum, layer, index) => {
     const { heads = new Float32Array(0), ffn = new Float32Array(0) } = masks[index] ?? {};
     const living = groupsOf(layer).filter((group) => group.heads.some((h) => heads[h] !== 0)).length;
-    return sum + linearPerDim(spec, { heads: count(heads), kvHeads: living, ffn: count(ffn) });
+    const counts = { heads: layer.conv ? 0 : count(heads), kvHeads: living, ffn: count(ffn) };
+    return sum + linearPerDim(spec, { ...counts, ...layer.conv ? { conv: true } : {} });
   }, 0);
 }
 

@@ -6,13 +6,18 @@ import { loraNames, loraScale, refuseOthers } from "../spec/lora.ts";
 import { type MaskValues, packMasks, slotLayout } from "../nn/mask_slots.ts";
 import {
   biasName,
+  CONV_PARTS,
+  convName,
+  type ConvPart,
   type DecoderSpec,
   EMBEDDING,
   FINAL_NORM,
   hasBias,
+  hasMixer,
   HEAD,
   headNormName,
   type LayerSpec,
+  mixerMasks,
   normName,
   normPlaces,
   normTensors,
@@ -63,6 +68,8 @@ interface LayerPlan {
   readonly q: Int32Array;
   readonly kv: Int32Array;
   readonly ffn: Int32Array;
+  /** Mask value of the convolution; 0 without one. */
+  readonly convScale: number;
   /** Mask values of the kept heads and columns; absent if all are 1. */
   readonly qScale: Float64Array | undefined;
   readonly ffnScale: Float64Array | undefined;
@@ -83,6 +90,7 @@ interface LayerPlan {
  * - Norms of outputs (Gemma 3) run after the mask, and are changed to D dims like the others.
  * - Norms of q and k heads share ε'. With q and k scaled by √(H/D), mean square and ε' keep the ratio of the original
  *   mean square and ε.
+ * - A channel of a convolution goes with the hidden dim of its number: both masks of a convolution are folded into columns of its out_proj.
  * - Biases follow the rows of their weights. If a part is cut whole, the bias of its o_proj or down_proj remains. It
  *   moves to the last such write to the residual stream before it, as nothing between the two reads the stream. If
  *   there is no such write, the layer keeps a column of zeros, or a head of zeros if its FFN reads the stream after it.
@@ -148,11 +156,11 @@ export function planSlice(spec: DecoderSpec, masks: MaskValues): SlicePlan {
   const plans = spec.layers.map((layer, index) => {
     const slots = layout.layers[index];
     const plan = planLayer(spec, layer, {
-      heads: part(slots?.head, layer.heads),
+      heads: part(slots?.head, mixerMasks(layer)),
       ffn: part(slots?.ffn, layer.ffn),
       isFirst,
     });
-    if (plan.spec.heads > 0 || plan.spec.ffn > 0) isFirst = false;
+    if (hasMixer(plan.spec) || plan.spec.ffn > 0) isFirst = false;
     return plan;
   });
   // A projection of the embedding takes the hidden mask, so a tied embedding stays one.
@@ -187,6 +195,10 @@ export function planSlice(spec: DecoderSpec, masks: MaskValues): SlicePlan {
         const name = headNormName(index, of);
         remaps.set(name, { from: name, rows: of === "q" ? plan.q : plan.kv });
       }
+    }
+    for (const part of plan.spec.conv ? CONV_PARTS : []) {
+      const from = convName(index, part);
+      remaps.set(from, { from, ...pickConv(part, { hidden, hiddenScale, scale: plan.convScale, width: spec.hidden }) });
     }
     for (const projection of PROJECTIONS) {
       const from = projectionName(index, projection);
@@ -273,6 +285,35 @@ function pick(
   }
 }
 
+/** Its channels go with the hidden dims of their number, whose masks multiply its output before the mask of the whole. */
+function pickConv(part: ConvPart, { hidden, hiddenScale, scale, width }: {
+  readonly hidden: Int32Array | undefined;
+  readonly hiddenScale: Float64Array | undefined;
+  /** Mask value of the whole convolution. */
+  readonly scale: number;
+  /** Channels of the base. */
+  readonly width: number;
+}): Omit<Remap, "from"> {
+  switch (part) {
+    case "in":
+      return {
+        rows: hidden && Int32Array.from({ length: 3 * hidden.length }, (_, row) => {
+          return Math.floor(row / hidden.length) * width + (hidden[row % hidden.length] ?? -1);
+        }),
+        cols: hidden,
+      };
+    case "taps":
+      return { rows: hidden };
+    case "out": {
+      const count = hidden?.length ?? width, isScaled = hiddenScale !== undefined || scale !== 1;
+      const colScale = isScaled
+        ? Float64Array.from({ length: count }, (_, i) => scale * (hiddenScale?.[i] ?? 1))
+        : undefined;
+      return { rows: hidden, cols: hidden, rowScale: hiddenScale, colScale };
+    }
+  }
+}
+
 /**
  * For each bias of a sliced o_proj or down_proj, the biases of the base that are summed into it. Empty if no part with
  * such a bias is cut whole: all biases then keep their places.
@@ -327,8 +368,14 @@ function planLayer(
   });
   const ffn = hasColumn ? Int32Array.of(-1) : kept;
   const qScale = scaleOf(mask.heads, plan.heads);
+  const { conv, ...others } = layer, [convScale = 1] = mask.heads;
+  const hasConv = conv === true && convScale !== 0;
   return {
-    spec: withCounts(layer, { heads: plan.heads.length, kvHeads: plan.kvHeads.length, ffn: ffn.length }),
+    spec: {
+      ...withCounts(others, { heads: plan.heads.length, kvHeads: plan.kvHeads.length, ffn: ffn.length }),
+      ...hasConv ? { conv } : {},
+    },
+    convScale: hasConv ? convScale : 0,
     q: headRows(plan.heads, headDim),
     kv: headRows(plan.kvHeads, headDim),
     ffn,

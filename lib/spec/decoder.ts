@@ -75,6 +75,15 @@ export interface Router {
   readonly sharedGate?: true;
 }
 
+/** Most tokens of a convolution: LFM2 has 3. */
+export const MOST_CONVOLVED = 64;
+
+/** Gated short convolutions over the tokens, in place of the attention of some layers (LFM2). */
+export interface Convolution {
+  /** Tokens that the convolution of a channel sums over, the token's own included; at least 2. It has a channel for each hidden dim. */
+  readonly length: number;
+}
+
 /** Counts of one decoder layer. Layers of a pruned model may differ; 0 means that the part is absent. */
 export interface LayerSpec {
   /** Query heads; a multiple of kvHeads. */
@@ -85,6 +94,8 @@ export interface LayerSpec {
   readonly ffn: number;
   /** Experts, whose outputs are added to that of the FFN; absent in a dense layer. */
   readonly experts?: ExpertCounts;
+  /** A short convolution stands in place of attention: there are no heads. Absent: there is none. */
+  readonly conv?: true;
   /**
    * Number of tokens that a query attends to, including its own (sliding-window attention); absent if it attends to all
    * previous tokens.
@@ -130,6 +141,8 @@ export interface DecoderSpec {
   readonly parallel?: "own" | "shared";
   /** How experts are chosen; present if there are layers with experts. */
   readonly router?: Router;
+  /** The short convolutions; present if there are layers with one. */
+  readonly convolution?: Convolution;
   /** An FFN without gate: down(f(up(x))) instead of down(f(gate(x)) · up(x)). */
   readonly ungated?: true;
   /**
@@ -276,6 +289,54 @@ export function choiceBiasName(layer: number): string {
   return `model.layers.${layer}.mlp.gate.e_score_correction_bias`;
 }
 
+/**
+ * Tensors of a short convolution, with h the input of its layer: (B, C, X) = in·h, and out · (C ∘ w(B ∘ X)) is added to the residual stream, where w
+ * sums the last `length` tokens of each channel with the weights `taps`, those of the token itself last.
+ */
+export const CONV_PARTS = ["in", "taps", "out"] as const;
+
+/** One of {@link CONV_PARTS}. */
+export type ConvPart = typeof CONV_PARTS[number];
+
+/** The matrices among them, which have no LoRA. */
+export const CONV_MATRICES = ["in", "out"] as const;
+
+/** One of {@link CONV_MATRICES}. */
+export type ConvMatrix = typeof CONV_MATRICES[number];
+
+const CONV_NAMES: Readonly<Record<ConvPart, string>> = { in: "in_proj", taps: "conv", out: "out_proj" };
+
+/** Canonical name of a part of a layer's convolution. */
+export function convName(layer: number, part: ConvPart): string {
+  return `model.layers.${layer}.conv.${CONV_NAMES[part]}.weight`;
+}
+
+/** Shape of a part of a layer's convolution: in [3 · hidden, hidden], taps [hidden, length], out [hidden, hidden]. */
+export function convShape(
+  { hidden, convolution }: Pick<DecoderSpec, "hidden" | "convolution">,
+  part: ConvPart,
+): [number, number] {
+  return { in: [3 * hidden, hidden], taps: [hidden, convolution?.length ?? 0], out: [hidden, hidden] }[part] as [
+    number,
+    number,
+  ];
+}
+
+/** Whether a canonical name is that of the weights `taps` of a convolution, which keep f32. */
+export function isTaps(name: string): boolean {
+  return name.endsWith(".conv.conv.weight");
+}
+
+/** Whether a layer has attention or a convolution. */
+export function hasMixer({ heads, conv }: Pick<LayerSpec, "heads" | "conv">): boolean {
+  return heads > 0 || conv === true;
+}
+
+/** Masks of a layer's attention: one for each head, or one for a whole convolution. */
+export function mixerMasks({ heads, conv }: Pick<LayerSpec, "heads" | "conv">): number {
+  return conv ? 1 : heads;
+}
+
 /** Whether a canonical name is that of a router or of the gate of a shared expert; both keep f32. */
 export function isRouter(name: string): boolean {
   return name.endsWith(".mlp.gate.weight") || name.endsWith(".mlp.shared_expert_gate.weight");
@@ -340,9 +401,8 @@ export function hasNorm(
   layer: LayerSpec,
   place: NormPlace,
 ): boolean {
-  const { heads } = layer;
-  if (place === "attention" && parallel === "shared") return heads > 0 || hasFfn(layer);
-  return place === "attention" || place === "attention_output" ? heads > 0 : hasFfn(layer);
+  if (place === "attention" && parallel === "shared") return hasMixer(layer) || hasFfn(layer);
+  return place === "attention" || place === "attention_output" ? hasMixer(layer) : hasFfn(layer);
 }
 
 /** Whether there is a norm between the last layer and the head. */
@@ -427,11 +487,19 @@ export function ffnMatrices({ ungated }: Pick<DecoderSpec, "ungated">): number {
 
 /** Weights of a layer's matrices per hidden dim. */
 export function linearPerDim(
-  spec: Pick<DecoderSpec, "headDim" | "ungated">,
-  { heads, kvHeads, ffn, experts = { count: 0, ffn: 0 } }: Pick<LayerSpec, LayerCount | "experts">,
+  spec: Pick<DecoderSpec, "headDim" | "hidden" | "ungated">,
+  { heads, kvHeads, ffn, conv, experts = { count: 0, ffn: 0 } }: Pick<LayerSpec, LayerCount | "experts" | "conv">,
 ): number {
   const ofExperts = experts.count * (1 + EXPERT_MATRICES.length * experts.ffn);
-  return 2 * spec.headDim * (heads + kvHeads) + ffnMatrices(spec) * ffn + ofExperts;
+  return mixerPerDim(spec, { heads, kvHeads, conv }) + ffnMatrices(spec) * ffn + ofExperts;
+}
+
+/** Weights of the matrices of a layer's attention or convolution per hidden dim. */
+export function mixerPerDim(
+  { headDim, hidden }: Pick<DecoderSpec, "headDim" | "hidden">,
+  { heads, kvHeads, conv }: Pick<LayerSpec, "heads" | "kvHeads"> & { readonly conv?: true | undefined },
+): number {
+  return 2 * headDim * (heads + kvHeads) + (conv ? 4 * hidden : 0);
 }
 
 /** Vectors [hidden] of a norm: weight and, with LayerNorm, bias. */
@@ -510,6 +578,7 @@ export function tensorShapes(spec: DecoderSpec): Map<string, number[]> {
       shapes.set(projectionName(index, projection), shape);
       if (hasBias(spec, projection)) shapes.set(biasName(index, projection), [shape[0]]);
     }
+    for (const part of layer.conv ? CONV_PARTS : []) shapes.set(convName(index, part), convShape(spec, part));
     for (const part of curveParts(spec, layer)) {
       shapes.set(curveName(index, part), part.startsWith("alpha") ? [1] : []);
     }
@@ -540,22 +609,40 @@ export function withWindow({ window: _, ...layer }: LayerSpec, window: number | 
   return window === undefined ? layer : { ...layer, window };
 }
 
+/** Tokens that a layer's part of a cache is read of, the new token included; undefined for all tokens. A convolution reads as many as it sums. */
+export function cacheWindow(
+  { convolution }: Pick<DecoderSpec, "convolution">,
+  { window, conv }: Pick<LayerSpec, "window" | "conv">,
+): number | undefined {
+  return conv ? convolution?.length : window;
+}
+
+/** The distinct {@link cacheWindow}s of the layers with attention or a convolution. */
+export function cacheWindowsOf(spec: Pick<DecoderSpec, "convolution" | "layers">): (number | undefined)[] {
+  return [...new Set(spec.layers.filter(hasMixer).map((layer) => cacheWindow(spec, layer)))];
+}
+
 /** The distinct windows of the layers that have attention; undefined stands for full attention. */
 export function windowsOf({ layers }: DecoderSpec): (number | undefined)[] {
   return [...new Set(layers.filter(({ heads }) => heads > 0).map(({ window }) => window))];
 }
 
 /**
- * Whether all layers have the same counts, with at least one head and one FFN column. Formats without per-layer counts
- * require this.
+ * Whether all layers have the same counts, with at least one head and one FFN column; layers with a convolution have no heads. Formats without
+ * per-layer counts require this.
  */
-export function layersAlike({ layers }: DecoderSpec): boolean {
-  const [first] = layers;
-  if (!first || first.heads === 0 || !hasFfn(first)) return false;
-  return layers.every(({ heads, kvHeads, ffn, experts }) =>
-    heads === first.heads && kvHeads === first.kvHeads && ffn === first.ffn &&
-    experts?.count === first.experts?.count && experts?.ffn === first.experts?.ffn
-  );
+export function layersAlike({ layers }: Pick<DecoderSpec, "layers">): boolean {
+  return layers.length > 0 && unlikeLayer(layers) < 0;
+}
+
+/** The first layer that is not like the first with attention, or the first at all; see {@link layersAlike}. −1 if there is none. */
+export function unlikeLayer(layers: readonly LayerSpec[]): number {
+  const first = layers.find(({ conv }) => !conv) ?? layers[0];
+  return layers.findIndex((layer) => {
+    const { heads, kvHeads, ffn, experts, conv } = layer;
+    return !hasMixer(layer) || !hasFfn(layer) || (!conv && (heads !== first?.heads || kvHeads !== first.kvHeads)) ||
+      ffn !== first?.ffn || experts?.count !== first.experts?.count || experts?.ffn !== first.experts?.ffn;
+  });
 }
 
 /** Number of parameters of a whole model. A tied head counts once. A tensor without dimensions is a setting, and does not count. */

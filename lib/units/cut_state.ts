@@ -72,7 +72,8 @@ export class CutState {
     }
     const slots = this.#table.slotCount[unit] ?? 0;
     const left = this.#widthOf("attention", layer) + this.#widthOf("ffn", layer) - slots;
-    if (left === 0 && minimum.layers > 0 && (this.#table.layers[layer]?.gate ?? -1) >= 0) return false;
+    const isEmpty = left === 0 && !this.#table.spec.layers[layer]?.conv;
+    if (isEmpty && minimum.layers > 0 && (this.#table.layers[layer]?.gate ?? -1) >= 0) return false;
     const least = this.#table.layers[layer]?.[place].minimum ?? 0;
     return this.#widthOf(place, layer) - slots >= least && this.#spares(place, slots);
   }

@@ -1,5 +1,7 @@
 // File size of a model, computed from its shape alone.
 import {
+  CONV_PARTS,
+  convShape,
   curveParts,
   type DecoderSpec,
   EMBEDDING,
@@ -20,7 +22,7 @@ import type { SizeTarget } from "./selection.ts";
 import type { Measure } from "./cut_state.ts";
 import { ggufArch } from "../formats/gguf/architecture.ts";
 import { ggufFileBytes } from "../formats/gguf/export.ts";
-import { type GgufWriteType, typeChooser } from "../formats/gguf/mixes.ts";
+import { type GgufWriteType, OTHER, typeChooser } from "../formats/gguf/mixes.ts";
 import { ggufTokenizerMetadata } from "../formats/gguf/tokenizer_export.ts";
 import { type GgufTensorType, TENSOR_FORMATS } from "../formats/gguf/types.ts";
 import { GGUF_ALIGNMENT } from "../formats/gguf/write.ts";
@@ -62,6 +64,10 @@ export function byteMeasure(spec: DecoderSpec, kind: FileKind): Measure {
         if (rows === 0 || columns === 0) continue;
         total += matrix(projection, rows, columns) + (hasBias(spec, projection) ? vector(rows) : 0);
       }
+      for (const part of layer.conv ? CONV_PARTS : []) {
+        const [rows, columns] = convShape({ ...spec, hidden }, part);
+        total += part === "taps" ? vector(rows * columns) : matrix(OTHER, rows, columns);
+      }
       return total;
     },
     rest(hidden): number {
@@ -73,7 +79,7 @@ export function byteMeasure(spec: DecoderSpec, kind: FileKind): Measure {
   };
 }
 
-type Place = Projection | typeof EMBEDDING | typeof HEAD;
+type Place = Projection | typeof EMBEDDING | typeof HEAD | typeof OTHER;
 
 /** Share of the layers in which a matrix has a type. */
 interface TypeShare {
@@ -89,7 +95,9 @@ function typeShares(
   const choose = typeChooser(dtype, spec, { fusesQkv: writesQkv(spec) }),
     known = new Map<string, readonly TypeShare[]>();
   const count = (place: Place, columns: number): TypeShare[] => {
-    if (place === EMBEDDING || place === HEAD) return [{ type: choose(place, columns).type, share: 1 }];
+    if (place === EMBEDDING || place === HEAD || place === OTHER) {
+      return [{ type: choose(place, columns).type, share: 1 }];
+    }
     const shares = new Map<GgufTensorType, number>(), layers = Math.max(1, spec.layers.length);
     for (let nth = 0; nth < layers; nth++) {
       const { type } = choose({ projection: place, nth }, columns);

@@ -1,7 +1,7 @@
 // Rules that limit cutting: protected layers, minimum widths, aligned widths.
 import { refuse } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
-import type { DecoderSpec } from "../spec/decoder.ts";
+import { type DecoderSpec, hasMixer } from "../spec/decoder.ts";
 
 /** Minimum widths. A part that is not wider than its minimum is not cut at all. Default 0 each. */
 export interface MinimumWidths {
@@ -129,7 +129,7 @@ export function nextNarrower(
 
 /** Number of layers that are not fully cut. A model sliced in memory keeps cut layers, without heads and columns. */
 export function livingLayers({ layers }: Pick<DecoderSpec, "layers">): number {
-  return layers.filter(({ heads, ffn }) => heads + ffn > 0).length;
+  return layers.filter((layer) => hasMixer(layer) || layer.ffn > 0).length;
 }
 
 /** Minimum number of columns of an FFN: at least one if the model has only one FFN. */

@@ -3,7 +3,7 @@ import { refuseExperts } from "../nn/experts.ts";
 import { refuse } from "../core/errors.ts";
 import { existing } from "../core/guards.ts";
 import { type MaskValues, type SlotLayout, slotLayout, unpackMasks } from "../nn/mask_slots.ts";
-import { type DecoderSpec, ffnMatrices, type LayerSpec } from "../spec/decoder.ts";
+import { type DecoderSpec, ffnMatrices, type LayerSpec, mixerPerDim } from "../spec/decoder.ts";
 import { checkKinds, placeOfKind, recordOf, type UnitKind } from "./kinds/all.ts";
 import { checkAnyUnits } from "./kinds/checks.ts";
 import { cannotCut, type KindRecord, type Place, PLACES } from "./kinds/kind.ts";
@@ -127,8 +127,8 @@ export function unitTable(spec: DecoderSpec, kinds: readonly UnitKind[], rules: 
   const set = new Set(masked.length > 0 ? masked : (["ffn"] as const));
   const byPlace = new Map<Place | null, UnitKind>();
   for (const kind of set) {
-    const { misfit, place } = recordOf(kind);
-    if (misfit?.isFor(spec)) throw cannotCut(misfit, `cannot prune ${kind}`);
+    const { misfit, uncounted, place } = recordOf(kind), own = [misfit, uncounted].find((one) => one?.isFor(spec));
+    if (own) throw cannotCut(own, `cannot prune ${kind}`);
     byPlace.set(place, kind);
   }
   const { protect, minimum, fit, rest } = resolved, layout = slotLayout(spec);
@@ -289,7 +289,7 @@ const ABSENT: LayerPart = {
 };
 
 /** Adds the attention units of a layer to `rows` and `groups`. */
-function attentionPart(layer: LayerSpec, { index, rows, groups, kind, spec: { headDim }, slot, resolved }: {
+function attentionPart(layer: LayerSpec, { index, rows, groups, kind, spec, slot, resolved }: {
   readonly index: number;
   readonly rows: Row[];
   readonly groups: UnitGroup[];
@@ -300,8 +300,11 @@ function attentionPart(layer: LayerSpec, { index, rows, groups, kind, spec: { he
   readonly slot: number;
   readonly resolved: ResolvedRules;
 }): LayerPart {
-  const { heads, kvHeads } = layer, share = kvHeads > 0 ? heads / kvHeads : 0, width = kind?.headsOf?.(layer) ?? 1;
-  const first = rows.length, firstGroup = groups.length, total = 2 * headDim * (heads + kvHeads);
+  const { heads, kvHeads } = layer,
+    { headDim } = spec,
+    share = kvHeads > 0 ? heads / kvHeads : 0,
+    width = kind?.headsOf?.(layer) ?? 1;
+  const first = rows.length, firstGroup = groups.length, total = mixerPerDim(spec, layer);
   const part = { first, firstGroup, total }, least = resolved.minimum.heads;
   const step = kind === null ? 1 : headStep(width, { share, fit: resolved.fit.heads });
   if (kind === null || nextNarrower(heads, { align: step, least }) < 0) {

@@ -1,6 +1,8 @@
 // Size targets (parameters of the whole model or bytes of its file): searches the sparsity that meets them.
 import { option, refuse } from "../core/errors.ts";
 import {
+  CONV_PARTS,
+  convShape,
   curveParameters,
   type DecoderSpec,
   hasBias,
@@ -29,6 +31,10 @@ export function parameterMeasure(spec: DecoderSpec): Measure {
         if (!hasProjection(spec, projection)) continue;
         const [rows, cols] = projectionShape({ ...spec, hidden }, layer, projection);
         total += rows * cols + (hasBias(spec, projection) && cols > 0 ? rows : 0);
+      }
+      for (const part of layer.conv ? CONV_PARTS : []) {
+        const [rows, cols] = convShape({ ...spec, hidden }, part);
+        total += rows * cols;
       }
       return total;
     },

@@ -68,7 +68,7 @@ export function uniformCounts(table: UnitTable, { target, size, scores }: Unifor
 
 /** Widths of the layers of a selection that keeps equally many units in each. */
 export function countsOf(table: UnitTable, kept: Selection): UniformCounts {
-  const { hidden, layers: [first] } = selectedSpec(table, kept);
+  const { hidden, layers } = selectedSpec(table, kept), first = layers.find(({ conv }) => !conv) ?? layers[0];
   return { heads: first?.heads ?? 0, kvHeads: first?.kvHeads ?? 0, ffn: first?.ffn ?? 0, hidden };
 }
 
@@ -190,13 +190,15 @@ function queuesOf(table: UnitTable, scores: ArrayLike<number>): RowQueue[] {
     });
   }
   const queues: RowQueue[] = [];
-  const shares = new Set(spec.layers.map(({ heads, kvHeads }) => kvHeads > 0 ? heads / kvHeads : 0));
+  // Layers with a convolution have no heads.
+  const attending = [...spec.layers.entries()].filter(([, { conv }]) => !conv), [[first = 0] = []] = attending;
+  const shares = new Set(attending.map(([, { heads, kvHeads }]) => kvHeads > 0 ? heads / kvHeads : 0));
   if (shares.size > 1) throw impossible("all layers have as many heads to a KV head", [...shares].join(", "));
-  const heads = layers.map((_, layer) => headGroups(table, scores, layer));
+  const heads = attending.map(([layer]) => headGroups(table, scores, layer));
   const isCut = cutsAt("attention", kinds);
-  checkAlike(spec.layers.map((layer) => layer.heads), { name: "heads", isCut, units: heads });
+  checkAlike(attending.map(([, layer]) => layer.heads), { name: "heads", isCut, units: heads });
   if (isCut) {
-    const queue = rowsOf("heads", heads, layers[0]?.attention.step ?? 1);
+    const queue = rowsOf("heads", heads, layers[first]?.attention.step ?? 1);
     if (fallsWhole(queue)) {
       const isHead = isSingleGroup(table), kind = isHead ? "heads" : "kv";
       throw impossible(

@@ -21,7 +21,18 @@ def hunyuan(mscale_all_dim, **sizes):
                           mscale_all_dim=mscale_all_dim))
 
 
+def lfm2(**sizes):
+    return dict(
+        model_type="lfm2", num_hidden_layers=16, num_key_value_heads=8, vocab_size=65536, max_position_embeddings=128000,
+        norm_eps=1e-5, rope_theta=1000000.0, conv_L_cache=3, conv_bias=False, block_multiple_of=256,
+        block_ffn_dim_multiplier=1.0, block_auto_adjust_ff_dim=True, full_attn_idxs=[2, 5, 8, 10, 12, 14],
+        tie_embedding=True, bos_token_id=1, eos_token_id=7, pad_token_id=0, **sizes)
+
+
 MODELS = {
+    "LiquidAI/LFM2-350M": lfm2(hidden_size=1024, num_attention_heads=16, block_ff_dim=6656),
+    "LiquidAI/LFM2-700M": lfm2(hidden_size=1536, num_attention_heads=24, block_ff_dim=10240),
+    "LiquidAI/LFM2-1.2B": lfm2(hidden_size=2048, num_attention_heads=32, block_ff_dim=12288),
     "bigcode/starcoder2-3b": dict(
         model_type="starcoder2", hidden_size=3072, num_hidden_layers=30, num_attention_heads=24, num_key_value_heads=2,
         intermediate_size=12288, vocab_size=49152, max_position_embeddings=16384, norm_epsilon=1e-5, sliding_window=4096,

@@ -9,6 +9,7 @@ import {
   type Golden,
   GOLDEN_NAMES,
   type GoldenName,
+  HYBRID_NAMES,
   openGolden,
   type RunName,
 } from "./helpers/golden.ts";
@@ -21,7 +22,7 @@ const GRADIENT_TOLERANCE = 1e-3;
 
 // An f16 base gets the same tolerance: all weights of gqa_f16 are f16 values, so storing them as f16 loses nothing.
 const CASES: readonly { name: GoldenName; baseDtype: "f32" | "f16" }[] = [
-  ...GOLDEN_NAMES.map((name) => ({ name, baseDtype: "f32" as const })),
+  ...[...GOLDEN_NAMES, ...HYBRID_NAMES].map((name) => ({ name, baseDtype: "f32" as const })),
   { name: "gqa_f16", baseDtype: "f16" },
 ];
 const BATCHES: readonly BatchName[] = ["pair", "single"];
@@ -102,7 +103,7 @@ Deno.test("masks that are left out count as 1", async () => {
 
 // What else the configurations say is in the logits.
 Deno.test("the configurations of all families give the special tokens that they say", async () => {
-  for (const name of GOLDEN_NAMES) {
+  for (const name of [...GOLDEN_NAMES, ...HYBRID_NAMES]) {
     const { spec } = await openHfFolder((await openGolden(name)).modelPath);
     assert.deepEqual([spec.bosId, [...spec.eosIds], spec.padId], [1, [2], 0], name);
     assert.ok(spec.maxPosition >= 41 && spec.maxPosition <= 512, name);

@@ -82,7 +82,7 @@ for (const placement of ["texture", "buffer"] as const) {
   });
 }
 
-for (const name of ["gqa_bias", "qwen3", "opt", "opt_residual", "gemma2", "mistral_window"] as const) {
+for (const name of ["gqa_bias", "qwen3", "opt", "opt_residual", "gemma2", "mistral_window", "lfm2"] as const) {
   Deno.test(`logits of ${name} are the same bits together and alone`, async () => {
     const device = await sharedDevice();
     const { model } = await openGoldenModel(name, { device });

@@ -71,6 +71,8 @@ for (
     "olmo3",
     "ministral3",
     "apertus",
+    "lfm2",
+    "lfm2_long",
   ] as const
 ) {
   for (const placement of ["texture", "buffer"] as const) {

@@ -31,11 +31,24 @@ const SPEC: DecoderSpec = {
 const LENGTH = 450, START = 440;
 const TOLERANCE = 1e-5;
 
-for (const placement of ["texture", "buffer"] as const) {
-  Deno.test(`rings of pages in ${placement}s have the logits of the full forward pass, together and alone`, async () => {
+/** A convolution in place of the first window. */
+const CONVOLVED: DecoderSpec = {
+  ...SPEC,
+  convolution: { length: 9 },
+  layers: [{ heads: 0, kvHeads: 0, ffn: 24, conv: true }, ...SPEC.layers.slice(1)],
+};
+
+const CASES = [["texture", "windows", SPEC], ["buffer", "windows", SPEC], [
+  "buffer",
+  "a convolution",
+  CONVOLVED,
+]] as const;
+
+for (const [placement, what, spec] of CASES) {
+  Deno.test(`rings of pages of ${what} in ${placement}s have the logits of the full forward pass, together and alone`, async () => {
     using opened = await openDevice();
     const device = placement === "texture" ? opened : new Device(opened.gpu, { ...opened.facts, isCpu: false });
-    using model = await loadModelFrom(randomSource(SPEC), { device, baseDtype: "f32" });
+    using model = await loadModelFrom(randomSource(spec), { device, baseDtype: "f32" });
     const tokens = someTokens(LENGTH, SPEC.vocab), expected = await model.logits(tokens);
     const check = (t: number, logits: Float32Array): void =>
       assertClose(

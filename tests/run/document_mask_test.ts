@@ -61,7 +61,8 @@ async function trainerOf(
   options: Pick<TrainerOptions, "batch"> & Partial<TrainerOptions>,
 ): Promise<Trainer> {
   const lora = { rank: 3, alpha: 6, targets: PROJECTIONS, dropout: 0 };
-  const table = unitTable(model.spec, model.spec.norm === undefined ? ["kv", "ffn", "hidden"] : ["kv", "ffn"]);
+  const { norm, convolution } = model.spec, hasHidden = norm === undefined && convolution === undefined;
+  const table = unitTable(model.spec, hasHidden ? ["kv", "ffn", "hidden"] : ["kv", "ffn"]);
   const trainer = new Trainer(model, { seq: SEQ, seed: 5, lora, table, ...options });
   const weights = [...await trainer.loraWeights()];
   trainer.setLora(
@@ -96,8 +97,8 @@ function assertClose(what: string, got: Float32Array, want: Float32Array): void 
   );
 }
 
-// RoPE and grouped heads; windows of some layers and norms of heads; learned positions.
-for (const name of ["gqa_f16", "gemma3", "gpt2"] as const) {
+// RoPE and grouped heads; windows of some layers and norms of heads; learned positions; convolutions.
+for (const name of ["gqa_f16", "gemma3", "gpt2", "lfm2"] as const) {
   Deno.test(`the loss and gradients of packed rows are those of the rows alone: ${name}`, async () => {
     await withGolden(name, async (model) => {
       const { packed, alone } = batchesOf(model.spec.vocab), state = { state: IDLE_STATE };

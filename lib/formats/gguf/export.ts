@@ -195,8 +195,11 @@ function modelMetadata(
   const { arch: record, tokenizerMetadata } = options, { arch, write, windows } = record;
   const [first] = spec.layers;
   const float = (value: number): GgufTyped => ({ type: "f32", value });
+  const whole = spec.layers.find(({ conv }) => !conv) ?? first, { convolutionKey } = record;
   const counts = (key: LayerCount): GgufValue =>
-    !record.uneven ? first?.[key] ?? 0 : Int32Array.from(spec.layers, (layer) => layer[key]);
+    record.uneven || (convolutionKey && key === "kvHeads")
+      ? Int32Array.from(spec.layers, (layer) => layer[key])
+      : whole?.[key] ?? 0;
   const metadata = new Map<string, GgufValue | GgufTyped>([
     ["general.architecture", arch],
     ["general.type", "model"],
@@ -214,6 +217,7 @@ function modelMetadata(
     [`${arch}.${epsKey(record)}`, float(spec.normEps)],
   ]);
   for (const [key, value] of Object.entries(expertKeys(spec, record))) metadata.set(`${arch}.${key}`, value);
+  if (convolutionKey) metadata.set(`${arch}.${convolutionKey}`, spec.convolution?.length ?? 0);
   if (record.parallelKey) metadata.set(`${arch}.${PARALLEL_KEY}`, spec.parallel !== undefined);
   if (!spec.positions) {
     metadata.set(`${arch}.rope.dimension_count`, ropeDims(spec));

@@ -4,6 +4,7 @@ import {
   EMBEDDING,
   HEAD,
   isRouter,
+  isTaps,
   type LayerSpec,
   POSITIONS,
   type Projection,
@@ -73,10 +74,14 @@ export interface TypeChoice {
   readonly wanted: GgufTensorType;
 }
 
+/** Matrices of a convolution and of the embedding's width, which have the type of most. */
+export const OTHER = "other";
+
 /** Where a matrix is. */
 export type MatrixPlace =
   | typeof EMBEDDING
   | typeof HEAD
+  | typeof OTHER
   /** The weight of a projection, of the nth of the layers that have one. */
   | { readonly projection: Projection; readonly nth: number };
 
@@ -96,7 +101,7 @@ export function typeChooser(
   const isWide = layers.length === 80 && groups > 1 && !fusesQkv;
   const wantedAt = (place: MatrixPlace, columns: number): GgufTensorType => {
     if (place === HEAD || (place === EMBEDDING && tied)) return headType(base, columns);
-    if (place === EMBEDDING) return base;
+    if (place === EMBEDDING || place === OTHER) return base;
     const { projection, nth } = place;
     if (projection === "v" || (fusesQkv && (projection === "q" || projection === "k"))) {
       const type = valueType(dtype, { nth, layers: values, groups }) ?? base;
@@ -196,12 +201,18 @@ export function matrixTypes(
   const types = new Map<string, TypeChoice>();
   for (const [name, shape] of shapes) {
     const part = names.get(name)?.part, columns = shape.at(-1) ?? 0;
-    if (shape.length < 2 || name === POSITIONS || isRouter(name)) continue;
+    if (shape.length < 2 || name === POSITIONS || isRouter(name) || isTaps(name)) continue;
     const nth = part ? seen.get(part.projection) ?? 0 : 0;
     if (part) seen.set(part.projection, nth + 1);
-    types.set(name, choose(part ? { projection: part.projection, nth } : name === HEAD ? HEAD : EMBEDDING, columns));
+    types.set(name, choose(placeOf(name, part && { projection: part.projection, nth }), columns));
   }
   return types;
+}
+
+/** The place of a matrix by its name. */
+function placeOf(name: string, part: MatrixPlace | undefined): MatrixPlace {
+  if (part !== undefined) return part;
+  return name === HEAD || name === EMBEDDING ? name : OTHER;
 }
 
 /** Types without blocks. */

@@ -2,6 +2,7 @@
 import {
   biasName,
   choiceBiasName,
+  convName,
   type DecoderSpec,
   EMBEDDING,
   EXPERT_MATRICES,
@@ -59,7 +60,7 @@ export function ggufNames(layers: number, own: GgufArch["tensorNames"] = {}): Ma
   const names = new Map<string, GgufName>([
     [EMBEDDING, { name: "token_embd.weight" }],
     [POSITIONS, { name: "position_embd.weight" }],
-    [FINAL_NORM, { name: "output_norm.weight" }],
+    [FINAL_NORM, { name: `${own["output_norm"] ?? "output_norm"}.weight` }],
     [normBiasName(FINAL_NORM), { name: "output_norm.bias" }],
     [HEAD, { name: "output.weight" }],
     [HEAD_BIAS, { name: "output.bias" }],
@@ -71,6 +72,9 @@ export function ggufNames(layers: number, own: GgufArch["tensorNames"] = {}): Ma
       names.set(normBiasName(name), { name: `blk.${layer}.${own[norm] ?? norm}.bias` });
     }
     for (const of of QK) names.set(headNormName(layer, of), { name: `blk.${layer}.attn_${of}_norm.weight` });
+    names.set(convName(layer, "in"), { name: `blk.${layer}.shortconv.in_proj.weight` });
+    names.set(convName(layer, "taps"), { name: `blk.${layer}.shortconv.conv.weight` });
+    names.set(convName(layer, "out"), { name: `blk.${layer}.shortconv.out_proj.weight` });
     names.set(routerName(layer), { name: `blk.${layer}.ffn_gate_inp.weight` });
     names.set(choiceBiasName(layer), { name: `blk.${layer}.exp_probs_b.bias` });
     names.set(sharedGateName(layer), { name: `blk.${layer}.ffn_gate_inp_shexp.weight` });

@@ -3,6 +3,7 @@ import {
   biasName,
   type DecoderSpec,
   type LayerSpec,
+  MOST_CONVOLVED,
   type Projection,
   PROJECTIONS,
   type RopeScaling,
@@ -141,6 +142,7 @@ export async function ggufSpec(file: GgufFile): Promise<{ readonly spec: Decoder
     },
     tied: !file.tensors.has("output.weight"),
     ...experts ? { router: experts.router } : {},
+    ...convolutionOf(file, arch, layers),
     ...withoutUndefined(arch.read?.(keysOf(file, arch), { hidden, headDim, layers }) ?? {}),
     maxPosition,
     bosId: id("bos"),
@@ -148,6 +150,18 @@ export async function ggufSpec(file: GgufFile): Promise<{ readonly spec: Decoder
     padId: id("padding"),
   }, biasesOf(file, { layers: layers.length, arch }));
   return { spec, arch };
+}
+
+/** The convolutions of a file with layers that have one. */
+function convolutionOf(
+  file: GgufFile,
+  { arch, convolutionKey }: GgufArch,
+  layers: readonly LayerSpec[],
+): Pick<DecoderSpec, "convolution"> {
+  if (!convolutionKey || !layers.some(({ conv }) => conv)) return {};
+  const keys = metadataReader(file), key = `${arch}.${convolutionKey}`, length = keys.size(key);
+  keys.check(key, length, (value) => value >= 2 && value <= MOST_CONVOLVED, `from 2 to ${MOST_CONVOLVED} tokens`);
+  return { convolution: { length } };
 }
 
 /** The keys of a file that begin with the name of the architecture. */
@@ -218,7 +232,7 @@ const NONE = -1;
 /** Key of the number of layers at the end that predict further tokens, after the prefix `arch.`. */
 const LATER_KEY = "nextn_predict_layers";
 
-function layersOf(file: GgufFile, { arch, laterLayers }: GgufArch): LayerSpec[] {
+function layersOf(file: GgufFile, { arch, laterLayers, convolutionKey }: GgufArch): LayerSpec[] {
   const keys = metadataReader(file);
   const length = keys.size(`${arch}.block_count`), laterKey = `${arch}.${LATER_KEY}`;
   const later = laterLayers ? keys.number(laterKey, 0) : 0;
@@ -242,9 +256,10 @@ function layersOf(file: GgufFile, { arch, laterLayers }: GgufArch): LayerSpec[] 
   const kvHeads = counts("attention.head_count_kv", heads);
   const ffn = counts("feed_forward_length");
   return Array.from({ length: length - later }, (_, layer) => {
-    const spec = { heads: heads[layer] ?? 0, kvHeads: kvHeads[layer] ?? 0, ffn: ffn[layer] ?? 0 };
+    const own = { heads: heads[layer] ?? 0, kvHeads: kvHeads[layer] ?? 0, ffn: ffn[layer] ?? 0 };
+    const spec: LayerSpec = convolutionKey && own.kvHeads === 0 ? { ...own, heads: 0, conv: true } : own;
     const shown = `layer ${layer}: ${spec.heads} heads, ${spec.kvHeads} KV heads, ${spec.ffn} FFN columns`;
-    if (Object.values(spec).some((count) => !Number.isInteger(count) || count < 0)) {
+    if (Object.values(own).some((count) => !Number.isInteger(count) || count < 0)) {
       throw ggufError(file.path, { rule: "heads and FFN columns are whole numbers from 0 on", value: shown });
     }
     if (spec.heads > 0 && spec.kvHeads === 0) {

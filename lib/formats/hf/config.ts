@@ -207,12 +207,13 @@ function layersOf(
     fail("layer_types", "sliding_attention needs sliding_window, and use_sliding_window where the family has it");
   }
   return layers.map((counts, index): LayerSpec => {
-    const { window, rope, ffn, experts } = own[index] ?? {};
+    const { window, rope, ffn, experts, conv } = own[index] ?? {};
     return {
       ...withWindow(counts, window && window < maxPosition ? window : undefined),
       ...ffn === undefined ? {} : { ffn },
       ...experts ? { experts } : {},
       ...rope ? { rope } : {},
+      ...conv ? { heads: 0, kvHeads: 0, conv } : {},
     };
   });
 }

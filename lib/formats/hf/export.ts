@@ -23,6 +23,7 @@ import { beforeNorm, isPlainNorm } from "./plain_norms.ts";
 import { ropeConfig } from "./rope_export.ts";
 import { pack, packedTensors } from "./packed.ts";
 import { ownKey } from "./config.ts";
+import { shapeInFolder } from "./taps.ts";
 import { storedName, storedPlus } from "./stored.ts";
 import configurationText from "./remote_code/configuration_compresso.py" with { type: "text" };
 import modelingText from "./remote_code/modeling_compresso.py" with { type: "text" };
@@ -184,7 +185,11 @@ function weightItems(spec: DecoderSpec, dtype: HfDtype): Omit<SafetensorsItem, "
       ([name, shape]) => {
         const own = first.get(name), norms = headNorms.get(name);
         if (norms) return norms.map((norm) => ({ name: norm.name, shape: [spec.headDim], dtype: FILE_DTYPES[dtype] }));
-        return [{ name: own?.name ?? name, shape: own?.shape ?? shape, dtype: FILE_DTYPES[dtype] }];
+        return [{
+          name: own?.name ?? name,
+          shape: own?.shape ?? shapeInFolder(name, shape),
+          dtype: FILE_DTYPES[dtype],
+        }];
       },
     ),
   ];

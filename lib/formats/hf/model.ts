@@ -10,6 +10,7 @@ import { parseHfConfig } from "./config.ts";
 import { withExperts } from "./experts.ts";
 import { withHeadNorms } from "./head_norms.ts";
 import { packedTensors, type TensorFile, unpacked } from "./packed.ts";
+import { withTaps } from "./taps.ts";
 import { withPlainNorms } from "./plain_norms.ts";
 import { IDLE_TENSORS, storedName, storedPlus, withPrefix } from "./stored.ts";
 import { shownJson } from "../../core/text.ts";
@@ -47,7 +48,7 @@ export async function openHfFolder(files: FileSystem, folder: string): Promise<H
   const { isIdle = () => false } = family.tensors ?? {},
     own = new Map([...all].filter(([name]) => !isIdle(name, spec)));
   const context = { family, spec, folder };
-  const named = withExperts(withPrefix(family, own), context);
+  const named = withTaps(withExperts(withPrefix(family, own), context), context);
   const parts = withHeadNorms(unpacked(packedTensors(family, spec), named, context), context);
   const stored = withPlainNorms(parts, context);
   // By canonical name, or by the stored name if there is no canonical one.

@@ -120,7 +120,7 @@ export function peftConfig(
   const modules = new Map(PROJECTIONS.flatMap((projection) => {
     if (!config.targets.includes(projection)) return [];
     const holder = stored.find(({ parts }) => parts.some((part) => part.projection === projection));
-    return holder ? [[holder.path.slice(holder.path.lastIndexOf(".") + 1), holder.parts.length] as const] : [];
+    return holder ? [[targetName(spec, holder), holder.parts.length] as const] : [];
   }));
   const wide = [...modules].filter(([, parts]) => parts > 1);
   const pattern = (valueOf: (parts: number) => number): Json =>
@@ -149,6 +149,11 @@ export function peftConfig(
     task_type: "CAUSAL_LM",
     use_rslora: config.rsLora ?? false,
   };
+}
+
+/** The end of a module's name, by which PEFT finds it in all layers. A convolution has an out_proj, too, so that the block belongs to the name. */
+function targetName({ convolution }: DecoderSpec, { path }: StoredModule): string {
+  return path.split(".").slice(convolution ? -2 : -1).join(".");
 }
 
 /** Name of a projection's module in a layer of LLaMA: `q_proj`. */

@@ -2,7 +2,16 @@
 import type { Device } from "../../gpu/device.ts";
 import type { DeviceBuffer } from "../../gpu/types.ts";
 import type { RunOptions } from "../../gpu/plan.ts";
-import { type CacheLimits, copyPages, createCaches, mostPages, pageBytes, pagesOf, tokensOf } from "./cache.ts";
+import {
+  type CacheLimits,
+  cacheParts,
+  copyPages,
+  createCaches,
+  mostPages,
+  pageBytes,
+  pagesOf,
+  tokensOf,
+} from "./cache.ts";
 import { createChoice, type DrawSettings, writeChoice } from "./choice.ts";
 import { createGeneralStep } from "./general.ts";
 import { runPrefill } from "./prefill.ts";
@@ -11,7 +20,7 @@ import { strideOf } from "../padding.ts";
 import { createRopeTables } from "../rope.ts";
 import { BATCH_ROWS } from "../products/matvec.ts";
 import { createLora, type Lora } from "../lora.ts";
-import type { DecoderSpec } from "../../spec/decoder.ts";
+import { cacheWindow, type DecoderSpec } from "../../spec/decoder.ts";
 import type { LoraConfig } from "../../spec/lora.ts";
 import { createMaskSlots, type MaskSlots } from "../mask_slots.ts";
 import { createStepState } from "../train/step_state.ts";
@@ -91,7 +100,9 @@ function poolSizes(
 /** Bytes of the caches with these pools. */
 function cacheBytes({ spec }: Weights, pools: ByWindow<number>): number {
   const page = pageBytes(spec);
-  return spec.layers.reduce((sum, { window }, layer) => sum + 2 * (page[layer] ?? 0) * (pools.get(window) ?? 0), 0);
+  return spec.layers.reduce((sum, layer, index) => {
+    return sum + cacheParts(layer) * (page[index] ?? 0) * (pools.get(cacheWindow(spec, layer)) ?? 0);
+  }, 0);
 }
 
 /**

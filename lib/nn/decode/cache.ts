@@ -8,7 +8,7 @@ import { type Plan, u32 } from "../../gpu/plan.ts";
 import { headStride, strideOf } from "../padding.ts";
 import type { MatrixPlacement } from "../products/matrix.ts";
 import type { PageTable } from "../products/matvec.ts";
-import type { DecoderSpec, LayerSpec } from "../../spec/decoder.ts";
+import { cacheWindow, type DecoderSpec, type LayerSpec } from "../../spec/decoder.ts";
 import { headWidths } from "../weights.ts";
 import type { ByWindow } from "./windows.ts";
 
@@ -21,9 +21,11 @@ export type DecodeCache =
   | { readonly placement: "texture"; readonly k: DeviceTexture; readonly v: DeviceTexture }
   | null;
 
-/** The caches of all layers. A page holds the keys and values of CACHE_KEYS tokens of one sequence. */
+/** The caches of all layers. A page holds the keys and values, or the inputs of a convolution, of CACHE_KEYS tokens of one sequence. */
 export interface DecodeCaches extends Disposable {
   readonly layers: readonly DecodeCache[];
+  /** Inputs of the convolution of each layer, [pages, CACHE_KEYS, strideOf(hidden)] f32; null for a layer without one. */
+  readonly convolutions: readonly (DeviceBuffer | null)[];
 }
 
 /** Largest number of workgroups along y. */
@@ -39,9 +41,17 @@ export function tokensOf(pages: number): number {
   return pages * CACHE_KEYS;
 }
 
-/** Size in bytes of the keys, or the values, of one page, for each layer. */
+/** Size in bytes of one page of a buffer, for each layer: of its keys, its values, or the inputs of its convolution. */
 export function pageBytes(spec: DecoderSpec): readonly number[] {
-  return spec.layers.map((layer) => layer.kvHeads === 0 ? 0 : 4 * CACHE_KEYS * strideOf(headWidths(spec, layer).kv));
+  return spec.layers.map((layer) => {
+    const width = layer.conv ? spec.hidden : headWidths(spec, layer).kv;
+    return 4 * CACHE_KEYS * strideOf(width);
+  });
+}
+
+/** Buffers or textures of a layer's cache. */
+export function cacheParts({ conv, kvHeads }: Pick<LayerSpec, "conv" | "kvHeads">): number {
+  return conv ? 1 : kvHeads > 0 ? 2 : 0;
 }
 
 /** Allocates zeroed caches. */
@@ -59,9 +69,16 @@ export function createCaches(
   const dispose = (): void => owned.forEach((resource) => resource[Symbol.dispose]());
   const vectors = headStride(spec.headDim) / 4, bytes = pageBytes(spec);
   try {
-    const layers = spec.layers.map(({ kvHeads, window }, index): DecodeCache => {
+    const countOf = (layer: LayerSpec, index: number): number =>
+      typeof pages === "number" ? pages : existing(pages.get(cacheWindow(spec, layer)), `pages of layer ${index}`);
+    const convolutions = spec.layers.map((layer, index) => {
+      if (!layer.conv) return null;
+      return own(device.createBuffer("inputs of a convolution", countOf(layer, index) * (bytes[index] ?? 0)));
+    });
+    const layers = spec.layers.map((layer, index): DecodeCache => {
+      const { kvHeads } = layer;
       if (kvHeads === 0) return null;
-      const count = typeof pages === "number" ? pages : existing(pages.get(window), `pages of layer ${index}`);
+      const count = countOf(layer, index);
       if (placement === "buffer") {
         const make = (label: string): DeviceBuffer => own(device.createBuffer(label, count * (bytes[index] ?? 0)));
         return { placement, k: make("k cache"), v: make("v cache") };
@@ -70,7 +87,7 @@ export function createCaches(
         own(device.createTexture(label, CACHE_KEYS * vectors, kvHeads * count, "rgba32float"));
       return { placement, k: make("k cache"), v: make("v cache") };
     });
-    return { layers, [Symbol.dispose]: dispose };
+    return { layers, convolutions, [Symbol.dispose]: dispose };
   } catch (error) {
     dispose();
     throw error;
@@ -134,7 +151,7 @@ export function recordCacheFill(
 /** Copies pages to others, in the layers with each window. Pages of one texture cannot be copied directly. */
 export function copyPages(
   device: Device,
-  { layers }: DecodeCaches,
+  { layers, convolutions }: DecodeCaches,
   { spec, pages }: {
     readonly spec: DecoderSpec;
     readonly pages: ByWindow<readonly { readonly from: number; readonly to: number }[]>;
@@ -145,14 +162,16 @@ export function copyPages(
   using between = device.createBuffer("page", Math.max(...bytes));
   const encoder = device.gpu.createCommandEncoder();
   for (const [index, cache] of layers.entries()) {
-    const { window, kvHeads: rows = 0 } = spec.layers[index] ?? {}, size = bytes[index] ?? 0;
-    for (const { from, to } of cache ? pages.get(window) ?? [] : []) {
-      if (cache?.placement === "buffer") {
-        for (const { raw } of [cache.k, cache.v]) {
+    const layer = existing(spec.layers[index], `layer ${index}`), rows = layer.kvHeads, size = bytes[index] ?? 0;
+    const inputs = convolutions[index],
+      buffers = inputs ? [inputs] : cache?.placement === "buffer" ? [cache.k, cache.v] : [];
+    for (const { from, to } of cacheParts(layer) > 0 ? pages.get(cacheWindow(spec, layer)) ?? [] : []) {
+      if (cache?.placement !== "texture") {
+        for (const { raw } of buffers) {
           encoder.copyBufferToBuffer(raw, from * size, between.raw, 0, size);
           encoder.copyBufferToBuffer(between.raw, 0, raw, to * size, size);
         }
-      } else if (cache) {
+      } else {
         const place = { buffer: between.raw, bytesPerRow };
         for (const { raw: texture } of [cache.k, cache.v]) {
           encoder.copyTextureToBuffer({ texture, origin: [0, from * rows] }, place, [width, rows]);
@@ -175,6 +194,6 @@ export interface CacheState {
 }
 
 /** The page table of a layer. */
-export function pagesFor({ pages }: Pick<CacheState, "pages">, { window }: Pick<LayerSpec, "window">): PageTable {
+export function pagesFor({ pages }: Pick<CacheState, "pages">, window: number | undefined): PageTable {
   return existing(pages.get(window), "pages of a window");
 }

@@ -6,6 +6,7 @@ import { createActivations } from "../activations.ts";
 import { recordDecodeAttention } from "./attention.ts";
 import { layerTable, recordRope } from "../rope.ts";
 import { type CacheState, pagesFor, recordCacheFill } from "./cache.ts";
+import { recordCachedConv } from "./convolution.ts";
 import { recordChoice } from "./choice.ts";
 import type { DecodeState, DecodeStep } from "./step.ts";
 import type { DecoderContext } from "../context.ts";
@@ -51,6 +52,7 @@ export function createGeneralStep(
       dropout: false,
       maskGrads: new Set<MaskKind>(),
       attend: (own, index) => recordCachedAttention(own, state, index),
+      convolve: (own, index) => recordCachedConv(own, state, { index, own: true }),
       multiply: lora ? undefined : (matrix, x, y) => {
         recordStoredProducts(plan, { ...x, batch: rows, scratch }, { parts: [{ matrix, offset: 0 }], y });
       },
@@ -88,7 +90,7 @@ function recordCachedAttention(
     const cosSin = layerTable(rope, layer.spec, of), stride = strideOf(width);
     recordRope(plan, { ...part, rows, seq: 1, headDim, dims, cosSin, stride, positions: position });
   });
-  const pages = pagesFor(state, layer.spec);
+  const pages = pagesFor(state, layer.spec.window);
   recordCacheFill(plan, { ...state, pages }, { spec, layer: index, k, v, rows, own: true });
   const shape = {
     heads,

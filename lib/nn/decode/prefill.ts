@@ -8,6 +8,7 @@ import { createActivations, widest } from "../activations.ts";
 import { recordDecodeAttention, recordTextureDecodeAttention } from "./attention.ts";
 import { type CacheState, pagesFor, pagesOf, recordCacheFill, tokensOf } from "./cache.ts";
 import type { DecoderContext } from "../context.ts";
+import { recordCachedConv } from "./convolution.ts";
 import { recordSelfAttention, recordTurn } from "../decoder.ts";
 import { ROW_ALIGN, strideOf } from "../padding.ts";
 import type { Lora } from "../lora.ts";
@@ -63,8 +64,8 @@ const MOST_ROWS = 4096;
  * also fit a texture with one row per token. Row-wise kernels dispatch one workgroup per token.
  */
 export function prefillRows({ limits, facts }: Pick<Device, "limits" | "facts">, spec: DecoderSpec): number {
-  const { hidden } = spec, { q, kv, ffn } = widest(spec);
-  const width = strideOf(Math.max(hidden, q, kv, ffn));
+  const { hidden } = spec, { q, kv, ffn, conv } = widest(spec);
+  const width = strideOf(Math.max(hidden, q, kv, ffn, 3 * conv));
   const bytes = Math.min(limits.maxStorageBufferBindingSize, limits.maxBufferSize);
   const texels = facts.isCpu ? limits.maxTextureDimension2D : Infinity;
   const fitting = Math.min(Math.floor(bytes / (4 * width)), expertRows(spec, bytes));
@@ -85,6 +86,7 @@ async function runSlice(device: Device, state: PrefillState, options: PrefillOpt
   using open = device.uploadBuffer("open masks", new Float32Array(heads).fill(1));
   using plan = new Plan(device);
   recordForward({
+    convolve: (own, index) => recordCachedConv(own, state, { index, own: false }),
     plan,
     weights,
     act,
@@ -110,7 +112,7 @@ function recordFirstAttention(context: DecoderContext, state: CacheState, index:
   const { plan, act, weights: { spec } } = context;
   recordSelfAttention(context, index);
   const { k, v } = existing(act.layers[index], `buffers of layer ${index}`).forward, { rows } = act;
-  const pages = pagesFor(state, existing(spec.layers[index], `layer ${index}`)), { ring = Infinity } = pages;
+  const pages = pagesFor(state, spec.layers[index]?.window), { ring = Infinity } = pages;
   // Of tokens that have the same place in a ring the last one stays.
   const first = Math.max(0, tokensOf(pagesOf(rows) - ring));
   recordCacheFill(plan, { ...state, pages }, { spec, layer: index, k, v, rows, first });
@@ -133,7 +135,7 @@ function recordLaterAttention(
     const cosSin = layerTable(rope, layer.spec, of), stride = strideOf(width);
     recordRope(plan, { ...part, rows, seq: rows, headDim, dims, cosSin, stride, positionBuffer: position });
   });
-  const pages = pagesFor(state, layer.spec);
+  const pages = pagesFor(state, layer.spec.window);
   recordCacheFill(plan, { ...state, pages }, { spec, layer: index, k, v, rows });
   const shape = { heads, kvHeads, headDim, window, capacity, rows, scale: spec.scales?.attention };
   if (cache.placement === "buffer") {

@@ -86,10 +86,11 @@ export function stepPlacement(
 function isFusable(spec: DecoderSpec): boolean {
   const { biases = [], qkNorm, activation, norm, normPlaces, ungated, parallel, positions, scales, softCaps, rope } =
       spec,
-    { router } = spec;
+    { router, convolution } = spec;
   return biases.length === 0 && rope.localBase === undefined && queryGrowth(rope) === undefined &&
     [
       router,
+      convolution,
       qkNorm,
       activation,
       norm,
@@ -177,7 +178,7 @@ function recordAttention(
   { layer: { spec: layer }, index, part, next }: Block<NonNullable<LayerWeights["attention"]>>,
 ): void {
   const { plan, weights, masks, caches: { layers }, capacity, position, x, qkv, o, rows } = context;
-  const pages = pagesFor(context, layer);
+  const pages = pagesFor(context, layer.window);
   const { heads, kvHeads, window } = layer, rope = layerTable(context.rope, layer, "k");
   const cache = existing(layers[index], `cache of layer ${index}`), { spec } = weights, { headDim } = spec;
   const widths = headWidths(spec, { heads, kvHeads, ffn: 0 });

@@ -1,10 +1,10 @@
 // Pages of the KV caches by attention window: in layers with a window a sequence has a ring of pages, which later tokens take again.
 import type { Device } from "../../gpu/device.ts";
-import { type DecoderSpec, windowsOf } from "../../spec/decoder.ts";
+import { cacheWindowsOf, type DecoderSpec } from "../../spec/decoder.ts";
 import type { PageTable } from "../products/matvec.ts";
 import { pagesOf, tokensOf } from "./cache.ts";
 
-/** Attention window of a layer, in tokens; undefined for layers that see all tokens. */
+/** Tokens that a layer reads of its cache (`cacheWindow`); undefined for layers that see all tokens. */
 export type Window = number | undefined;
 
 /** Something for the layers of each window that a model has. */
@@ -24,7 +24,7 @@ export function pagesIn(window: Window, tokens: number): number {
 
 /** A value for each window of the model. */
 export function byWindow<T>(spec: DecoderSpec, valueOf: (window: Window) => T): Map<Window, T> {
-  return new Map(windowsOf(spec).map((window) => [window, valueOf(window)]));
+  return new Map(cacheWindowsOf(spec).map((window) => [window, valueOf(window)]));
 }
 
 /** Uploads the tables of one sequence: page i of its tokens lies in page i mod n of its n pages. */

@@ -265,8 +265,8 @@ function withDistinctLayers(spec: DecoderSpec): DecoderSpec {
 }
 
 /** What tells the shapes of layers apart. */
-function shapeKey({ heads, kvHeads, ffn, experts }: LayerSpec): string {
-  return `${heads} ${kvHeads} ${ffn} ${experts?.count} ${experts?.ffn}`;
+function shapeKey({ heads, kvHeads, ffn, experts, conv }: LayerSpec): string {
+  return `${heads} ${kvHeads} ${ffn} ${experts?.count} ${experts?.ffn} ${conv}`;
 }
 
 /** LoRA of this shape that is 0: all matrices are parts of one. */

@@ -14,7 +14,7 @@ import { applyCompensation, withOutputBiases } from "../../masks/baselines_bias.
 import { dealt, type Ranks } from "../../ranks/ranks.ts";
 import { option, refuse } from "../../core/errors.ts";
 import { type Selection, unitName, type UnitTable } from "../../units/table.ts";
-import type { Projection } from "../../spec/decoder.ts";
+import type { ConvMatrix, Projection } from "../../spec/decoder.ts";
 import type { WeightSource } from "../../spec/source.ts";
 import type { MaskValues, SlotGradients } from "../../nn/mask_slots.ts";
 import { shareWeights, writeBiases } from "../../nn/weights.ts";
@@ -138,7 +138,7 @@ async function measure(model: Model, table: UnitTable, options: OneShotOptions):
       case "firstOrder": {
         const taylor = createTaylor(table);
         // Maps are passed between ranks as their entries.
-        const terms = async (data: Batch): Promise<[Projection, WeightTerms][][]> => {
+        const terms = async (data: Batch): Promise<[Projection | ConvMatrix, WeightTerms][][]> => {
           signal?.throwIfAborted();
           return (await weightTerms(data)).map((layer) => [...layer]);
         };

@@ -2,7 +2,7 @@
 import { strideOf } from "../../nn/padding.ts";
 import { slotSlice } from "../../nn/mask_slots.ts";
 import type { DecoderContext, Pass } from "../../nn/context.ts";
-import { type DecoderSpec, type Projection, PROJECTIONS } from "../../spec/decoder.ts";
+import { CONV_MATRICES, type ConvMatrix, type DecoderSpec, type Projection, PROJECTIONS } from "../../spec/decoder.ts";
 import { recordWeightTerms, weightTermFloats } from "../../nn/train/weight_terms.ts";
 import { projectionMatrix, unpadHeads } from "../../nn/weights.ts";
 import type { LayerTerms, WeightTerms } from "../../masks/baselines.ts";
@@ -27,8 +27,9 @@ interface Place {
 export function createWeightProbe({ device, weights, act }: Pass): WeightProbe {
   let count = 0, floats = 0;
   const places = weights.layers.map((layer) =>
-    new Map(PROJECTIONS.flatMap((projection): [Projection, Place][] => {
-      const matrix = projectionMatrix(layer, projection);
+    new Map([...PROJECTIONS, ...CONV_MATRICES].flatMap((projection): [Projection | ConvMatrix, Place][] => {
+      const isOfConv = projection === "in" || projection === "out";
+      const matrix = isOfConv ? layer.conv?.[projection] : projectionMatrix(layer, projection);
       if (!matrix) return [];
       const byRow = count, byColumn = byRow + strideOf(matrix.rows);
       count = byColumn + matrix.stride;
@@ -69,7 +70,7 @@ export function createWeightProbe({ device, weights, act }: Pass): WeightProbe {
 function termsOf(values: Float32Array, { rows, cols, byRow, byColumn }: Place, { spec, layer, projection }: {
   readonly spec: DecoderSpec;
   readonly layer: number;
-  readonly projection: Projection;
+  readonly projection: Projection | ConvMatrix;
 }): WeightTerms {
   const { heads = 0, kvHeads = 0 } = spec.layers[layer] ?? {};
   const row = values.subarray(byRow, byRow + rows), column = values.subarray(byColumn, byColumn + cols);
@@ -87,8 +88,10 @@ function termsOf(values: Float32Array, { rows, cols, byRow, byColumn }: Place, {
       return { units: withoutPadding(column, heads), hidden: row };
     case "gate":
     case "up":
+    case "in":
       return { units: row, hidden: column };
     case "down":
+    case "out":
       return { units: column, hidden: row };
   }
 }

@@ -28,7 +28,7 @@ import { refuseExperts } from "../../nn/experts.ts";
 import { checkResuming } from "../identity.ts";
 import { checkFocus } from "../focus.ts";
 import { checkObjective, resolveObjective } from "./objective.ts";
-import { kindOfMethod, type MethodChoice, methodOf, nameOfMethod } from "../methods/all.ts";
+import { compensates, kindOfMethod, type MethodChoice, methodOf, nameOfMethod } from "../methods/all.ts";
 import { EXPERT_METHODS, scoresExperts } from "../methods/experts.ts";
 import { keep } from "../methods/keep.ts";
 import { learnsBesideCalibration } from "../methods/stages.ts";
@@ -85,6 +85,14 @@ export function resolveOptions(
   const usual = ofExperts ? "reap" : keeps ? keep : OPTION_TABLE.method.default;
   const { method = usual, steps } = options;
   if (!ofExperts) checkMethod(method);
+  if ("convolution" in spec && spec.convolution && compensates(method)) {
+    refuse("usage", "cannot prune this model", {
+      rule: "the method adds no biases: the classes of a model with short convolutions have none",
+      value: nameOfMethod(method),
+      fix: `take another ${option("method")}`,
+      option: "method",
+    });
+  }
   if (!isAlone) checkSteps(steps, method);
   checkTogether(keeps ? { ...options, method } : options, { paths: PRUNE_PATHS });
   const preset = options.preset === undefined ? {} : presetOptions(options.preset, steps);

@@ -5,13 +5,17 @@ import { openSafetensors } from "../../disk.ts";
 import type { Projection } from "../../../lib/spec/decoder.ts";
 
 const ROOT = fileURLToPath(new URL("../../../fixtures/golden/", import.meta.url));
+const HYBRIDS = fileURLToPath(new URL("../../../fixtures/golden_hybrids/", import.meta.url));
+
+/** The random models of fixtures/golden_hybrids. */
+export const HYBRID_NAMES: readonly string[] = ["lfm2", "lfm2_long"];
 
 const { rank, alpha, targets, models } = JSON.parse(await Deno.readTextFile(`${ROOT}golden.json`));
 
 /** The random models of fixtures/golden. */
 export const GOLDEN_NAMES: readonly string[] = Object.keys(models);
 
-/** One of {@link GOLDEN_NAMES}. */
+/** One of {@link GOLDEN_NAMES} or {@link HYBRID_NAMES}. */
 export type GoldenName = string;
 
 /** Two right-padded sequences, or one of odd length. */
@@ -49,7 +53,8 @@ export interface GoldenRun {
 
 /** Opens the golden values of a model. */
 export async function openGolden(name: GoldenName): Promise<Golden> {
-  const file = await openSafetensors(`${ROOT}${name}/golden.safetensors`);
+  const folder = `${HYBRID_NAMES.includes(name) ? HYBRIDS : ROOT}${name}`;
+  const file = await openSafetensors(`${folder}/golden.safetensors`);
 
   async function withPrefix(prefix: string, cut: number): Promise<Map<string, Float32Array>> {
     const found = new Map<string, Float32Array>();
@@ -67,7 +72,7 @@ export async function openGolden(name: GoldenName): Promise<Golden> {
   }
 
   return {
-    modelPath: `${ROOT}${name}/model`,
+    modelPath: `${folder}/model`,
     rank,
     alpha,
     targets,

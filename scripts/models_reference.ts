@@ -8,9 +8,11 @@ import { fits } from "../lib/families/fit.ts";
 import { parseHfConfig } from "../lib/formats/hf/config.ts";
 import type { DecoderSpec } from "../lib/spec/decoder.ts";
 import { recordOf, type UnitKind } from "../lib/units/kinds/all.ts";
+import type { KindRecord } from "../lib/units/kinds/kind.ts";
 
 const ROOT = join(dirname(fileURLToPath(import.meta.url)), "..");
 const GOLDEN = join(ROOT, "fixtures/golden"), GOLDEN_EXPERTS = join(ROOT, "fixtures/golden_experts");
+const GOLDEN_HYBRIDS = join(ROOT, "fixtures/golden_hybrids");
 
 /** The page with the tables. */
 const MODELS_PAGE = join(ROOT, "docs/guide/models.md");
@@ -62,7 +64,8 @@ const code = (text: string): string => `\`${text}\``;
 /** The units of a model; heads of a uniform cut are marked where its class derives their width. */
 function unitsOf(spec: DecoderSpec): string[] {
   const isFixed = fixedHeads(spec) !== null;
-  return UNITS.filter((kind) => !recordOf(kind).misfit?.isFor(spec))
+  const isCut = ({ misfit, uncounted }: KindRecord): boolean => ![misfit, uncounted].some((one) => one?.isFor(spec));
+  return UNITS.filter((kind) => isCut(recordOf(kind)))
     .map((kind) => isFixed && (kind === "heads" || kind === "kv") ? `${kind}*` : kind);
 }
 
@@ -114,8 +117,9 @@ function expertsRow(family: Family, models: readonly Golden[]): string {
 export async function modelsTables(): Promise<readonly string[]> {
   const { models } = await json(`${GOLDEN}/golden.json`) as { readonly models: object };
   const { models: reloads } = await json(`${GOLDEN}/reloads.json`) as Reloads;
-  const withExperts = Array.from(Deno.readDirSync(GOLDEN_EXPERTS), ({ name }) => name);
-  const all = [...await goldens(GOLDEN, Object.keys(models)), ...await goldens(GOLDEN_EXPERTS, withExperts)];
+  const namesIn = (folder: string): string[] => Array.from(Deno.readDirSync(folder), ({ name }) => name).toSorted();
+  const others = await Promise.all([GOLDEN_EXPERTS, GOLDEN_HYBRIDS].map((folder) => goldens(folder, namesIn(folder))));
+  const all = [...await goldens(GOLDEN, Object.keys(models)), ...others.flat()];
   const head = [
     "family",
     "`model_type`",

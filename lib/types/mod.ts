@@ -9,7 +9,7 @@ export type { MatrixDtype } from "../nn/products/matrix.ts";
 export type { AdapterOffer } from "../gpu/adapter.ts";
 export type { LoraInput, ModelCallOptions } from "../model/input.ts";
 export type { TopLogprobs } from "../nn/top_pass.ts";
-export type { ExpertCounts, Rope, RopeScaling, Router } from "../spec/decoder.ts";
+export type { Convolution, ExpertCounts, Rope, RopeScaling, Router } from "../spec/decoder.ts";
 export type { RowRange } from "../spec/source.ts";
 export type { Provenance } from "../spec/provenance.ts";
 export type { PeftAdapter, PeftWriteOptions } from "../formats/peft/adapter.ts";

@@ -18,8 +18,8 @@ import { VERSION } from "../node_llama_cpp.mjs";
 
 const HELP = `usage: deno run -A scripts/check/families.ts [NAME …] [options]
 
-For each random model of fixtures/golden, or the named ones: a uniform cut as a folder of its stock class, a cut whose
-layers differ as a folder with Python files, and a uniform cut as a GGUF of each architecture of its family and of the
+For each random model of fixtures/golden and golden_hybrids, or the named ones: a uniform cut as a folder of its stock class, a cut whose
+layers differ as a folder with Python files (not of hybrids), and a uniform cut as a GGUF of each architecture of its family and of the
 one that is chosen. transformers and llama.cpp load them; their logits are compared with those of the cut models here.
 Writes what was loaded, and the differences, into fixtures/golden/reloads.json.
 
@@ -49,6 +49,8 @@ if (options.help) {
 /** Tokens that are compared. */
 const LENGTH = 17;
 const ROOT = new URL("../../", import.meta.url), GOLDEN = new URL("fixtures/golden/", ROOT);
+const HYBRIDS = new URL("fixtures/golden_hybrids/", ROOT),
+  hybrids = Array.from(Deno.readDirSync(HYBRIDS), ({ name }) => name);
 const RESULTS = new URL("reloads.json", GOLDEN);
 
 /** What a program computed of a written model. */
@@ -73,9 +75,10 @@ type Cut = "kv" | "ffn" | "hidden";
 /** Masks that cut the same number of units of each layer; of `uneven` ones also more columns of the second layer. */
 function masksOf({ layers, hidden }: DecoderSpec, cuts: readonly Cut[], uneven = false): Record<string, Float32Array> {
   const of = (key: "heads" | "ffn", isCut: (at: number, layer: LayerSpec, index: number) => boolean): Float32Array =>
-    Float32Array.from(
-      layers.flatMap((own, layer) => Array.from({ length: own[key] }, (_, at) => isCut(at, own, layer) ? 0 : 1)),
-    );
+    Float32Array.from(layers.flatMap((own, layer) => {
+      if (key === "heads" && own.conv) return [1];
+      return Array.from({ length: own[key] }, (_, at) => isCut(at, own, layer) ? 0 : 1);
+    }));
   // A KV group, or a head of the only one.
   const lost = ({ heads, kvHeads }: LayerSpec): number => kvHeads > 1 ? heads / kvHeads : 1;
   return {
@@ -101,14 +104,15 @@ const work = options.work ?? await Deno.makeTempDir({ prefix: "compresso_familie
 const golden: { models: Record<string, unknown> } = JSON.parse(
   await Deno.readTextFile(new URL("golden.json", GOLDEN)),
 );
-const names = positionals.length > 0 ? positionals : Object.keys(golden.models);
+const names = positionals.length > 0 ? positionals : [...Object.keys(golden.models), ...hybrids];
 const failures: string[] = [], found = new Map<string, Reloads>();
 /** Folders for transformers, and where each result goes. */
 const folders: { readonly path: string; readonly put: (as: string, difference: number) => void }[] = [];
 using device = await openDevice();
 
 for (const name of names) {
-  const source = await openHfFolder(new URL(`${name}/model`, GOLDEN).pathname), { spec } = source;
+  const root = hybrids.includes(name) ? HYBRIDS : GOLDEN;
+  const source = await openHfFolder(new URL(`${name}/model`, root).pathname), { spec } = source;
   const type = String(source.config["model_type"]), reloads: Reloads = { gguf: [] };
   found.set(name, reloads);
   const cuts = cutsOf(spec),
@@ -116,7 +120,8 @@ for (const name of names) {
       sliceModel(source, { masks: masksOf(spec, units, uneven) });
   const uniform = cuts.find((units) => familyFor(slice(units).spec).type !== "compresso");
   const written = [["folder", uniform, false], ["compact", cuts[0], true]] as const;
-  for (const [kind, units, uneven] of written) {
+  // No class holds convolutions in layers that differ.
+  for (const [kind, units, uneven] of spec.convolution ? written.slice(0, 1) : written) {
     if (!units) {
       failures.push(`${name}: no uniform cut has a stock class`);
       continue;

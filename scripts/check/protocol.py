@@ -85,7 +85,9 @@ def perplexity(model, tokenizer, text, window, max_windows=0):
 
 def step_with_cache(model, ids, cache):
     """Logits of the next tokens, and the cache they were added to; `cache` is None at the start."""
-    cache = DynamicCache() if cache is None else cache
+    if cache is None:
+        # Layers with other states than keys are made from the configuration alone.
+        cache = DynamicCache(config=model.config) if hasattr(model.config, "conv_L_cache") else DynamicCache()
     return model(input_ids=ids, past_key_values=cache, use_cache=True).logits.float(), cache
 
 

@@ -31,7 +31,8 @@ Deno.test("ggufNames() gives every canonical tensor its own name", () => {
     new Set(
       tensorShapes({
         ...withBiases(SPEC, PROJECTIONS),
-        layers: SPEC.layers.map((layer) => ({ ...layer, experts: { count: 2, ffn: 3 } })),
+        layers: SPEC.layers.map((layer) => ({ ...layer, experts: { count: 2, ffn: 3 }, conv: true as const })),
+        convolution: { length: 3 },
         router: { topK: 1, sharedGate: true, choiceBias: true },
         qkNorm: "head",
         normPlaces: "both",

@@ -30,7 +30,7 @@ const BLOCKS: DecoderSpec = {
 
 /** Folders of the golden models, of all families, as `golden/NAME/model`; first those with experts. */
 function goldenModels(): string[] {
-  return ["golden_experts", "golden"].flatMap((root) => {
+  return ["golden_experts", "golden", "golden_hybrids"].flatMap((root) => {
     const folder = new URL(`../../fixtures/${root}/`, import.meta.url);
     return [...Deno.readDirSync(folder)].map(({ name }) => name).sort().filter((name) => {
       try {
@@ -42,11 +42,11 @@ function goldenModels(): string[] {
   });
 }
 
-/** A golden model with experts, as a folder at `model`. */
-function expertFolder(name: string): Files {
+/** A golden model, as a folder at `model`; `name` with the folder of its kind. */
+function goldenFolder(name: string): Files {
   const file = (one: string): [string, Uint8Array<ArrayBuffer>] => [
     `model/${one}`,
-    fixture(`golden_experts/${name}/model/${one}`),
+    fixture(`${name}/model/${one}`),
   ];
   return new Map(["config.json", "model.safetensors"].map(file));
 }
@@ -120,10 +120,12 @@ const GGUF: Format = {
       await ggufFile({ ...SPEC, vocab: 400 }, "f16"),
       await ggufFile({ ...BLOCKS, vocab: 400 }, "q8_0"),
       await ggufFile({ ...BLOCKS, vocab: 400 }, "q4_0"),
-      ...await Promise.all(["mixtral", "glm4_moe"].map(async (name) => {
-        const { source } = await openModel(memoryFiles(expertFolder(name)), "model");
-        return await ggufOf(source, { dtype: "f32", tokenizerMetadata: new Map() });
-      })),
+      ...await Promise.all(
+        ["golden_experts/mixtral", "golden_experts/glm4_moe", "golden_hybrids/lfm2_long"].map(async (name) => {
+          const { source } = await openModel(memoryFiles(goldenFolder(name)), "model");
+          return await ggufOf(source, { dtype: "f32", tokenizerMetadata: new Map() });
+        }),
+      ),
     ),
   read: (files) => useModel(files, "a.gguf"),
 };
@@ -172,12 +174,15 @@ const INDEX: Format = {
   async cases(): Promise<Case[]> {
     const files = await hfFolder(SPEC, { maxShardBytes: 4000 }), index = "model/model.safetensors.index.json";
     const shard = [...files.keys()].find((path) => path.endsWith(".safetensors")) ?? "";
-    // The tensors of experts, one for each or all in a stack, and the configuration that says how many there are.
-    const ofExperts = { "model/config.json": json, "model/model.safetensors": safetensors };
+    // The tensors of experts, one for each or all in a stack, or of convolutions, and the configuration that says how many there are.
+    const ofOthers = { "model/config.json": json, "model/model.safetensors": safetensors };
     return [
       { files, mutators: { [index]: json } },
       { files, mutators: { [index]: json, [shard]: safetensors } },
-      ...["qwen2_moe", "granitemoe"].map((name) => ({ files: expertFolder(name), mutators: ofExperts })),
+      ...["golden_experts/qwen2_moe", "golden_experts/granitemoe", "golden_hybrids/lfm2"].map((name) => ({
+        files: goldenFolder(name),
+        mutators: ofOthers,
+      })),
     ];
   },
   read: (files) => useModel(files, "model"),

@@ -75,6 +75,17 @@ const MODELS: readonly { spec: DecoderSpec; units: ("kv" | "ffn" | "hidden")[]; 
     form: "apertus",
     arch: "apertus",
   },
+  {
+    spec: {
+      ...DEMO,
+      layers: [{ heads: 0, kvHeads: 0, ffn: 160, conv: true }, ...layers(1)],
+      convolution: { length: 4 },
+      qkNorm: "head",
+    },
+    units: ["ffn"],
+    form: "lfm2",
+    arch: "lfm2",
+  },
 ];
 
 for (const { spec, units, form, arch } of MODELS) {

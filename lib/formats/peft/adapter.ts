@@ -306,12 +306,11 @@ function moduleOf(tensor: string, own: ReadonlyMap<string, string>): {
   readonly side: string | undefined;
   readonly isOwn: boolean;
 } {
+  // First, as a class may have a module of another name that is like LLaMA's: LFM2 has self_attn.out_proj.
+  const [, start, rest = "", ownSide] = OWN_TENSOR.exec(tensor) ?? [], path = `model.${rest}`, found = own.get(path);
+  if (found !== undefined) return { name: found, head: start, side: ownSide, isOwn: found !== path };
   const [, head, layer = "", block = "", projection = "", side] = TENSOR.exec(tensor) ?? [];
-  if (side !== undefined) {
-    return { name: `model.layers.${Number(layer)}.${block}.${projection}`, head, side, isOwn: false };
-  }
-  const [, start, rest = "", ownSide] = OWN_TENSOR.exec(tensor) ?? [], name = own.get(`model.${rest}`);
-  return { name: name ?? "", head: start, side: name === undefined ? undefined : ownSide, isOwn: true };
+  return { name: `model.layers.${Number(layer)}.${block}.${projection}`, head, side, isOwn: false };
 }
 
 /** PEFT leaves the adapter's name out when it saves; files made from a state dict by hand have it, and lack `model.` where the base had no head. */

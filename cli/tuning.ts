@@ -32,7 +32,7 @@ const reported = new WeakSet<Device>();
  * Throws `CompressoError("usage")` for a named file that is no table, as it would be overwritten.
  */
 export async function tuneFor(
-  { device, spec, weights }: Model,
+  { device, spec, source, weights }: Model,
   request: TuneRequest,
   { setting, progress, signal }: {
     readonly setting: TuningSetting;
@@ -55,6 +55,7 @@ export async function tuneFor(
   const { measured } = await tuneProducts(device, spec, {
     ...request,
     baseDtype: weights.baseDtype,
+    storedDtype: (name) => source.storedDtype(name),
     cpuTime,
     signal,
     onProgress: (share) => progress.phase("measuring kernels", share),

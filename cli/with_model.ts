@@ -1,5 +1,6 @@
 // What every verb that runs a model needs: device, loaded weights, Ctrl-C, progress.
-import type { MatrixDtype } from "../lib/nn/products/matrix.ts";
+import type { BaseDtype } from "../lib/nn/weights.ts";
+import type { WeightSource } from "../lib/spec/source.ts";
 import type { Device } from "../lib/gpu/device.ts";
 import { openModelFiles } from "../lib/local/open_model.ts";
 import { readPeftAdapter } from "../lib/local/adapter.ts";
@@ -18,7 +19,7 @@ import { openDeviceHere } from "./webgpu.ts";
 /** Options of {@link withModel}; absent or undefined means the default. */
 export interface ModelSettings {
   /** Storage of the weights on the GPU. */
-  readonly baseDtype?: MatrixDtype | undefined;
+  readonly baseDtype?: BaseDtype | undefined;
   /** Bytes of GPU memory that may be used. */
   readonly memoryLimit?: number | undefined;
   /** PEFT adapter that the work gets as `adapters`: a folder, or its .safetensors file. Default: none. */
@@ -30,7 +31,7 @@ export interface ModelSettings {
   /** Processes that share the work. */
   readonly ranks?: MpiRanks | null | undefined;
   /** Called before any weight is read; if it throws, nothing is loaded. */
-  readonly onShape?: ((spec: DecoderSpec, device: Device) => Promise<unknown>) | undefined;
+  readonly onShape?: ((source: WeightSource, device: Device) => Promise<unknown>) | undefined;
   /** The message at the first Ctrl-C. */
   readonly onInterrupt?: string | undefined;
   /** Whether the work itself calls `listen`; until then Ctrl-C ends the process at once. Default false. */
@@ -72,7 +73,7 @@ export async function withOpened<T>(
   using device = await openDeviceHere({ memoryLimit });
   progress.detail(`device      ${device.facts.description}`);
   const { source, tokenizer } = await openModelFiles(path), { signal, start: listen } = interrupt;
-  await settings.onShape?.(source.spec, device);
+  await settings.onShape?.(source, device);
   return await work({ model: { device, source, tokenizer, baseDtype }, signal, progress, listen });
 }
 
@@ -84,10 +85,10 @@ export async function withModel<T>(
 ): Promise<T> {
   const { compare, tuning: setting = true, ranks } = settings;
   let otherFiles: Awaited<ReturnType<typeof openModelFiles>> | null = null;
-  const onShape = async (spec: DecoderSpec, device: Device): Promise<void> => {
+  const onShape = async (source: WeightSource, device: Device): Promise<void> => {
     // Both are opened before either is loaded, so that a wrong path fails at once.
     if (compare !== undefined) otherFiles = await openModelFiles(compare);
-    await settings.onShape?.(spec, device);
+    await settings.onShape?.(source, device);
   };
   return await withOpened(path, { ...settings, onShape }, async ({ model: files, signal, progress, listen }) => {
     const { device, baseDtype } = files, adapters = await readAdapters(settings.adapter, files.source.spec);

@@ -78,6 +78,7 @@ export * from "./texture/attention_decode.ts";
 export * from "./texture/attention_lanes.ts";
 export * from "./shared/embedding.ts";
 export * from "./shared/expert_product.ts";
+export { type FileDtype, fileLayout, fileTexels, isFileDtype, isLongBlock } from "./shared/file_blocks.ts";
 export * from "./shared/matvec.ts";
 export * from "./texture/matvec_batch.ts";
 export * from "./shared/positions.ts";

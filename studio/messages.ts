@@ -1,6 +1,6 @@
 // What the page and its worker say to each other. Types only.
 import type { ErrorCode } from "../lib/core/errors.ts";
-import type { MatrixDtype } from "../lib/nn/products/matrix.ts";
+import type { BaseDtype } from "../lib/nn/weights.ts";
 
 /** What the user chooses for a run. */
 export interface Choices {
@@ -13,7 +13,7 @@ export interface Choices {
   /** Tokens a sequence. */
   readonly seq: number;
   /** Storage of the frozen weights. */
-  readonly baseDtype: MatrixDtype;
+  readonly baseDtype: BaseDtype;
   /** Whether the model writes texts first, on which its units are scored. */
   readonly writesTexts: boolean;
 }

@@ -1,8 +1,18 @@
 // Body of the matrix-vector kernels for GPUs: a workgroup reads a few rows side by side and sums them in a tree.
 import { range } from "../shared/range.ts";
 import type { Matvec } from "../shared/matvec_types.ts";
-import { columnScale4, endingText, scaledSum, scaleOf, texelDot, texelOf } from "../shared/matvec_text.ts";
-import { isQuantized } from "../shared/weight_access.ts";
+import { type FileDtype, fileTexels, isFileDtype, scaleFunction } from "../shared/file_blocks.ts";
+import {
+  columnScale4,
+  endingText,
+  fileLoads,
+  fileSum,
+  scaledSum,
+  scaleOf,
+  texelDot,
+  texelOf,
+} from "../shared/matvec_text.ts";
+import { hasCodes } from "../shared/weight_access.ts";
 
 /**
  * Rows of a workgroup, for each matrix of a "swiglu": enough for a load of x to serve several, including the four rows
@@ -11,6 +21,7 @@ import { isQuantized } from "../shared/weight_access.ts";
 export const MATVEC_BUFFER_ROWS = 4;
 
 const LANES = 64;
+const NONE = { low: "", high: "" };
 
 /** Declarations and statements of main(). */
 export function bufferBody(kernel: Matvec): { readonly module: string; readonly main: string } {
@@ -18,7 +29,7 @@ export function bufferBody(kernel: Matvec): { readonly module: string; readonly 
   const isPair = ending === "swiglu",
     texel = texelOf(dtype),
     vectors = texel.columns / 4,
-    quantized = isQuantized(dtype),
+    quantized = hasCodes(dtype),
     list = range(batch);
   const rows = MATVEC_BUFFER_ROWS * (isPair ? 2 : 1);
   /** Name of a value of vector b. */
@@ -44,7 +55,26 @@ ${
     }).join("\n")
     : "";
   const x = (b: number): string[] => range(vectors).map((v) => own(`x${v}`, b));
+  const addFile = (dtype: FileDtype, m: number, base: number): string => {
+    // Of 256 columns, so many texels have lower bits and so many any bits.
+    const codesPitch = `params.pitch / ${256 / texel.columns / 8}u * ${fileTexels(dtype, 256).codes / 8}u`;
+    const { codes, scales, decode, texels: [{ low, high } = NONE] } = fileLoads(dtype, {
+      columns: ["c"],
+      load: (of, at) =>
+        of === "codes" ? `w${m}[n0 / 4u * (${codesPitch}) + ${at}]` : `scales${m}[n0 / 4u * params.scalePitch + ${at}]`,
+      name: `${base}`,
+    });
+    const dots = list.map((b) => texelDot(dtype, { texel: low, high, x: x(b), name: `f${base}`, isShared: batch > 1 }));
+    const lines = list.flatMap((b) => [
+      `let ${own(`a${base}`, b)} = ${
+        fileSum(dtype, { sums: [dots[b]?.sum ?? ""], name: `${base}`, total: own("total", b) })
+      };`,
+      ...range(4).map((r) => `${own(`s${base + r}`, b)} += ${own(`a${base}`, b)}[${r}];`),
+    ]);
+    return [...codes, ...scales, ...decode, dots[0]?.before ?? "", ...lines].map((line) => `    ${line}`).join("\n");
+  };
   const add = (m: number, base: number): string => {
+    if (isFileDtype(dtype)) return addFile(dtype, m, base);
     if (quantized) {
       const dots = list.map((b) =>
         texelDot(dtype, { texel: `d${base}`, x: x(b), name: `f${base}`, isShared: batch > 1 })
@@ -112,7 +142,7 @@ ${
     }
   }`;
   return {
-    module: `var<workgroup> sums: array<f32, ${all * LANES}>;
+    module: `${isFileDtype(dtype) ? scaleFunction(dtype, "buffer") : ""}var<workgroup> sums: array<f32, ${all * LANES}>;
 fn sum_of(i: u32) -> f32 { return sums[i * ${LANES}u]; }`,
     main: `${list.flatMap((b) => range(rows).map((r) => `  var ${own(`s${r}`, b)} = 0.0;`)).join("\n")}
 ${norm ? list.map((b) => `  var ${own("squares", b)} = vec4f();`).join("\n") : ""}

@@ -2,7 +2,16 @@
 import { CACHE_KEYS } from "./attention_text.ts";
 import type { MatvecEnding, MatvecRole } from "./matvec_types.ts";
 import type { Binding } from "../source.ts";
-import { isQuantized, QUANT_BLOCK, QUANT_ROWS, quantBits, quantColumns, type WeightDtype } from "./weight_access.ts";
+import { codePlaces, fileCodes, type FileDtype, fileLayout, isFileDtype, scaleTexels } from "./file_blocks.ts";
+import {
+  isQuantized,
+  QUANT_BLOCK,
+  QUANT_ROWS,
+  quantBits,
+  quantColumns,
+  type QuantDtype,
+  type WeightDtype,
+} from "./weight_access.ts";
 
 const XYZW = ["x", "y", "z", "w"] as const;
 
@@ -12,7 +21,7 @@ export interface Texel {
   readonly columns: number;
   /** Rows of a texel. */
   readonly rows: number;
-  /** Texels of a row that share one texel of scales; 0 without scales. */
+  /** Texels of 32 columns of a row; 0 without scales. */
   readonly perScale: number;
   /** WGSL type of a texel. */
   readonly type: "vec4f" | "vec4u";
@@ -22,6 +31,10 @@ export interface Texel {
 export function texelOf(dtype: WeightDtype): Texel {
   if (isQuantized(dtype)) {
     const columns = quantColumns(dtype);
+    return { columns, rows: QUANT_ROWS, perScale: QUANT_BLOCK / columns, type: "vec4u" };
+  }
+  if (isFileDtype(dtype)) {
+    const columns = 32 / fileLayout(dtype).low;
     return { columns, rows: QUANT_ROWS, perScale: QUANT_BLOCK / columns, type: "vec4u" };
   }
   return dtype === "f32"
@@ -49,12 +62,13 @@ export function columnScale4(dtype: WeightDtype, first: number): string | null {
  * WGSL expression of the sum over the columns of a texel: of one row as f32, of four rows as vec4f. x holds the names
  * of its vec4. Quantised codes are not yet multiplied by their scale. `name` is a prefix for values that the statements
  * in `before` define; `isShared` defines there all that does not depend on x. With `isRow` the texel of codes is that of
- * one row, a u32.
+ * one row, a u32. `high` is the texel of the upper bits of a file's codes.
  */
 export function texelDot(
   dtype: WeightDtype,
-  { texel, x, name, isShared = false, isRow = false }: {
+  { texel, high = "", x, name, isShared = false, isRow = false }: {
     readonly texel: string;
+    readonly high?: string;
     readonly x: readonly string[];
     readonly name: string;
     readonly isShared?: boolean;
@@ -71,17 +85,99 @@ export function texelDot(
       sum: Array.from({ length: 8 }, (_, c) => `${factor(c)} * ${name}_${c >> 1}.${XYZW[c & 1]}`).join(" + "),
     };
   }
+  const codes = isFileDtype(dtype) ? codesOfFile(dtype, { texel, high, isRow }) : codesInPlace(dtype, { texel, isRow });
+  return {
+    before: isShared ? codes.map((code, c) => `let ${name}_${c} = ${code};`).join(" ") : "",
+    sum: codes.map((code, c) => `${factor(c)} * ${isShared ? `${name}_${c}` : code}`).join(" + "),
+  };
+}
+
+/** Codes of a texel, times the powers of two of {@link columnScale}. */
+function codesInPlace(
+  dtype: QuantDtype,
+  { texel, isRow }: { readonly texel: string; readonly isRow: boolean },
+): readonly string[] {
   const bits = quantBits(dtype), [uint, int, float] = isRow ? ["u32", "i32", "f32"] : ["vec4u", "vec4i", "vec4f"];
-  const codes = Array.from({ length: quantColumns(dtype) }, (_, c) => {
+  return Array.from({ length: quantColumns(dtype) }, (_, c) => {
     const shift = bits * c, isLast = shift + bits === 32;
     const code = isLast ? `${texel} >> ${uint}(${shift}u)` : `${texel} & ${uint}(${(2 ** bits - 1) * 2 ** shift}u)`;
     // Through i32, as a CPU converts signed integers in one instruction, unsigned ones in eight.
     return `${float}(${int}(${code}))`;
   });
+}
+
+/** Codes of a texel of a file's blocks, minus zero. */
+function codesOfFile(
+  dtype: FileDtype,
+  { texel, high, isRow }: { readonly texel: string; readonly high: string; readonly isRow: boolean },
+): readonly string[] {
+  const { low, high: upper } = fileLayout(dtype);
+  return Array.from({ length: 32 / low }, (_, c) =>
+    fileCodes(dtype, {
+      ...{ low: texel, high, lowBit: low * c, highBit: upper * c, of: isRow ? "scalar" : "vec4" },
+    }));
+}
+
+/** Statements that load texels of W from a file's blocks, and what {@link fileSum} needs of them. */
+export interface FileLoads {
+  /** Statements that load the texels of codes, and those of scales. */
+  readonly codes: readonly string[];
+  readonly scales: readonly string[];
+  /** Statements that decode the scales of four rows. */
+  readonly decode: readonly string[];
+  /** Names of the lower and upper bits of each texel. */
+  readonly texels: readonly { readonly low: string; readonly high: string }[];
+}
+
+/**
+ * Loads of texels of the lower bits of a row of texels, given by their numbers: of 32 columns there are `perScale`, and
+ * all are of the same 32. `name` is a part of the names of values.
+ */
+export function fileLoads(dtype: FileDtype, { columns, load, name }: {
+  readonly columns: readonly string[];
+  /** WGSL that loads a texel of codes or of scales. */
+  readonly load: (of: "codes" | "scales", texel: string) => string;
+  readonly name: string;
+}): FileLoads {
+  const { columns: width } = texelOf(dtype), { group } = fileLayout(dtype);
+  const texels = columns.map((column, t) => {
+    const { low, high } = codePlaces(dtype, `(${column}) * ${width / 4}u`), own = `${name}_${t}`;
+    return {
+      statements: [
+        `let d${own} = ${load("codes", low.texel)};`,
+        ...(high ? [`let hi${own} = ${load("codes", high.texel)} >> vec4u(${high.shift});`] : []),
+      ],
+      ...{ low: `d${own}`, high: `hi${own}` },
+    };
+  });
+  const scales = columns.slice(0, group === 32 ? 1 : undefined).map((column, t) => {
+    const number = `(${column}) / ${group / width}u`, { own, top } = scaleTexels(dtype, number), at = `${name}_${t}`;
+    return {
+      loads: [`let e${at} = ${load("scales", own)};`, ...(top ? [`let p${at} = ${load("scales", top)};`] : [])],
+      decode: `let scale${at} = file_scale(e${at}, ${top ? `p${at}` : "vec4u()"}, ${number});`,
+    };
+  });
   return {
-    before: isShared ? codes.map((code, c) => `let ${name}_${c} = ${code};`).join(" ") : "",
-    sum: codes.map((code, c) => `${factor(c)} * ${isShared ? `${name}_${c}` : code}`).join(" + "),
+    codes: texels.flatMap(({ statements }) => statements),
+    scales: scales.flatMap(({ loads }) => loads),
+    decode: scales.map(({ decode }) => decode),
+    texels,
   };
+}
+
+/**
+ * The sum over the texels of {@link fileLoads}, from those of their codes. `total` is the sum of x over their columns;
+ * `pick` takes a vec4f of four rows to what the sums are of.
+ */
+export function fileSum(dtype: FileDtype, { sums, name, total, pick = (rows) => rows }: {
+  readonly sums: readonly string[];
+  readonly name: string;
+  readonly total: string;
+  readonly pick?: (rows: string) => string;
+}): string {
+  const { zero, group } = fileLayout(dtype), all = group === 32 ? [sums.join(" + ")] : sums;
+  const scaled = all.map((sum, t) => `${pick(`scale${name}_${t}.d`)} * (${sum})`).join(" + ");
+  return zero === 0 ? `${scaled} + ${pick(`scale${name}_0.m`)} * ${total}` : scaled;
 }
 
 /** d and m of four rows, from a texel of scales. */

@@ -1,5 +1,6 @@
 // Rows of a GGUF as they are in the file, to the texels of a matrix: GGML's blocks, bf16 and f32. Values have the bits
 // of `dequantize`. Codes and scales are those of the file or, if they are rounded again, those of `quantizeRows`.
+import { type FileDtype, fileLayout } from "./file_blocks.ts";
 import { QUANT_BLOCK, quantColumns, type QuantDtype } from "./weight_access.ts";
 import type { KernelSource } from "../source.ts";
 import { type BlockedType, isBlocked, isShared, isSplit, layoutOf, loadText, UNPACK_GROUP } from "./unpack_layouts.ts";
@@ -112,6 +113,102 @@ ${words.map((word, t) => `  code_words[to + ${4 * t}u] = ${word} & kept;`).join(
   };
 }
 
+/**
+ * Rearranges the blocks of rows as the texels of a matrix of `FILE_LAYOUTS`, without rounding. Shapes: raw as above; codes
+ * [rows / 4, pitch] texels of four rows, from texel row `first` on; scales [rows / 4, scalePitch] likewise. Grid as above.
+ * Writes (=) all but the padding; missing rows of the last texels are 0.
+ */
+export function unpackToFile(type: FileDtype): KernelSource {
+  const layout = fileLayout(type), { low, high } = layout, texels = low + high;
+  const codes = (index: number): string => `b.${index < 4 ? "low" : "high"}[${index % 4}]`;
+  const eight = [0, 1, 2, 3, 4, 5, 6, 7];
+  const lower = (index: number): string => `nibbles(${codes(index)} & 0x0f0f0f0fu)`;
+  const lows = low === 8
+    ? eight.map(codes)
+    : [0, 1, 2, 3].map((t) => `(${lower(2 * t)} | (${lower(2 * t + 1)} << 16u))`);
+  const perTexel = high === 0 ? 0 : 8 / high; // words of codes whose upper bits make a word
+  const highs = Array.from(
+    { length: high },
+    (_, t) =>
+      eight.slice(t * perTexel, (t + 1) * perTexel).map((i, place) => `(upper(${codes(i)}) << ${4 * high * place}u)`)
+        .join(" | "),
+  );
+  return {
+    name: `unpack-${type}-file`,
+    bindings: ["read", "storage", "storage", "uniform"],
+    code: `struct Params { rows: u32, groups: u32, pitch: u32, first: u32, scalePitch: u32 }
+@group(0) @binding(0) var<storage, read> raw: array<u32>;
+@group(0) @binding(1) var<storage, read_write> code_words: array<u32>;
+@group(0) @binding(2) var<storage, read_write> scale_words: array<u32>;
+@group(0) @binding(3) var<uniform> p: Params;
+${loadText(type, false)}${NIBBLE_TEXT}${UPPER_TEXT[high]}${layout.scales === "six" ? SIX_BITS_TEXT : ""}
+@compute @workgroup_size(${UNPACK_GROUP}, ${UNPACK_GROUP}) fn main(@builtin(global_invocation_id) id: vec3u) {
+  if ((id.x >= p.groups) | (id.y * ${UNPACK_ROWS}u >= p.rows)) { return; }
+  for (var i = 0u; i < ${UNPACK_ROWS}u; i++) {
+  let row = id.y * ${UNPACK_ROWS}u + i;
+  let b = load(row, id.x);
+  let at = block_at(row, id.x);
+  let kept = select(0u, 0xffffffffu, row < p.rows);
+  let to = ((p.first + id.y) * p.pitch + id.x * ${texels}u) * 4u + i;
+${[...lows, ...highs].map((word, t) => `  code_words[to + ${4 * t}u] = (${word}) & kept;`).join("\n")}
+  let to_scales = (p.first + id.y) * p.scalePitch;
+${SCALE_WORDS[layout.scales]}
+  }
+}
+`,
+  };
+}
+
+const UPPER_TEXT = {
+  0: "",
+  1: `
+fn upper(word: u32) -> u32 { // the fifth bits of four bytes, side by side
+  let bits = (word >> 4u) & 0x01010101u;
+  return (bits | (bits >> 7u) | (bits >> 14u) | (bits >> 21u)) & 15u;
+}
+`,
+  2: `
+fn upper(word: u32) -> u32 { // the fifth and sixth bits of four bytes, side by side
+  let bits = (word >> 4u) & 0x03030303u;
+  return (bits | (bits >> 6u) | (bits >> 12u) | (bits >> 18u)) & 255u;
+}
+`,
+} as const;
+
+/** Statements that write the scales of group `id.x`; what groups share is written by one of them. */
+const SCALE_WORDS = {
+  one: `  if (id.x % 2u == 0u) {
+    var word = half_at(at);
+    if (id.x + 1u < p.groups) { word |= half_at(block_at(row, id.x + 1u)) << 16u; }
+    scale_words[(to_scales + id.x / 2u) * 4u + i] = word & kept;
+  }`,
+  pair: "  scale_words[(to_scales + id.x) * 4u + i] = (half_at(at) | (half_at(at + 1u) << 16u)) & kept;",
+  six: `  if (id.x % 2u == 0u) {
+    let word = at >> 1u;
+    let both = six_bits(word, id.x & 7u) | (six_bits(word, (id.x & 7u) + 1u) << 16u);
+    let place = to_scales + id.x / 8u * 5u;
+    scale_words[(place + id.x / 2u % 4u) * 4u + i] = both & kept;
+    if (id.x % 8u == 0u) { scale_words[(place + 4u) * 4u + i] = raw[word] & kept; }
+  }`,
+  signed: `  if (id.x % 2u == 0u) {
+    let steps = at + 96u + (id.x & 7u);
+    let place = to_scales + id.x / 8u * 5u;
+    scale_words[(place + id.x / 2u % 4u) * 4u + i] = (half_at(steps) | (half_at(steps + 1u) << 16u)) & kept;
+    if (id.x % 8u == 0u) { scale_words[(place + 4u) * 4u + i] = half_at(at + 104u) & kept; }
+  }`,
+} as const;
+
+/** six_bits(word, g): s (lower 6 bits) and t (the next 6) of a group of a K block that begins at a word. */
+const SIX_BITS_TEXT = `
+fn six_bits(word: u32, g: u32) -> u32 {
+  let shift = (g & 3u) * 8u;
+  let s = raw[word + 1u] >> shift; let t = raw[word + 2u] >> shift; let u = raw[word + 3u] >> shift;
+  let scale = select(s & 63u, (u & 15u) | ((s >> 2u) & 48u), g >= 4u);
+  let least = select(t & 63u, ((u >> 4u) & 15u) | ((t >> 2u) & 48u), g >= 4u);
+  return scale | (least << 6u);
+}
+`;
+
 /** Words of two f16 each from eight f32. */
 function pairs(at: (index: number) => string): string {
   return [0, 2, 4, 6].map((i) => `half(bitcast<f32>(raw[${at(i)}])) | (half(bitcast<f32>(raw[${at(i + 1)}])) << 16u)`)
@@ -134,7 +231,7 @@ fn upper(word: u32) -> u32 { return half(bitcast<f32>(word << 16u)) | (half(bitc
 `;
 
 const NIBBLE_TEXT = `
-fn nibbles(word: u32) -> u32 { // the lower four bits of each byte, side by side
+fn nibbles(word: u32) -> u32 { // the lower four bits of each byte, side by side; the others are 0
   let pairs = (word | (word >> 4u)) & 0x00ff00ffu;
   return (pairs | (pairs >> 8u)) & 0xffffu;
 }

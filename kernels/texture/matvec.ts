@@ -1,8 +1,18 @@
 // Body of the matrix-vector kernels for CPU adapters: x in registers, rows of W streamed from a texture.
 import { range } from "../shared/range.ts";
 import type { Matvec, TextureUnits } from "../shared/matvec_types.ts";
-import { columnScale4, endingText, scaledSum, scaleOf, texelDot, texelOf } from "../shared/matvec_text.ts";
-import { isQuantized, type WeightDtype } from "../shared/weight_access.ts";
+import { type FileDtype, isFileDtype, scaleFunction } from "../shared/file_blocks.ts";
+import {
+  columnScale4,
+  endingText,
+  fileLoads,
+  fileSum,
+  scaledSum,
+  scaleOf,
+  texelDot,
+  texelOf,
+} from "../shared/matvec_text.ts";
+import { hasCodes, type WeightDtype } from "../shared/weight_access.ts";
 
 /** Largest number of rows of a workgroup, over all matrices of a "swiglu"; more were not faster. */
 const MAX_ROWS = 768;
@@ -27,7 +37,7 @@ export function textureRows(workgroupBytes: number): number {
  */
 export function textureUnits(dtype: WeightDtype, columns: number): TextureUnits {
   const { span } = unitOf(dtype), halves = Math.ceil(2 * columns / span);
-  if (isQuantized(dtype) && halves % 2 === 1 && halves > 1 && halves < 2 * EXACT_UNITS) {
+  if (hasCodes(dtype) && halves % 2 === 1 && halves > 1 && halves < 2 * EXACT_UNITS) {
     return { units: (halves - 1) / 2, half: true, rounds: 1 };
   }
   const all = Math.max(1, Math.ceil(halves / 2));
@@ -94,7 +104,7 @@ export function textureBody(kernel: Matvec): { readonly module: string; readonly
   const { storage: { dtype }, ending, parts, roles = [], norm } = kernel;
   const { rows: most = MAX_ROWS, units: { units, half, rounds } = NO_UNITS } = kernel;
   const { texels, step, span } = unitOf(dtype), isMany = rounds > 1;
-  const texel = texelOf(dtype), vectors = texel.columns / 4, perUnit = texels * vectors, quantized = isQuantized(dtype);
+  const texel = texelOf(dtype), vectors = texel.columns / 4, perUnit = texels * vectors, quantized = hasCodes(dtype);
   const registers = range(units * perUnit);
 
   const place = (unit: string, t: number): string => `first + ${unit} * ${LANES * texels}u + ${t * step}u`;
@@ -131,6 +141,7 @@ ${rest ? `  {\n${loadX(rest.texels.map(({ column }) => column), rest.x, rest.tot
   const row = (m: number): string => {
     const texture = quantized ? "n0 / 4u + r / 4u" : "n0 + r";
     const at = `(${m === 1 && ending === "swiglu" ? "r + params.groupRows" : "r"}) * ${LANES}u + lane`;
+    if (isFileDtype(dtype)) return fileRow(dtype, { m, texture, at });
     // All loads precede their arithmetic: an image load is a call, which saves all registers.
     const codes = all.flatMap((load, u) =>
       load.texels.map(({ column }, t) => `      let d${u}_${t} = textureLoad(w${m}, vec2u(${column}, ${texture}));`)
@@ -153,6 +164,37 @@ ${[...codes, ...scales, ...sums].join("\n")}
 ${store}
     }`;
   };
+  const fileRow = (dtype: FileDtype, { m, texture, at }: {
+    readonly m: number;
+    readonly texture: string;
+    readonly at: string;
+  }): string => {
+    const loaded = all.map((load, u) =>
+      fileLoads(dtype, {
+        columns: load.texels.map(({ column }) => column),
+        load: (of, x) => `textureLoad(${of === "codes" ? "w" : "scales"}${m}, vec2u(${x}, ${texture}))`,
+        name: `${u}`,
+      })
+    );
+    const sums = all.map((load, u) => {
+      const dots = load.texels.map(({ x }, t) => {
+        const { low = "", high = "" } = loaded[u]?.texels[t] ?? {};
+        return texelDot(dtype, { texel: low, high, x, name: `f${u}_${t}` }).sum;
+      });
+      return `sum += ${fileSum(dtype, { sums: dots, name: `${u}`, total: load.total })};`;
+    });
+    const statements = [
+      ...loaded.flatMap(({ codes }) => codes),
+      ...loaded.flatMap(({ scales }) => scales),
+      ...loaded.flatMap(({ decode }) => decode),
+      ...sums,
+      ...range(4).map((j) => storeSum(`${at} + ${j * LANES}u`, `sum[${j}]`, isMany)),
+    ];
+    return `    for (var r = 0u; r < count; r += ${texel.rows}u) {
+      var sum = vec4f();
+${statements.map((line) => `      ${line}`).join("\n")}
+    }`;
+  };
   const rows = ending === "swiglu"
     ? [row(0), row(1)].join("\n")
     : parts === 1
@@ -171,7 +213,9 @@ ${rows}`;
     sums[at] = ${range(LANES).map((j) => `sums[at + ${j}u]`).join(" + ")};
   }`;
   return {
-    module: `var<workgroup> sums: array<f32, ${most * LANES}>;
+    module: `${isFileDtype(dtype) ? scaleFunction(dtype, "texture") : ""}var<workgroup> sums: array<f32, ${
+      most * LANES
+    }>;
 ${norm ? `var<workgroup> square_sums: array<f32, ${LANES}>;` : ""}
 fn sum_of(i: u32) -> f32 { return sums[i * ${LANES}u]; }`,
     main: `${

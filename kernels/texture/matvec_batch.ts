@@ -12,11 +12,20 @@ import {
   batchEndingFunctions,
   batchEndingOf,
 } from "./matvec_batch_endings.ts";
-import { columnScale4, scaledSum, texelDot, texelOf } from "../shared/matvec_text.ts";
+import { type FileDtype, fileLayout, isFileDtype, scaleFunction } from "../shared/file_blocks.ts";
+import {
+  columnScale4,
+  type FileLoads,
+  fileLoads,
+  fileSum,
+  scaledSum,
+  texelDot,
+  texelOf,
+} from "../shared/matvec_text.ts";
 import type { TextureUnits } from "../shared/matvec_types.ts";
 import { type Load, loadsOf, unitOf } from "./matvec.ts";
 import type { KernelSource } from "../source.ts";
-import { isQuantized, weightBindings, type WeightDtype } from "../shared/weight_access.ts";
+import { hasCodes, weightBindings, type WeightDtype } from "../shared/weight_access.ts";
 
 /** One kernel of the family. */
 export interface BatchMatvec extends BatchEnding {
@@ -48,7 +57,7 @@ const XYZW = ["x", "y", "z", "w"] as const;
 
 /** Vectors of a workgroup whose columns an invocation can keep. */
 export function batchVectors(dtype: WeightDtype, { units, half }: TextureUnits): number {
-  const all = units + (half ? 0.5 : 0), values = all * (unitOf(dtype).span / LANES + (isQuantized(dtype) ? 1 : 0));
+  const all = units + (half ? 0.5 : 0), values = all * (unitOf(dtype).span / LANES + (hasCodes(dtype) ? 1 : 0));
   return Math.max(1, 2 ** Math.floor(Math.log2(Math.min(BATCH_VECTORS, MOST_VALUES / values))));
 }
 
@@ -75,7 +84,7 @@ type UnitLoad = Load & { readonly u: number };
 
 /** The loads of a row in passes, whose x fits the first cache of a CPU. */
 function passesOf({ dtype, batch, units: { rounds } }: BatchMatvec, loads: readonly UnitLoad[]): readonly UnitLoad[][] {
-  const values = loads.reduce((sum, { x }) => sum + 4 * x.length + (isQuantized(dtype) ? 1 : 0), 0);
+  const values = loads.reduce((sum, { x }) => sum + 4 * x.length + (hasCodes(dtype) ? 1 : 0), 0);
   const count = rounds > 1 || values * batch <= MOST_PASS_VALUES ? 1 : Math.ceil(values * batch / PASS_VALUES),
     size = Math.ceil(loads.length / count);
   return range(count).map((pass) => loads.slice(pass * size, (pass + 1) * size)).filter(({ length }) => length > 0);
@@ -95,7 +104,7 @@ function isExchanged({ units, exchange }: Pick<BatchMatvec, "units" | "exchange"
 export function matvecBatchKernel(kernel: BatchMatvec): KernelSource {
   const { dtype, ending, parts, batch, norm, exchange, units: { units, half, rounds } } = kernel;
   const storage = { placement: "texture", dtype } as const, matrices = ending === "swiglu" ? 2 : parts;
-  const weights = weightBindings(storage), quantized = isQuantized(dtype), list = range(batch), isMany = rounds > 1;
+  const weights = weightBindings(storage), quantized = hasCodes(dtype), list = range(batch), isMany = rounds > 1;
   const { texels, step, span } = unitOf(dtype), texel = texelOf(dtype), vectors = texel.columns / 4;
   const kept = !isExchanged(kernel), bytes = rowBytes(kernel), squareBytes = normBytes(kernel);
   const pair = ending === "swiglu" ? [0, 1] : [0];
@@ -206,7 +215,7 @@ ${bindings.map(({ declare }, index) => `@group(0) @binding(${index}) ${declare}`
 ${bytes > 0 ? `var<workgroup> sums: array<f32, ${kernel.rows * bytes / 4}>;` : ""}
 ${squareBytes > 0 ? `var<workgroup> square_sums: array<f32, ${squareBytes / 4}>;` : ""}
 ${bytes > 0 ? `fn sum_of(i: u32, lane: u32) -> f32 { return sums[${ownPlace("i")}]; }` : ""}
-${batchEndingFunctions(kernel)}
+${batchEndingFunctions(kernel)}${isFileDtype(dtype) ? scaleFunction(dtype, "texture") : ""}
 @compute @workgroup_size(${LANES}) fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
   var part = 0u;
   var n0 = group.y * params.groupRows;
@@ -316,6 +325,12 @@ ${
   /** Statements that load a row of matrix m, or four in a texel: all loads precede their arithmetic. */
   function loadsOfRow(m: number, pair: number, loads: readonly UnitLoad[]): string {
     const at = quantized ? "r / 4u" : "r";
+    if (isFileDtype(dtype)) {
+      return loads.flatMap((load) => {
+        const { codes, scales, decode } = loadsOfFile(dtype, m, { pair, load });
+        return [...codes, ...scales, ...decode].map((line) => `      ${line}`);
+      }).join("\n");
+    }
     return loads.flatMap(({ u, ...load }) => [
       ...load.texels.map(({ column }, t) =>
         `      let d${pair}_${u}_${t} = textureLoad(w${m}, vec2u(${column}, ${at}));`
@@ -324,12 +339,49 @@ ${
     ]).join("\n");
   }
 
+  function loadsOfFile(
+    dtype: FileDtype,
+    m: number,
+    { pair, load }: { readonly pair: number; readonly load: UnitLoad },
+  ): FileLoads {
+    return fileLoads(dtype, {
+      columns: load.texels.map(({ column }) => column),
+      load: (of, x) => `textureLoad(${of === "codes" ? "w" : "scales"}${m}, vec2u(${x}, r / 4u))`,
+      name: `${pair}_${load.u}`,
+    });
+  }
+
   /** Statements that sum one row for each vector, onto `before`, in sum{pair}_{b}. Of four rows in a texel it is the i-th. */
   function sumsOf(pair: number, loads: readonly UnitLoad[], before: readonly string[]): string {
     const picked = (name: string): string =>
       `select(select(${name}.x, ${name}.y, isOdd), select(${name}.z, ${name}.w, isOdd), isHigh)`;
     const sums = loads.flatMap(({ u, ...load }) => {
       const name = `${pair}_${u}`;
+      if (isFileDtype(dtype)) {
+        const { texels } = loadsOfFile(dtype, 0, { pair, load: { u, ...load } });
+        const dots = list.map((b) =>
+          texels.map(({ low, high }, t) =>
+            texelDot(dtype, {
+              ...{ texel: `q${low}`, high: `q${high}`, name: `f${name}_${t}`, isShared: true, isRow: true },
+              x: load.x.slice(t * vectors, (t + 1) * vectors).map((x) => `${x}_${b}`),
+            })
+          )
+        );
+        const hasHigh = fileLayout(dtype).high > 0;
+        return [
+          ...texels.flatMap(({ low, high }) => [
+            `      let q${low} = ${picked(low)};`,
+            ...(hasHigh ? [`      let q${high} = ${picked(high)};`] : []),
+          ]),
+          ...(dots[0] ?? []).map(({ before }) => `      ${before}`),
+          ...list.map((b) => {
+            const sums = (dots[b] ?? []).map(({ sum }) => sum);
+            return `      sum${pair}_${b} += ${
+              fileSum(dtype, { sums, name, total: `${load.total}_${b}`, pick: picked })
+            };`;
+          }),
+        ];
+      }
       const dots = (b: number): readonly { readonly before: string; readonly sum: string }[] =>
         load.texels.map((_, t) =>
           texelDot(dtype, {

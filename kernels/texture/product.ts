@@ -3,6 +3,18 @@ import { range } from "../shared/range.ts";
 import type { KernelSource } from "../source.ts";
 import { header, STORE_VECTOR, storeScalars } from "./product_text.ts";
 import {
+  codePlaces,
+  fileCodes,
+  type FileDtype,
+  fileLayout,
+  fileValue,
+  isFileDtype,
+  type Place,
+  scaleFunction,
+  scaleTexels,
+} from "../shared/file_blocks.ts";
+import {
+  hasCodes,
   isQuantized,
   QUANT_BLOCK,
   quantBits,
@@ -76,7 +88,12 @@ export function textureTileColumns({ vectors }: TextureProduct): number {
 /** Values of k per step. */
 export function textureStep({ dtype, transposeB }: TextureProduct): number {
   if (!transposeB) return 4;
-  return isQuantized(dtype) ? QUANT_BLOCK : dtype === "f16" ? 8 : 4;
+  return hasCodes(dtype) ? scaleColumns(dtype) : dtype === "f16" ? 8 : 4;
+}
+
+/** Columns of a row that share a scale. */
+function scaleColumns(dtype: QuantDtype | FileDtype): number {
+  return isFileDtype(dtype) ? fileLayout(dtype).group : QUANT_BLOCK;
 }
 
 /**
@@ -92,7 +109,7 @@ export function productTexture(variant: TextureProduct): KernelSource {
   const declarations = [
     `var a: ${image("rgba32float")}`,
     `var b: ${image(dtype === "f32" ? "rgba32float" : "rgba32uint")}`,
-    ...(isQuantized(dtype) ? [`var scales: ${image("rgba32uint")}`] : []),
+    ...(hasCodes(dtype) ? [`var scales: ${image("rgba32uint")}`] : []),
     ...(low ? [`var low_a: ${image("rgba32float")}`, `var low_b: ${image("rgba32float")}`] : []),
     `var<storage, read_write> c: array<${scalar ? "f32" : "vec4f"}>;`,
     `var<uniform> p: Params;`,
@@ -124,7 +141,7 @@ export function productTexture(variant: TextureProduct): KernelSource {
     (variant.broadcast ? "-broadcast" : "");
   const code = `${header(low)}
 ${lines(declarations.length, (i) => `@group(0) @binding(${i}) ${declarations[i]}`)}
-
+${isFileDtype(dtype) ? scaleFunction(dtype, "texture") : ""}
 @compute @workgroup_size(${LANES}) fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
   let m0 = group.x * ${rows}u;
   let x0 = group.y * ${isPaired(variant) ? LANES * vectors / 2 : LANES * vectors}u + lane;
@@ -177,18 +194,21 @@ interface Loop {
 }
 
 function loop(of: Loop): string {
-  if (isQuantized(of.dtype) && of.variant.transposeB) return blockLoop(of);
+  if (hasCodes(of.dtype) && of.variant.transposeB) return blockLoop(of, of.dtype);
   return `  for (var step = ${of.start}; step < ${of.start} + ${of.steps}; step++) {
 ${oneStep(of)}
   }`;
 }
 
-/** One d and m for each row of B covers 32 values of k. A step has 4 of them, as 8 would spill registers. */
-function blockLoop(of: Loop): string {
+/** One d and m for each row of B covers 16 or 32 values of k. A step has 4 of them, as 8 would spill registers. */
+function blockLoop(of: Loop, dtype: QuantDtype | FileDtype): string {
+  const steps = scaleColumns(dtype) / 4;
+  const scales = (v: number): string =>
+    isFileDtype(dtype) ? fileScales(of.variant, dtype, v) : blockScales(of.variant, v);
   return `  for (var block = ${of.start}; block < ${of.start} + ${of.steps}; block++) {
-${lines(of.variant.vectors, (v) => blockScales(of.variant, v))}
-    for (var part = 0u; part < ${QUANT_BLOCK / 4}u; part++) {
-    let step = block * ${QUANT_BLOCK / 4}u + part;
+${lines(of.variant.vectors, scales)}
+    for (var part = 0u; part < ${steps}u; part++) {
+    let step = block * ${steps}u + part;
 ${oneStep(of)}
     }
   }`;
@@ -213,7 +233,7 @@ function oneStep(of: Loop): string {
     ].filter((text) => text !== "").join("\n");
   }
   const width = dtype !== "f32" && !variant.transposeB ? 2 : 1; // columns of one load of B
-  const isEarly = variant.transposeB ? isQuantized(dtype) : dtype === "f16";
+  const isEarly = variant.transposeB ? hasCodes(dtype) : dtype === "f16";
   return [
     isEarly ? loadB(of, all) : "",
     loadA(of),
@@ -240,6 +260,13 @@ function blockScales(variant: TextureProduct, v: number): string {
 ${lines(4, (i) => `    let pair${v}_${i} = ${pairs[i]};`)}
     let scale_d${v} = ${gather("x")};
     let scale_m${v} = ${gather("y")};`;
+}
+
+/** The same of blocks of a file. */
+function fileScales(variant: TextureProduct, dtype: FileDtype, v: number): string {
+  const { own, top } = scaleTexels(dtype, "block"), row = column(variant, v);
+  const load = (texel: string): string => `textureLoad(scales, vec2u(${texel}, ${row}))`;
+  return `    let scale${v} = file_scale(${load(own)}, ${top ? load(top) : "vec4u()"}, block);`;
 }
 
 /** Whether an invocation owns pairs of adjacent vec4 columns, as a texel of B or of its scales covers both. */
@@ -309,6 +336,7 @@ function chunksOf({ transposeB }: TextureProduct, dtype: WeightDtype): number {
 function loadB({ variant, b, dtype, k, columns }: Loop, of: readonly number[]): string {
   const { transposeB } = variant, pairs = [...new Set(of.map((v) => v >> 1))];
   if (isQuantized(dtype)) return transposeB ? loadRowCodes(variant, dtype, of) : loadColumnCodes(dtype, pairs);
+  if (isFileDtype(dtype)) return transposeB ? loadFileRows(variant, dtype, of) : loadFileColumns(dtype, pairs);
   if (transposeB) {
     return lines(of.length * 4, (index) => {
       const v = of[index >> 2] ?? 0, i = index & 3;
@@ -365,6 +393,58 @@ function fromCodes(
   return `${quantValues(`vec4u(${word}.${XYZW[j]})`, dtype, firstBit)} * pair${pair}_${j}.x + pair${pair}_${j}.y`;
 }
 
+/** Codes of 4 rows of B and 4 values of k, for each vec4 column: the lower bits, and the bits from 4 on. */
+function loadFileRows(variant: TextureProduct, dtype: FileDtype, of: readonly number[]): string {
+  const { low, high } = codePlaces(dtype, "step");
+  return of.map((v) => {
+    const load = ({ texel, shift }: Place): string =>
+      `textureLoad(b, vec2u(${texel}, ${column(variant, v)}))${shift === "0u" ? "" : ` >> vec4u(${shift})`}`;
+    return `    let w${v} = ${load(low)};${high ? `\n    let h${v} = ${load(high)};` : ""}`;
+  }).join("\n");
+}
+
+/** Codes of 4 values of k and 8 columns, and their d and m, for each pair of vec4 columns. */
+function loadFileColumns(dtype: FileDtype, pairs: readonly number[]): string {
+  const { low: bits, group } = fileLayout(dtype),
+    load = (name: string, texel: string): string => `textureLoad(${name}, vec2u(${texel}, step))`;
+  return pairs.map((pair) => {
+    const x = `at${pair}`, { own, top } = scaleTexels(dtype, `group${pair}`);
+    const { low, high } = codePlaces(dtype, `(2u * ${x})`), second = codePlaces(dtype, `(2u * ${x} + 1u)`).low;
+    return `    let ${x} = x0 + ${pair * LANES}u;
+    let group${pair} = ${x} / ${group / 8}u;
+    let w${pair}_0 = ${load("b", low.texel)};
+${bits === 8 ? `    let w${pair}_1 = ${load("b", second.texel)};\n` : ""}${
+      high ? `    let h${pair} = ${load("b", high.texel)} >> vec4u(${high.shift});\n` : ""
+    }    let scale${pair} = file_scale(${load("scales", own)}, ${
+      top ? load("scales", top) : "vec4u()"
+    }, group${pair});`;
+  }).join("\n");
+}
+
+/** B's vec4 of the j-th value of k and the v-th vec4 column, from its codes in a file's blocks. */
+function fromFile(
+  { transposeB }: TextureProduct,
+  dtype: FileDtype,
+  { j, v }: { readonly j: number; readonly v: number },
+): string {
+  const { low, high } = fileLayout(dtype);
+  if (transposeB) {
+    const codes = fileCodes(dtype, { low: `w${v}`, high: `h${v}`, lowBit: j * low, highBit: j * high, of: "vec4" });
+    return fileValue(dtype, codes, { d: `scale${v}.d`, m: `scale${v}.m` });
+  }
+  const pair = v >> 1, half = v & 1, part = XYZW[j];
+  const bits = (first: number, width: number): string =>
+    `vec4u(${[0, 1, 2, 3].map((i) => `${first + i * width}u`).join(", ")})`;
+  const codes = fileCodes(dtype, {
+    low: `vec4u(w${pair}_${low === 8 ? half : 0}.${part})`,
+    high: `vec4u(h${pair}.${part})`,
+    lowBit: bits(low === 8 ? 0 : 16 * half, low),
+    highBit: bits(4 * high * half, high),
+    of: "vec4",
+  });
+  return fileValue(dtype, codes, { d: `scale${pair}.d.${part}`, m: `scale${pair}.m.${part}` });
+}
+
 /** Guard of a texel with four values of k. */
 function alongK(k: string): string {
   return `(step * 4u + vec4u(0u, 1u, 2u, 3u) < vec4u(${k}))`;
@@ -393,6 +473,8 @@ function unpack({ variant, dtype }: Loop, chunk: number, v: number): string {
     const target = `    let b${4 * chunk + j}_${v} = `;
     if (isQuantized(dtype)) {
       out.push(`${target}${fromCodes(variant, dtype, { j, v })};`);
+    } else if (isFileDtype(dtype)) {
+      out.push(`${target}${fromFile(variant, dtype, { j, v })};`);
     } else if (transposeB) {
       const parts = [0, 1, 2, 3].map((i) =>
         dtype === "f32" ? `d${v}_${i}.${XYZW[j]}` : `u${chunk}_${v}_${i}_${j >> 1}.${XYZW[j & 1]}`

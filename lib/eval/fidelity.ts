@@ -5,7 +5,7 @@ import { refuse } from "../core/errors.ts";
 import { IGNORED_LABEL } from "../data/prompts/encode.ts";
 import type { Adapters, LabelAgreement, Model } from "../model/model.ts";
 import { headSource } from "../nn/head_source.ts";
-import type { MatrixDtype } from "../nn/products/matrix.ts";
+import type { BaseDtype } from "../nn/weights.ts";
 import { loadWeights } from "../nn/weights.ts";
 import { dealt, type Ranks } from "../ranks/ranks.ts";
 import type { WeightSource } from "../spec/source.ts";
@@ -86,7 +86,7 @@ export interface FidelityReference {
    */
   readonly source: WeightSource;
   /** Type of the dense model's weights on the GPU. */
-  readonly baseDtype: MatrixDtype;
+  readonly baseDtype: BaseDtype;
   /** Bytes in UTF-8 of the compared tokens. */
   readonly bytes: number;
   /** Hash of the tokens. */

@@ -5,7 +5,7 @@ import type { DecoderSpec } from "../spec/decoder.ts";
 import type { RowPerplexityResult } from "../eval/row_perplexity.ts";
 import type { Device } from "../gpu/device.ts";
 import type { Model } from "../model/model.ts";
-import type { MatrixDtype } from "../nn/products/matrix.ts";
+import type { BaseDtype } from "../nn/weights.ts";
 import type { Alarm } from "../run/monitors/alarm.ts";
 import type { RunOptions, Target } from "../run/options/options.ts";
 import type { StepRecord } from "../run/contract.ts";
@@ -340,7 +340,7 @@ export interface CellModel {
   /** Its path. */
   readonly path: string;
   /** Storage of its weights on the GPU. */
-  readonly baseDtype: MatrixDtype;
+  readonly baseDtype: BaseDtype;
   /** Its shape. */
   readonly spec: DecoderSpec;
   /** Digest of its weights. */

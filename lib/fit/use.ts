@@ -3,7 +3,7 @@ import type { Device } from "../gpu/device.ts";
 import { openDryDevice } from "../gpu/dry.ts";
 import { loadModelFrom, type Model } from "../model/model.ts";
 import { createDecodePass } from "../nn/decode/pass.ts";
-import type { MatrixDtype } from "../nn/products/matrix.ts";
+import type { BaseDtype } from "../nn/weights.ts";
 import { adapterOf, zeros } from "../run/memory/plan.ts";
 import type { DecoderSpec } from "../spec/decoder.ts";
 
@@ -18,7 +18,7 @@ export async function memoryOfUse(
   spec: DecoderSpec,
   { device, baseDtype, context }: {
     readonly device: Pick<Device, "limits" | "facts" | "subgroups">;
-    readonly baseDtype: MatrixDtype;
+    readonly baseDtype: BaseDtype;
     readonly context: number;
   },
 ): Promise<number> {

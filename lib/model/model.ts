@@ -10,7 +10,7 @@ import { strideOf } from "../nn/padding.ts";
 import { loraScale } from "../spec/lora.ts";
 import { unpackLora } from "../nn/lora.ts";
 import { type MaskKind, unpackMasks } from "../nn/mask_slots.ts";
-import { MATRIX_DTYPES, type MatrixDtype } from "../nn/products/matrix.ts";
+import { BASE_DTYPES, type BaseDtype } from "../nn/weights.ts";
 import type { Pass } from "../nn/context.ts";
 import { refuseExperts } from "../nn/experts.ts";
 import { createPass, recordForward, recordGradients, shiftLabels } from "../nn/pass.ts";
@@ -51,7 +51,7 @@ export interface LoadModelOptions {
   /** The device that holds the model. */
   readonly device: Device;
   /** Storage of the frozen weights on the GPU. Default "f16". */
-  readonly baseDtype?: MatrixDtype | undefined;
+  readonly baseDtype?: BaseDtype | undefined;
   /** Share of the weights that has been loaded, 0 to 1. */
   readonly onProgress?: ((done: number) => void) | undefined;
   /** Stops the work. */
@@ -134,7 +134,7 @@ export class Model implements Disposable {
   }
 
   /** Storage of the frozen weights on the GPU. */
-  get baseDtype(): MatrixDtype {
+  get baseDtype(): BaseDtype {
     return this.weights.baseDtype;
   }
 
@@ -529,7 +529,7 @@ export async function loadModelFrom(
 ): Promise<Model> {
   checkNames(options, { ...LOAD_NAMES, tokenizer: true }, { whose: "loadModelFrom" });
   const { device, baseDtype = "f16", onProgress, signal, tokenizer = null } = options;
-  checkWord(baseDtype, MATRIX_DTYPES, { what: "cannot store weights so" });
+  checkWord(baseDtype, BASE_DTYPES, { what: "cannot store weights so" });
   const weights = await loadWeights(device, source, {
     baseDtype,
     onProgress,

@@ -45,9 +45,24 @@ import type { Device } from "../gpu/device.ts";
 import type { RowRange, WeightSource } from "../spec/source.ts";
 import type { NormWeights } from "./norm.ts";
 import { headStride, strideOf } from "./padding.ts";
-import { createMatrix, type Matrix, type MatrixDtype, writeBlocks, writeRows } from "./products/matrix.ts";
+import { isFileDtype } from "../../kernels/mod.ts";
+import {
+  createMatrix,
+  hasWholeBlocks,
+  type Matrix,
+  type MatrixDtype,
+  VALUE_DTYPES,
+  type ValueDtype,
+  writeBlocks,
+  writeRows,
+} from "./products/matrix.ts";
 import { StoredWriter, takesStored } from "./products/matrix_stored.ts";
 import type { QuantRows } from "../spec/quant.ts";
+
+/** Storage of frozen weights on the GPU: of one type, or "file": the blocks of a quantised GGUF as they are in it. */
+export type BaseDtype = "f32" | "f16" | "q8" | "q4" | "file";
+/** All of them: types from the largest to the smallest, then "file". */
+export const BASE_DTYPES: readonly BaseDtype[] = [...VALUE_DTYPES, "file"];
 
 /** Weights of one layer. The attention or FFN part is null if the layer lacks it. */
 export interface LayerWeights {
@@ -112,8 +127,8 @@ export interface ExpertWeights {
 export interface Weights extends Disposable {
   /** Shape of the model. */
   readonly spec: DecoderSpec;
-  /** Storage of the matrices. For q4, the embedding and the head use q8. */
-  readonly baseDtype: MatrixDtype;
+  /** Storage of the matrices: see {@link matrixDtype}. */
+  readonly baseDtype: BaseDtype;
   /** Token embedding [vocab, embeddingWidth]. */
   readonly embedding: Matrix;
   /** Layers in order. */
@@ -135,7 +150,7 @@ export interface Weights extends Disposable {
 /** Options of {@link loadWeights}. */
 export interface LoadOptions {
   /** Storage of the matrices on the GPU. Norms, biases and learned positions are always f32. */
-  readonly baseDtype: MatrixDtype;
+  readonly baseDtype: BaseDtype;
   /** Called after each tensor with the share of parameters loaded, 0 to 1. */
   readonly onProgress?: ((done: number) => void) | undefined;
   readonly signal?: AbortSignal | undefined;
@@ -160,11 +175,18 @@ export function storedShape(spec: DecoderSpec, layer: LayerSpec, projection: Pro
 }
 
 /**
- * Storage of the embedding, the output head and their projections for layers with `baseDtype`. It is q8 for q4, because
- * 4 bits there raise the perplexity of SmolLM2-135M by 7 %.
+ * Storage of a matrix. With "file" it is that of its blocks in the file, and f16 for a matrix that the file stores
+ * otherwise, in blocks of other types too. For q4 the embedding, the output head and their projections are q8, because 4
+ * bits there raise the perplexity of SmolLM2-135M by 7 %.
  */
-export function headDtype(baseDtype: MatrixDtype): MatrixDtype {
-  return baseDtype === "q4" ? "q8" : baseDtype;
+export function matrixDtype(
+  name: string,
+  { baseDtype, storedDtype }: { readonly baseDtype: BaseDtype; readonly storedDtype: WeightSource["storedDtype"] },
+): MatrixDtype {
+  if (baseDtype !== "file") return baseDtype === "q4" && OUTER.includes(name) ? "q8" : baseDtype;
+  const type = storedDtype(name);
+  // The layout of q4 is that of q4_1.
+  return type === "q4_1" ? "q4" : isFileDtype(type) ? type : "f16";
 }
 
 /**
@@ -358,30 +380,69 @@ async function loadMatrix(device: Device, source: WeightSource, { name, shape, l
   readonly writer: StoredWriter;
 }): Promise<Matrix> {
   options.signal?.throwIfAborted();
-  const [rows, cols] = shape;
-  const dtype = OUTER.includes(name) ? headDtype(options.baseDtype) : options.baseDtype;
-  const target = own(createMatrix(device, name, { rows, cols, dtype }));
-  if (device.isDry) return target;
-  if (shape[0] === logical[0] && shape[1] === logical[1]) {
-    const chunk = CHUNK_ROWS * Math.max(1, Math.floor(CHUNK_VALUES / cols / CHUNK_ROWS));
-    const type = source.storedDtype(name);
-    for (let start = 0; start < rows; start += chunk) {
-      const range = { start, count: Math.min(chunk, rows - start) };
-      const stored = takesStored(target, type)
-        ? await source.readStored?.(name, range, writer.room(target, type, range.count))
-        : null;
-      if (!stored || !writer.write(target, start, { type, bytes: stored })) {
-        const blocks = await blocksOf(source, { name, range, dtype });
-        if (blocks) writeBlocks(device, target, start, blocks);
-        else writeRows(device, target, start, await source.read(name, range));
-      }
-      await device.settleWrites();
+  const { baseDtype } = options, storedDtype = (of: string): string => source.storedDtype(of);
+  const [rows, cols] = shape, isPadded = shape[0] !== logical[0] || shape[1] !== logical[1];
+  const dtype = matrixDtype(name, { baseDtype, storedDtype });
+  // Heads may be padded in memory, and columns cut: those are no blocks of the file.
+  if (baseDtype === "file" && dtype !== "f16" && !isPadded && hasWholeBlocks({ dtype, cols })) {
+    const target = createMatrix(device, name, { rows, cols, dtype });
+    let isKept = device.isDry;
+    try {
+      isKept ||= await writeAsStored(device, source, { name, target, writer });
+    } finally {
+      if (!isKept) target[Symbol.dispose]();
     }
-  } else {
+    if (isKept) return own(target);
+  }
+  const target = own(createMatrix(device, name, { rows, cols, dtype: baseDtype === "file" ? "f16" : dtype }));
+  if (device.isDry) return target;
+  if (isPadded) {
     writeRows(device, target, 0, padHeads(source.spec, await source.read(name), { shape, logical }));
+    await device.settleWrites();
+    return target;
+  }
+  const type = source.storedDtype(name);
+  for (const range of chunksOf(target)) {
+    const stored = takesStored(target, type)
+      ? await source.readStored?.(name, range, writer.room(target, type, range.count))
+      : null;
+    if (!stored || !writer.write(target, range.start, { type, bytes: stored })) {
+      const blocks = await blocksOf(source, { name, range, dtype: target.dtype });
+      if (blocks) writeBlocks(device, target, range.start, blocks);
+      else writeRows(device, target, range.start, await source.read(name, range));
+    }
     await device.settleWrites();
   }
   return target;
+}
+
+/** Ranges of rows that are read at once. */
+function* chunksOf({ rows, cols }: Matrix): Generator<RowRange> {
+  const chunk = CHUNK_ROWS * Math.max(1, Math.floor(CHUNK_VALUES / cols / CHUNK_ROWS));
+  for (let start = 0; start < rows; start += chunk) yield { start, count: Math.min(chunk, rows - start) };
+}
+
+/** Writes the blocks of the file. Returns false if the source has none of them, as where values were changed. */
+async function writeAsStored(device: Device, source: WeightSource, { name, target, writer }: {
+  readonly name: string;
+  readonly target: Matrix;
+  readonly writer: StoredWriter;
+}): Promise<boolean> {
+  const type = source.storedDtype(name);
+  for (const range of chunksOf(target)) {
+    const bytes = await source.readStored?.(name, range, writer.room(target, type, range.count));
+    if (!bytes) return false;
+    if (!writer.write(target, range.start, { type, bytes })) {
+      if (!isFileDtype(target.dtype)) return false;
+      refuse("numeric", `cannot use the weights in '${name}'`, {
+        rule: "the scales of blocks are finite",
+        value: `NaN or infinity in rows ${range.start} to ${range.start + range.count - 1}`,
+        fix: "check the weight file",
+      });
+    }
+    await device.settleWrites();
+  }
+  return true;
 }
 
 /**

@@ -131,7 +131,7 @@ export function selectorOf(
 
 /** Options of a plan for a run on a model whose vocabulary is cut already. */
 export function plannedOptions(
-  { device, weights: { baseDtype } }: Model,
+  { device, source, weights: { baseDtype } }: Model,
   options: ResolvedOptions,
   { drops, focuses }: Pick<Steerer, "drops" | "focuses">,
 ): MemoryOptions & Pick<ResolvedOptions, "rules"> {
@@ -141,7 +141,9 @@ export function plannedOptions(
     lora: drops ? { ...lora, dropout: SOME_SHARE } : lora,
     focus: focuses ? SOME_SHARE : focus,
   };
-  return memoryOptionsOf({ ...options, ...steered, vocab: null }, { baseDtype, adapter: adapterOf(device) });
+  const storedDtype = (name: string): string => source.storedDtype(name);
+  const own = { baseDtype, storedDtype, adapter: adapterOf(device) };
+  return memoryOptionsOf({ ...options, ...steered, vocab: null }, own);
 }
 
 const SOME_SHARE = 0.5;

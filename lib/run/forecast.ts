@@ -1,7 +1,7 @@
 // Predicts the time of a run before its first step, from a short measurement of the device.
 import type { Device } from "../gpu/device.ts";
 import { loadModelFrom, type Model } from "../model/model.ts";
-import type { MatrixDtype } from "../nn/products/matrix.ts";
+import type { BaseDtype } from "../nn/weights.ts";
 import { comparesWithDense } from "../nn/train/objective.ts";
 import { FORMATS } from "../slice/export_options.ts";
 import { comparedCount } from "../slice/verify.ts";
@@ -67,7 +67,7 @@ export async function measureSpeed(
   how: {
     readonly batch: number;
     readonly seq: number;
-    readonly baseDtype?: MatrixDtype | undefined;
+    readonly baseDtype?: BaseDtype | undefined;
     readonly signal?: AbortSignal | undefined;
   },
 ): Promise<DeviceSpeed> {

@@ -7,7 +7,7 @@ import { createExpertStatistics, type ExpertSums } from "../nn/expert_use.ts";
 import { strideOf } from "../nn/padding.ts";
 import { createPass } from "../nn/pass.ts";
 import { IDLE_STATE, writeStepState } from "../nn/train/step_state.ts";
-import type { MatrixDtype } from "../nn/products/matrix.ts";
+import type { BaseDtype } from "../nn/weights.ts";
 import { loadWeights, type Weights } from "../nn/weights.ts";
 import { type Adapters, writeAdapters } from "../model/input.ts";
 import { type AdaptedSource, layerParts } from "../model/parts.ts";
@@ -33,7 +33,7 @@ export interface RunInput {
   /** Sums over the use of the layer's experts, to which that of these groups is added. */
   readonly use?: ExpertSums | undefined;
   /** Storage of the weights on the GPU. Default "f32". */
-  readonly baseDtype?: MatrixDtype | undefined;
+  readonly baseDtype?: BaseDtype | undefined;
 }
 
 const INPUTS: readonly ObservedInput["of"][] = ["attention", "o", "ffn", "down"];

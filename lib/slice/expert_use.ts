@@ -3,7 +3,7 @@ import { checkNames, type NamesOf } from "../core/check_options.ts";
 import { refuse } from "../core/errors.ts";
 import type { Device } from "../gpu/device.ts";
 import { type ExpertSums, noSums } from "../nn/expert_use.ts";
-import type { MatrixDtype } from "../nn/products/matrix.ts";
+import type { BaseDtype } from "../nn/weights.ts";
 import type { WeightSource } from "../spec/source.ts";
 import { embedded, grouped, layerOutputs } from "./by_layers.ts";
 
@@ -18,7 +18,7 @@ export interface ExpertUseOptions {
   /** Tokens per pass, in whole pieces and at least one. Default 512. */
   readonly rows?: number | undefined;
   /** Storage of the weights on the GPU. Default "f16". */
-  readonly baseDtype?: MatrixDtype | undefined;
+  readonly baseDtype?: BaseDtype | undefined;
   /** Aborts the work. */
   readonly signal?: AbortSignal | undefined;
   /** Called with the completed share, from 0 to 1. */

@@ -5,7 +5,7 @@
  */
 
 // Models.
-export type { MatrixDtype } from "../nn/products/matrix.ts";
+export type { BaseDtype } from "../nn/weights.ts";
 export type { AdapterOffer } from "../gpu/adapter.ts";
 export type { LoraInput, ModelCallOptions } from "../model/input.ts";
 export type { TopLogprobs } from "../nn/top_pass.ts";

@@ -3,7 +3,7 @@ import type { DeviceBuffer } from "../../lib/gpu/types.ts";
 import type { Device } from "../../lib/gpu/device.ts";
 import { Plan } from "../../lib/gpu/plan.ts";
 import { paddedRows, strideOf } from "../../lib/nn/padding.ts";
-import type { MatrixDtype } from "../../lib/nn/products/matrix.ts";
+import type { ValueDtype } from "../../lib/nn/products/matrix.ts";
 import type { PeerCase } from "./peers.ts";
 import { type Effort, joined, prepare, type Prepared, timePlan, type Timing } from "./timing.ts";
 
@@ -32,7 +32,7 @@ export interface KernelGroup {
 }
 
 /** Storage of frozen weights that is measured; the first is the default of the command line. */
-export const DTYPES: readonly MatrixDtype[] = ["f16", "f32", "q8", "q4"];
+export const DTYPES: readonly ValueDtype[] = ["f16", "f32", "q8", "q4"];
 
 /** How large the shapes are. */
 export type Scale = "full" | "quick" | "tiny";
@@ -83,7 +83,7 @@ export function activation(
 const TILE = Float32Array.from({ length: 1 << 16 }, (_, index) => Math.sin(index * 1.7));
 
 /** Dtypes that whole models are measured with: all, or the first alone where only the code is tested. */
-export function modelDtypes(scale: Scale): readonly MatrixDtype[] {
+export function modelDtypes(scale: Scale): readonly ValueDtype[] {
   return scale === "tiny" ? DTYPES.slice(0, 1) : DTYPES;
 }
 

@@ -12,7 +12,7 @@ import { Plan, u32 } from "../../lib/gpu/plan.ts";
 import { DEMO, openModelFiles } from "../../lib/local/open_model.ts";
 import { type BatchRow, DecodeBatch } from "../../lib/nn/decode/batch.ts";
 import { createDecodePass } from "../../lib/nn/decode/pass.ts";
-import type { MatrixDtype } from "../../lib/nn/products/matrix.ts";
+import type { BaseDtype } from "../../lib/nn/weights.ts";
 import { parameterCount } from "../../lib/spec/decoder.ts";
 import { loadModelFrom, type Model } from "../../lib/model/model.ts";
 import { clockOf } from "./machine.ts";
@@ -142,7 +142,7 @@ async function main(): Promise<void> {
     "dtype sparsity sequences parameters  MB/token  tokens/s by " + `${clock.kind}`.padEnd(5) +
       " wall    share of reading",
   );
-  for (const dtype of values.dtype.split(",") as MatrixDtype[]) {
+  for (const dtype of values.dtype.split(",") as BaseDtype[]) {
     for (const sparsity of values.sparsity.split(",").map(Number)) {
       using model = await loadModelFrom(randomSlice(source, { sparsity }), { device, baseDtype: dtype });
       const bytes = bytesOfToken(model);

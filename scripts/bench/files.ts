@@ -7,7 +7,7 @@ import type { ModelFiles } from "../../lib/formats/open.ts";
 import { parameterCount } from "../../lib/spec/decoder.ts";
 import { exportModel } from "../../lib/local/export_model.ts";
 import { loadModelFrom } from "../../lib/model/model.ts";
-import type { MatrixDtype } from "../../lib/nn/products/matrix.ts";
+import type { BaseDtype } from "../../lib/nn/weights.ts";
 import type { Scale } from "./cases.ts";
 import type { Machine } from "./machine.ts";
 import { randomSlice } from "./slicing.ts";
@@ -27,7 +27,7 @@ export interface FileRow {
 
 const REPEATS: Readonly<Record<Scale, number>> = { full: 3, quick: 2, tiny: 1 };
 /** Types of GGUF files, each with the dtypes on the GPU that it is loaded as. */
-const GGUF_LOADS: readonly (readonly [GgufWriteType, readonly MatrixDtype[]])[] = [
+const GGUF_LOADS: readonly (readonly [GgufWriteType, readonly BaseDtype[]])[] = [
   ["f32", ["f32", "f16"]],
   ["f16", ["f16"]],
   ["bf16", ["f16"]],
@@ -61,7 +61,7 @@ export async function measureFiles(
     const typicalSeconds = typical(clock, timing);
     return { name, ...of, timing, typicalSeconds, rate: of.bytes / typicalSeconds };
   };
-  const readBack = async (name: string, path: string, baseDtype: MatrixDtype = "f16"): Promise<void> => {
+  const readBack = async (name: string, path: string, baseDtype: BaseDtype = "f16"): Promise<void> => {
     if (!parts.load) return;
     log(`load: ${name}`);
     const work = async (): Promise<void> => {

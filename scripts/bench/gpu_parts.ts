@@ -3,7 +3,7 @@ import type { Device } from "../../lib/gpu/device.ts";
 import { openDryDevice } from "../../lib/gpu/dry.ts";
 import { generateMany } from "../../lib/generate/many.ts";
 import { loadModelFrom } from "../../lib/model/model.ts";
-import type { MatrixDtype } from "../../lib/nn/products/matrix.ts";
+import type { BaseDtype } from "../../lib/nn/weights.ts";
 import { adapterOf } from "../../lib/run/memory/plan.ts";
 import type { WeightSource } from "../../lib/spec/source.ts";
 import { modelDtypes, type Scale } from "./cases.ts";
@@ -13,7 +13,7 @@ import { openStep } from "./training_step.ts";
 /** Peak bytes of a model and its training step. */
 export interface MemoryRow {
   /** Storage of the weights. */
-  readonly name: MatrixDtype;
+  readonly name: BaseDtype;
   /** Counted on a dry device with the adapter's limits. */
   readonly planned: number;
   /** Counted on the device. */
@@ -48,7 +48,7 @@ export async function measureMemory(
 }
 
 async function stepBytes(device: Device, source: WeightSource, { baseDtype, scale, onPeak }: {
-  readonly baseDtype: MatrixDtype;
+  readonly baseDtype: BaseDtype;
   readonly scale: Scale;
   readonly onPeak?: () => Promise<void>;
 }): Promise<number> {

@@ -4,7 +4,7 @@ import { paddedRows, roundUp, strideOf } from "../../lib/nn/padding.ts";
 import { type Direction, recordLinear } from "../../lib/nn/products/linear.ts";
 import { type BufferView, operand, OperandPool } from "../../lib/nn/products/operand.ts";
 import { type MatmulOptions, recordMatmul } from "../../lib/nn/products/matmul.ts";
-import { createMatrix, type MatrixDtype, writeRows } from "../../lib/nn/products/matrix.ts";
+import { createMatrix, type ValueDtype, writeRows } from "../../lib/nn/products/matrix.ts";
 import { Plan } from "../../lib/gpu/plan.ts";
 import { activation, DTYPES, type KernelCase, type KernelGroup, noise, type Recorder, type Scale } from "./cases.ts";
 import { SMOLLM2 } from "./random_model.ts";
@@ -66,7 +66,7 @@ function nameOf({ tokens, out, in: inputs }: Shape, direction: Direction): strin
 
 function linear(
   shape: Shape,
-  { direction, dtype }: { readonly direction: Direction; readonly dtype: MatrixDtype },
+  { direction, dtype }: { readonly direction: Direction; readonly dtype: ValueDtype },
 ): KernelCase {
   const { tokens, out, in: inputs } = shape;
   return {

@@ -3,7 +3,7 @@
 import type { Device } from "../../lib/gpu/device.ts";
 import type { WeightSource } from "../../lib/spec/source.ts";
 import { loadModelFrom } from "../../lib/model/model.ts";
-import type { MatrixDtype } from "../../lib/nn/products/matrix.ts";
+import type { BaseDtype } from "../../lib/nn/weights.ts";
 import { DTYPES, modelDtypes, type Scale, shares } from "./cases.ts";
 import type { Machine } from "./machine.ts";
 import type { PeerName, Peers } from "./peers.ts";
@@ -53,7 +53,7 @@ export async function measureStep(
   device: Device,
   { source, name, machine, effort, scale, peers, log, dtypes = modelDtypes(scale) }: {
     readonly source: WeightSource;
-    readonly dtypes?: readonly MatrixDtype[];
+    readonly dtypes?: readonly BaseDtype[];
     readonly name: string;
     readonly machine: Machine;
     readonly effort: Effort;

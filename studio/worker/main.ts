@@ -54,7 +54,7 @@ async function carryOut(command: Command): Promise<void> {
       rows = await readChosen(command, base);
       return tell({ kind: "rows", rows: rows.facts });
     case "plan":
-      if (model && device) tell({ kind: "plan", plan: await planOf(model.source.spec, command.choices, device) });
+      if (model && device) tell({ kind: "plan", plan: await planOf(model.source, command.choices, device) });
       return;
     case "run": {
       if (!model || !rows) return;

@@ -1,12 +1,12 @@
 // Whether a run fits this GPU: the memory plan of the choices, and what would fit.
 import { MEMORY_PARTS, type MemoryPart } from "../../lib/gpu/memory_parts.ts";
+import type { WeightSource } from "../../lib/spec/source.ts";
 import type { Device } from "../../lib/gpu/device.ts";
 import { spelled } from "../../lib/core/errors.ts";
 import { formatBytes } from "../../lib/report/numbers.ts";
 import { adviseMemory, changeWords, fits } from "../../lib/run/memory/advice.ts";
 import { adapterOf, planMemory } from "../../lib/run/memory/plan.ts";
 import { memoryOptionsOf, resolveMemory, withFittingWidths } from "../../lib/run/options/resolve.ts";
-import type { DecoderSpec } from "../../lib/spec/decoder.ts";
 import type { Choices, PlanFacts } from "../messages.ts";
 import { spellField } from "./tell.ts";
 
@@ -16,13 +16,14 @@ import { spellField } from "./tell.ts";
  * @throws CompressoError("usage") for choices out of range.
  */
 export async function planOf(
-  spec: DecoderSpec,
+  source: WeightSource,
   { batch, seq, baseDtype }: Choices,
   device: Device,
 ): Promise<PlanFacts> {
+  const { spec } = source, storedDtype = (name: string): string => source.storedDtype(name);
   const asked = resolveMemory({ batch, seq }, spec);
   const run = { ...asked, rules: withFittingWidths(asked, spec, null) };
-  const options = memoryOptionsOf(run, { baseDtype, adapter: adapterOf(device) });
+  const options = memoryOptionsOf(run, { baseDtype, storedDtype, adapter: adapterOf(device) });
   const plan = await planMemory(spec, options), isEnough = fits(plan, {});
   const advice = isEnough ? [] : await adviseMemory(spec, options, {});
   const [excess] = plan.excesses;

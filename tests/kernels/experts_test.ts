@@ -5,7 +5,7 @@ import { Plan } from "../../lib/gpu/plan.ts";
 import { recordUse } from "../../lib/nn/expert_use.ts";
 import { createExpertActivations, openExperts, recordExperts, routingOf } from "../../lib/nn/experts.ts";
 import { strideOf } from "../../lib/nn/padding.ts";
-import { createMatrix, type Matrix, type MatrixDtype, readRows, writeRows } from "../../lib/nn/products/matrix.ts";
+import { createMatrix, type Matrix, readRows, type ValueDtype, writeRows } from "../../lib/nn/products/matrix.ts";
 import type { DecoderSpec } from "../../lib/spec/decoder.ts";
 import { random } from "./helpers/cells.ts";
 
@@ -24,7 +24,7 @@ interface Case {
   /** What is added to the scores for the choice. */
   readonly bias?: (expert: number) => number;
   readonly shared?: "added" | "gated";
-  readonly dtype?: MatrixDtype;
+  readonly dtype?: ValueDtype;
   readonly placement?: "buffer" | "texture";
   /** Rows of a shard of W at most. */
   readonly shard?: number;

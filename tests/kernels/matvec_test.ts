@@ -8,8 +8,8 @@ import { headStride, strideOf } from "../../lib/nn/padding.ts";
 import {
   createMatrix,
   type Matrix,
-  type MatrixDtype,
   type MatrixPlacement,
+  type ValueDtype,
   writeRows,
 } from "../../lib/nn/products/matrix.ts";
 import {
@@ -37,7 +37,7 @@ const SIZES = [[1, 1], [3, 31], [4, 33], [65, 63], [127, 65], [70, 127], [66, 12
 ]] as const;
 
 interface Storage {
-  readonly dtype: MatrixDtype;
+  readonly dtype: ValueDtype;
   readonly placement: MatrixPlacement;
   readonly maxShardRows?: number;
 }
@@ -266,7 +266,7 @@ for (const dtype of DTYPES) {
 
 /** Half a unit, one, several, several rounds, and several passes. */
 const BATCHES: readonly {
-  readonly dtype: MatrixDtype;
+  readonly dtype: ValueDtype;
   readonly batch: number;
   readonly cols: number;
   readonly placement?: MatrixPlacement;

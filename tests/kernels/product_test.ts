@@ -8,10 +8,10 @@ import { fillTexture, operand, OperandPool } from "../../lib/nn/products/operand
 import { recordMatmul } from "../../lib/nn/products/matmul.ts";
 import {
   createMatrix,
-  type MatrixDtype,
   type MatrixPlacement,
   readRows,
   shardPaddedRows,
+  type ValueDtype,
   writeRows,
 } from "../../lib/nn/products/matrix.ts";
 import { refuses } from "../refuses.ts";
@@ -54,7 +54,7 @@ interface LinearCase {
   rows: number;
   cols: number;
   direction: Direction;
-  dtype: MatrixDtype;
+  dtype: ValueDtype;
   placement: MatrixPlacement;
   accumulate?: boolean;
   maxShardRows?: number;

@@ -9,7 +9,7 @@ import { paddedRows, strideOf } from "../../lib/nn/padding.ts";
 import { type Direction, linearProduct, recordLinear } from "../../lib/nn/products/linear.ts";
 import { operand, OperandPool } from "../../lib/nn/products/operand.ts";
 import { matmulProduct, recordMatmul } from "../../lib/nn/products/matmul.ts";
-import { createMatrix, type MatrixDtype, type MatrixPlacement, writeRows } from "../../lib/nn/products/matrix.ts";
+import { createMatrix, type MatrixPlacement, type ValueDtype, writeRows } from "../../lib/nn/products/matrix.ts";
 import { tuneProducts } from "../../lib/nn/products/tune.ts";
 import { candidateTiles, type Product, productKey, productTile, tileName } from "../../lib/nn/products/variants.ts";
 import { rejects } from "../refuses.ts";
@@ -48,7 +48,7 @@ async function assertLinearBits(shape: {
   out: number;
   cols: number;
   direction: Direction;
-  dtype: MatrixDtype;
+  dtype: ValueDtype;
   placement: MatrixPlacement;
   rank?: number;
   accumulate?: boolean;

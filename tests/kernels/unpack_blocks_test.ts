@@ -10,9 +10,9 @@ import type { Device } from "../../lib/gpu/device.ts";
 import {
   createMatrix,
   type Matrix,
-  type MatrixDtype,
   partsOf,
   shardPaddedRows,
+  type ValueDtype,
   writeBlocks,
   writeRows,
 } from "../../lib/nn/products/matrix.ts";
@@ -222,7 +222,7 @@ for (const [type, dtype] of [["f32", "f16"], ["bf16", "f16"], ["f16", "f16"], ["
 Deno.test("rows with values that are not finite, or too large, are left to the host", async () => {
   const device = await sharedDevice();
   using writer = new StoredWriter(device);
-  const isTaken = (type: GgufTensorType, dtype: MatrixDtype, bytes: Uint8Array<ArrayBuffer>): boolean => {
+  const isTaken = (type: GgufTensorType, dtype: ValueDtype, bytes: Uint8Array<ArrayBuffer>): boolean => {
     const cols = Math.max(32, TENSOR_FORMATS[type].block);
     using matrix = createMatrix(device, "w", { rows: 1, cols, dtype });
     return writer.write(matrix, 0, { type, bytes });

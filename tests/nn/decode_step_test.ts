@@ -4,7 +4,7 @@ import { Device, openDevice } from "../../lib/gpu/device.ts";
 import { createDecodePass } from "../../lib/nn/decode/pass.ts";
 import { stepPlacement } from "../../lib/nn/decode/step.ts";
 import { maskSizes, type MaskValues, packMasks } from "../../lib/nn/mask_slots.ts";
-import type { MatrixDtype } from "../../lib/nn/products/matrix.ts";
+import type { ValueDtype } from "../../lib/nn/products/matrix.ts";
 import type { DecoderSpec } from "../../lib/spec/decoder.ts";
 import { generate } from "../../lib/generate/generate.ts";
 import { loadModelFrom, type Model } from "../../lib/model/model.ts";
@@ -244,7 +244,7 @@ Deno.test("a text that ends leaves no work behind", async () => {
 
 async function load(
   spec: DecoderSpec,
-  { device, dtype }: { readonly device: Device; readonly dtype: MatrixDtype },
+  { device, dtype }: { readonly device: Device; readonly dtype: ValueDtype },
 ): Promise<Model> {
   return await loadModelFrom(randomSource(spec), { device, baseDtype: dtype });
 }

@@ -10,7 +10,7 @@ import {
   type RunSummary,
 } from "../../mod.ts";
 import { loadModel } from "../../lib/local/load_model.ts";
-import type { MatrixDtype } from "../../lib/nn/products/matrix.ts";
+import type { BaseDtype } from "../../lib/nn/weights.ts";
 import { createExpertStatistics, noSums } from "../../lib/nn/expert_use.ts";
 import { createPass, recordForward } from "../../lib/nn/pass.ts";
 import { IDLE_STATE, writeStepState } from "../../lib/nn/train/step_state.ts";
@@ -192,7 +192,7 @@ for (const format of ["folder", "gguf"] as const) {
 Deno.test("the memory of a cut does not depend on the number of layers; one byte less than planned is refused", async () => {
   await inTemporaryFolder(async (dir) => {
     const { source, tokenizer } = await openModelFiles((await writeExperts(dir)).folder), { spec } = source;
-    const planned = async (layers: number, baseDtype: MatrixDtype = "f16"): Promise<number> => {
+    const planned = async (layers: number, baseDtype: BaseDtype = "f16"): Promise<number> => {
       const own = { ...spec, layers: Array.from({ length: layers }, () => spec.layers).flat() };
       return (await planMemory(own, { units: ["experts"], seq: 48, baseDtype, adapter: adapterOf(device) })).peakBytes;
     };

@@ -6,7 +6,7 @@ import { adviseMemory, planMemory } from "../../lib/run/mod.ts";
 import type { Device } from "../../lib/gpu/device.ts";
 import { DEFAULT_LIMITS, openDryDevice } from "../../lib/gpu/dry.ts";
 import { demoData, openModelFiles, openSpec } from "../../lib/local/open_model.ts";
-import type { MatrixDtype } from "../../lib/nn/products/matrix.ts";
+import type { BaseDtype } from "../../lib/nn/weights.ts";
 import { headRowsFor } from "../../lib/nn/head.ts";
 import type { DecoderSpec } from "../../lib/spec/decoder.ts";
 import { adapterOf, type MemoryPlan } from "../../lib/run/memory/plan.ts";
@@ -66,7 +66,7 @@ async function planFor(device: Device, options: MemoryOptions, spec = SHORT.sour
   return await planMemory(spec, { ...options, adapter: adapterOf(device) });
 }
 
-const SHAPES: readonly (MemoryOptions & { readonly baseDtype: MatrixDtype })[] = [
+const SHAPES: readonly (MemoryOptions & { readonly baseDtype: BaseDtype })[] = [
   { batch: 2, seq: 96, baseDtype: "f16", check: "full" },
   { batch: 3, seq: 70, baseDtype: "f32", check: "full", units: ["heads", "ffn", "hidden"], recompute: false },
   { batch: 1, accumulate: 3, seq: 64, baseDtype: "f16", check: "full" },

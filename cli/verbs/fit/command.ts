@@ -4,7 +4,7 @@ import type { FitRow } from "../../../lib/fit/make.ts";
 import type { FitPlan } from "../../../lib/fit/plan.ts";
 import { FOLDER_PATHS, valueAt } from "../../../lib/run/options/check.ts";
 import { nameOf } from "../../../lib/run/options/table.ts";
-import type { MatrixDtype } from "../../../lib/nn/products/matrix.ts";
+import type { BaseDtype } from "../../../lib/nn/weights.ts";
 import { shellWord } from "../../command.ts";
 import { flagNamed, flagOf } from "../../options/spelling.ts";
 import { NONE } from "../prune/calibration.ts";
@@ -15,7 +15,7 @@ export interface Named {
   readonly model: string;
   readonly data: string | null;
   readonly textField: string | undefined;
-  readonly baseDtype: MatrixDtype | undefined;
+  readonly baseDtype: BaseDtype | undefined;
   readonly out: string;
   /** Steps that recover the cut. */
   readonly steps: number;

@@ -4,9 +4,10 @@ import { CompressoError, spelled } from "../../../lib/core/errors.ts";
 import { spellFlag } from "../../options/spelling.ts";
 import { type AdapterOffer, describeAdapter } from "../../../lib/gpu/adapter.ts";
 import { modelKind, readSpec } from "../../../lib/formats/open.ts";
+import { openWeights } from "../../../lib/formats/open.ts";
 import { lookAt } from "../../../lib/local/open_model.ts";
 import { type DecoderSpec, hasProjection, parameterCount } from "../../../lib/spec/decoder.ts";
-import type { MatrixDtype } from "../../../lib/nn/products/matrix.ts";
+import type { BaseDtype } from "../../../lib/nn/weights.ts";
 import { type MemoryPlan, planMemory } from "../../../lib/run/memory/plan.ts";
 import { adviseMemory, changeWords, fits, overMemory } from "../../../lib/run/memory/advice.ts";
 import { MEMORY_PARTS, type MemoryPart } from "../../../lib/gpu/memory_parts.ts";
@@ -69,8 +70,10 @@ export function planVerb(): CommandUnknownOpts {
       const adapter = await adapterHere();
       const asked = resolveMemory(given, spec, kind === "gguf" ? { formats: ["gguf"] } : {});
       const run = { ...asked, rules: withFittingWidths(asked, spec, null) };
+      const stored = baseDtype === "file" ? await openWeights(files, path) : null;
       const options = memoryOptionsOf(run, {
         baseDtype,
+        storedDtype: stored ? (name) => stored.storedDtype(name) : undefined,
         adapter: adapter === null
           ? undefined
           : { limits: adapter.limits, isCpu: adapter.facts.isCpu, subgroupSize: adapter.subgroupSize },
@@ -83,7 +86,7 @@ export function planVerb(): CommandUnknownOpts {
       const target = targetParams === undefined ? null : targetOf(spec, targetParams, run);
       const forecast = time && isEnough ? await timeOf(spec, given, { ...run, baseDtype, memoryLimit }) : null;
       if (json) {
-        const { adapter: _adapter, ...shown } = options;
+        const { adapter: _adapter, storedDtype: _types, ...shown } = options;
         printJson({
           model,
           parameters: parameterCount(spec),
@@ -114,7 +117,7 @@ async function timeOf(
   spec: DecoderSpec,
   given: Partial<RunOptions>,
   { memoryLimit, ...run }: ResolvedMemory & {
-    readonly baseDtype: MatrixDtype;
+    readonly baseDtype: BaseDtype;
     readonly memoryLimit: number | undefined;
   },
 ): Promise<PartSeconds> {
@@ -162,7 +165,7 @@ async function adapterHere(): Promise<AdapterOffer | null> {
 function show(model: string, { spec, adapter, run, choices, memoryLimit, target, ofExperts, plan }: {
   readonly spec: DecoderSpec;
   readonly adapter: AdapterOffer | null;
-  readonly run: ResolvedMemory & { readonly baseDtype: MatrixDtype };
+  readonly run: ResolvedMemory & { readonly baseDtype: BaseDtype };
   readonly choices: readonly string[];
   readonly memoryLimit: number | undefined;
   readonly target: Target | null;

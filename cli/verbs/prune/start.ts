@@ -1,5 +1,6 @@
 // Starts a run of `prune` or `sweep`: reads its data and model, and runs it with progress and Ctrl-C.
 import { basename, join, resolve } from "node:path";
+import type { WeightSource } from "../../../lib/spec/source.ts";
 import { CompressoError, option } from "../../../lib/core/errors.ts";
 import { checkFolder } from "../../../lib/files/atomic.ts";
 import { type DataReport, type Row } from "../../../lib/data/rows.ts";
@@ -20,7 +21,6 @@ import { resolvedFor as resolvedRun } from "../../../lib/run/run_into.ts";
 import type { Device } from "../../../lib/gpu/device.ts";
 import type { Model } from "../../../lib/model/model.ts";
 import type { OpenedModel } from "../../../lib/model/opened.ts";
-import type { DecoderSpec } from "../../../lib/spec/decoder.ts";
 import { cutsExperts } from "../../../lib/units/kinds/all.ts";
 import { promptForTexts } from "../../../lib/run/data.ts";
 import { forecastRun, measureSpeed } from "../../../lib/run/forecast.ts";
@@ -115,10 +115,11 @@ export async function startRun<T>(path: string, driven: Driven<T>): Promise<T | 
       tuning,
       onInterrupt: "stopping after a checkpoint; press Ctrl-C again to end at once",
       listensLater: true,
-      onShape: async (spec: DecoderSpec, device: Device): Promise<void> => {
+      onShape: async (source: WeightSource, device: Device): Promise<void> => {
+        const { spec } = source, storedDtype = (name: string): string => source.storedDtype(name);
         const isOfExperts = cutsExperts(resolved.units);
         if (trainsNothing(resolved) && !isOfExperts) return;
-        const asked = memoryOptionsOf(resolved, { adapter: adapterOf(device), baseDtype });
+        const asked = memoryOptionsOf(resolved, { adapter: adapterOf(device), baseDtype, storedDtype });
         await checkMemory(spec, asked, { memoryLimit });
         const { batch, seq } = resolved, speed = await measureSpeed(device, spec, { batch, seq, baseDtype });
         forecast = forecastRun(speed, resolved, {

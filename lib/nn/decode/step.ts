@@ -73,7 +73,7 @@ export function stepPlacement(
   weights: Weights,
   pages: number,
 ): MatrixPlacement | null {
-  if (!isFusable(weights.spec)) return null;
+  if (!isFusable(weights.spec) || weights.layers.some(({ ffn }) => ffn?.gate?.dtype !== ffn?.up?.dtype)) return null;
   if (weights.embedding.placement === "buffer") return "buffer";
   // RoPE is applied to the rows of a workgroup, so a workgroup must hold whole heads; shards could split a head.
   const isWhole = weights.layers.every(({ attention: part }) =>

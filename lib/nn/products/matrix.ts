@@ -1,5 +1,16 @@
 // Frozen weight matrices in GPU memory.
-import { isQuantized, QUANT_BLOCK, QUANT_ROWS, quantColumns, type QuantDtype } from "../../../kernels/mod.ts";
+import {
+  type FileDtype,
+  fileTexels,
+  hasCodes,
+  isFileDtype,
+  isLongBlock,
+  isQuantized,
+  QUANT_BLOCK,
+  QUANT_ROWS,
+  quantColumns,
+  type QuantDtype,
+} from "../../../kernels/mod.ts";
 import { refuse } from "../../core/errors.ts";
 import { type DeviceBuffer, type DeviceTexture } from "../../gpu/types.ts";
 import { type Device, TEXEL_BYTES } from "../../gpu/device.ts";
@@ -17,12 +28,14 @@ import {
 } from "../../spec/quant.ts";
 
 /**
- * Storage of the values of a `Matrix`: floats, or 8- or 4-bit codes in blocks of 32 columns with one scale per
- * block (see quant.ts).
+ * Storage of the values of a `Matrix`: floats, 8- or 4-bit codes in blocks of 32 columns with one scale per block (see
+ * quant.ts), or the blocks of a GGUF as they are in the file (see kernels/shared/file_blocks.ts).
  */
-export type MatrixDtype = "f32" | "f16" | "q8" | "q4";
-/** All storage types, from the largest to the smallest. */
-export const MATRIX_DTYPES: readonly MatrixDtype[] = ["f32", "f16", "q8", "q4"];
+export type MatrixDtype = ValueDtype | FileDtype;
+/** Storage that any values can be written to. */
+export type ValueDtype = "f32" | "f16" | QuantDtype;
+/** All of them, from the largest to the smallest. */
+export const VALUE_DTYPES: readonly ValueDtype[] = ["f32", "f16", "q8", "q4"];
 /** Kind of memory that holds the values of a `Matrix`. */
 export type MatrixPlacement = "texture" | "buffer";
 
@@ -84,6 +97,9 @@ const F16_OVERFLOW = 65520;
 export function createMatrix(device: Device, label: string, options: MatrixOptions): Matrix {
   const { rows, cols, dtype, placement = device.facts.isCpu ? "texture" : "buffer" } = options;
   const stride = strideOf(cols);
+  if (!hasWholeBlocks(options)) {
+    throw new Error(`createMatrix: ${cols} columns of '${label}' are not whole blocks of ${dtype}`);
+  }
   const parts = partsOf({ dtype, stride }), [{ texels }] = parts, perTexel = rowsOfTexel(dtype);
   const { maxBufferSize, maxStorageBufferBindingSize, maxTextureDimension2D } = device.limits;
   const fitting = placement === "texture"
@@ -127,8 +143,13 @@ export function createMatrix(device: Device, label: string, options: MatrixOptio
   };
 }
 
+/** Whether rows are whole blocks, if the matrix holds blocks of a file. */
+export function hasWholeBlocks({ cols, dtype }: Pick<MatrixOptions, "cols" | "dtype">): boolean {
+  return !isFileDtype(dtype) || cols % (isLongBlock(dtype) ? 256 : QUANT_BLOCK) === 0;
+}
+
 /**
- * Writes rows from `row0`. `data` holds whole rows of `cols` values. f16 rounds to nearest, ties to even. q8 and q4
+ * Writes rows from `row0`, but not to blocks of a file (see `StoredWriter`). `data` holds whole rows of `cols` values. f16 rounds to nearest, ties to even. q8 and q4
  * round like `quantizeRows`; they require `row0` to be a multiple of 4, and the number of rows too unless they are the
  * last.
  *
@@ -136,6 +157,7 @@ export function createMatrix(device: Device, label: string, options: MatrixOptio
  */
 export function writeRows(device: Device, matrix: Matrix, row0: number, data: Float32Array<ArrayBuffer>): void {
   const { cols, stride, dtype } = matrix;
+  if (isFileDtype(dtype)) throw new Error(`writeRows: '${matrix.label}' holds blocks of a file`);
   const count = checkRows(matrix, row0, data.length / cols);
   checkRange(matrix, row0, data);
   const step = Math.max(QUANT_ROWS, Math.floor(UPLOAD_VALUES / stride / QUANT_ROWS) * QUANT_ROWS);
@@ -204,7 +226,7 @@ export function writeBlocks(device: Device, matrix: Matrix, row0: number, blocks
   });
 }
 
-/** Reads rows back as f32, `count` × `cols` values. Waits for the GPU; meant for checks. */
+/** Reads rows back as f32, `count` × `cols` values, but not of blocks of a file. Waits for the GPU; meant for checks. */
 export async function readRows(
   device: Device,
   matrix: Matrix,
@@ -215,6 +237,7 @@ export async function readRows(
   if (row0 < 0 || count < 0 || row0 + count > rows) {
     throw new Error(`readRows: rows ${row0} … ${row0 + count} do not lie in '${label}' [${rows}, ${cols}]`);
   }
+  if (isFileDtype(dtype)) throw new Error(`readRows: '${label}' holds blocks of a file`);
   const result = new Float32Array(count * cols);
   const pieces: { shard: MatrixShard; first: number; end: number }[] = [];
   forShards(matrix, row0, count, (shard, first, end) => pieces.push({ shard, first, end }));
@@ -245,13 +268,17 @@ export function shardPaddedRows(shard: MatrixShard): number {
 
 /** Number of rows whose values share a texel. */
 function rowsOfTexel(dtype: MatrixDtype): number {
-  return isQuantized(dtype) ? QUANT_ROWS : 1;
+  return hasCodes(dtype) ? QUANT_ROWS : 1;
 }
 
 /** Texels of a stored row, for each resource of a shard. */
 export function partsOf(
   { dtype, stride }: Pick<Matrix, "dtype" | "stride">,
 ): [Part, ...Part[]] {
+  if (isFileDtype(dtype)) {
+    const { codes, scales } = fileTexels(dtype, stride);
+    return [{ texels: codes, format: "rgba32uint" }, { texels: scales, format: "rgba32uint" }];
+  }
   if (isQuantized(dtype)) {
     return [
       { texels: stride / quantColumns(dtype), format: "rgba32uint" },
@@ -300,7 +327,7 @@ function checkRows({ rows, cols, dtype, label }: Matrix, row0: number, count: nu
   if (!Number.isInteger(count) || row0 < 0 || row0 + count > rows) {
     throw new Error(`writeRows: ${count} rows from row ${row0} on do not fit '${label}' [${rows}, ${cols}]`);
   }
-  if (isQuantized(dtype) && (row0 % QUANT_ROWS !== 0 || (row0 + count) % QUANT_ROWS !== 0 && row0 + count !== rows)) {
+  if (hasCodes(dtype) && (row0 % QUANT_ROWS !== 0 || (row0 + count) % QUANT_ROWS !== 0 && row0 + count !== rows)) {
     throw new Error(
       `writeRows: rows ${row0} … ${row0 + count} of '${label}' are not whole texels of ${QUANT_ROWS} rows`,
     );

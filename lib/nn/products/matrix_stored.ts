@@ -1,7 +1,9 @@
 // Writes rows of a file, as they are in it, to a matrix: the GPU unpacks, rounds and arranges them.
 import {
   type BlockedType,
+  hasCodes,
   isBlocked,
+  isFileDtype,
   isQuantized,
   QUANT_ROWS,
   scalesOfBlock,
@@ -9,6 +11,7 @@ import {
   UNPACK_ROWS,
   unpacksTo,
   unpackToCodes,
+  unpackToFile,
   unpackToHalf,
 } from "../../../kernels/mod.ts";
 import type { KernelSource } from "../../../kernels/source.ts";
@@ -38,7 +41,7 @@ const PITCH_TEXELS = 256 / TEXEL_BYTES;
 export function takesStored({ cols, dtype }: Pick<Matrix, "cols" | "dtype">, type: string): boolean {
   if (type === dtype) return true;
   if (dtype === "f16" && (type === "bf16" || type === "f32")) return cols % GROUP === 0;
-  return isBlocked(type) && (isQuantized(dtype) ? unpacksTo(type, dtype) : dtype === "f16");
+  return isBlocked(type) && !isFileDtype(dtype) && (isQuantized(dtype) ? unpacksTo(type, dtype) : dtype === "f16");
 }
 
 /**
@@ -94,10 +97,10 @@ export class StoredWriter implements Disposable {
     readonly row: number;
     readonly rows: number;
   }): void {
-    const device = this.#device, perTexel = isQuantized(dtype) ? QUANT_ROWS : 1;
+    const device = this.#device, perTexel = hasCodes(dtype) ? QUANT_ROWS : 1;
     const first = row / perTexel, count = Math.ceil(rows / perTexel);
     const targets = partsOf({ dtype, stride }).flatMap(({ texels }, index): Target[] => {
-      const store = stores[index], used = Math.ceil(texels * cols / stride);
+      const store = stores[index], used = isFileDtype(dtype) ? texels : Math.ceil(texels * cols / stride);
       if (!store) return [];
       if (!isTexture(store)) return [{ buffer: store, pitch: texels, first, used, texture: null }];
       const pitch = roundUp(used, PITCH_TEXELS), buffer = this.#buffer(`texels ${index}`, count * pitch * TEXEL_BYTES);
@@ -150,6 +153,7 @@ interface Target {
 const RAW_SPARE = 16;
 
 function sourceFor(type: string, dtype: MatrixDtype, exchange: boolean): KernelSource {
+  if (isFileDtype(dtype)) return sourceOf(unpackToFile, dtype);
   if (!isBlocked(type)) return sourceOf(unpackToHalf, type === "bf16" ? type : "f32", exchange);
   return isQuantized(dtype) ? sourceOf(unpackToCodes, type, dtype, exchange) : sourceOf(unpackToHalf, type, exchange);
 }
@@ -175,7 +179,7 @@ function bytesOfRow(type: string, cols: number): number {
 
 /** Whether all values, and all scales of blocks, are finite and fit f16 as they are unpacked. */
 function isInRange(type: string, dtype: MatrixDtype, bytes: Uint8Array<ArrayBuffer>): boolean {
-  if (isBlocked(type)) return hasSmallScales(type, bytes);
+  if (isBlocked(type)) return hasSmallScales(type, bytes, isFileDtype(dtype));
   // An exponent of ones, or a size of 65,520 on, carries into the bit of the sign.
   const limit = type === "f16" ? 0x7c007c00 : type === "bf16" ? 0x47804780 : dtype === "f32" ? 0x7f800000 : 0x477ff000;
   const signs = type === "f32" ? 0x80000000 : 0x80008000, sizes = ~signs, carry = signs - limit;
@@ -189,8 +193,10 @@ function isInRange(type: string, dtype: MatrixDtype, bytes: Uint8Array<ArrayBuff
   return (carries & signs) === 0;
 }
 
-function hasSmallScales(type: BlockedType, bytes: Uint8Array<ArrayBuffer>): boolean {
-  const { halves, scales, below } = scalesOfBlock(type), [limit = 0] = narrowF16(Float32Array.of(below));
+/** Whether no scale is too large: of `anySize`, whether all are finite. */
+function hasSmallScales(type: BlockedType, bytes: Uint8Array<ArrayBuffer>, anySize: boolean): boolean {
+  const { halves, scales, below } = scalesOfBlock(type);
+  const [limit = 0] = narrowF16(Float32Array.of(anySize ? Infinity : below));
   const raw = new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.length / 2);
   for (const place of scales) {
     for (let at = place; at < raw.length; at += halves) if (((raw[at] as number) & 0x7fff) >= limit) return false;

@@ -1,5 +1,7 @@
 // Products of frozen matrices with the vectors of a decoding step, one for each sequence.
 import {
+  fileTexels,
+  isFileDtype,
   MATVEC_BUFFER_ROWS,
   type MatvecEnding,
   matvecKernel,
@@ -77,11 +79,13 @@ export function recordStoredProducts(
   const all = parts.flatMap(({ matrix, offset }) =>
     partsOf(matrix).map((part) => ({ ...part, offset: offset + part.offset }))
   );
-  const [first] = parts;
-  if (first) record(plan, x, { matrix: first.matrix, ending: "store", parts: all, bound: () => [y] });
+  recordEach(plan, x, { ending: "store", parts: all, bound: () => [y] });
 }
 
-/** Records y[b, n] (=) silu((gate·x[b])[n])·(up·x[b])[n]·z[n]. With a scratch y is a texture of it. */
+/**
+ * Records y[b, n] (=) silu((gate·x[b])[n])·(up·x[b])[n]·z[n]. With a scratch y is a texture of it. Both matrices have
+ * the same dtype.
+ */
 export function recordGatedProducts(
   plan: Plan,
   x: MatvecInput,
@@ -137,8 +141,7 @@ export function recordRotatedProducts(
   const parts = (["q", "k", "v"] as const).flatMap((role) =>
     partsOf(matrices[role]).map((part) => ({ ...part, role }))
   );
-  record(plan, x, {
-    matrix: matrices.q,
+  recordEach(plan, x, {
     ending: "rotate",
     parts,
     align: headStride(headDim),
@@ -149,12 +152,13 @@ export function recordRotatedProducts(
 
 /** A shard of a matrix, and of the second matrix of a gated product. */
 interface Part extends BatchPart {
+  readonly matrix: Matrix;
   readonly role?: MatvecRole;
 }
 
 interface Product {
-  /** One of the matrices; all have the same storage. */
-  readonly matrix: Matrix;
+  /** The storage of the matrices. */
+  readonly matrix: Pick<Matrix, "dtype" | "placement" | "stride">;
   readonly ending: MatvecEnding;
   readonly parts: readonly Part[];
   /** Number of consecutive rows that a workgroup must not split. Default 4. */
@@ -166,7 +170,15 @@ interface Product {
 
 function partsOf(matrix: Matrix): Part[] {
   const pitch = strideOf(matrix.rows);
-  return matrix.shards.map(({ row0, rows, resources }) => ({ resources, rows, offset: row0, pitch }));
+  return matrix.shards.map(({ row0, rows, resources }) => ({ matrix, resources, rows, offset: row0, pitch }));
+}
+
+/** Records products of matrices that may differ in their dtypes: a kernel has matrices of one. */
+function recordEach(plan: Plan, x: MatvecInput, product: Omit<Product, "matrix">): void {
+  for (const parts of Map.groupBy(product.parts, ({ matrix }) => matrix.dtype).values()) {
+    const [first] = parts;
+    if (first) record(plan, x, { ...product, matrix: first.matrix, parts });
+  }
 }
 
 /** Records as many parts in each dispatch as the binding limits allow. */
@@ -216,10 +228,13 @@ function recordDispatch(plan: Plan, x: MatvecInput, product: Product): void {
     return [first, rows, offset, pitch];
   });
   const texel = texelOf(dtype), pitch = stride / texel.columns;
+  const scalePitch = isFileDtype(dtype)
+    ? fileTexels(dtype, stride).scales
+    : texel.perScale === 0
+    ? 0
+    : pitch / texel.perScale;
   const params = [
-    ...[x.width, pitch, texel.perScale === 0 ? 0 : pitch / texel.perScale, units.rounds, units.units, groupRows].map(
-      u32,
-    ),
+    ...[x.width, pitch, scalePitch, units.rounds, units.units, groupRows].map(u32),
     u32(strideOf(x.width) / 4),
     f32(norm?.eps ?? 0),
     ...[align ?? 0, ...rotation, ...places].map(u32),

@@ -14,7 +14,7 @@ import type { Device } from "../../gpu/device.ts";
 import { compileKernel, sourceOf } from "../../gpu/kernel.ts";
 import { type Bound, f32, type Plan, u32 } from "../../gpu/plan.ts";
 import { roundUp, strideOf } from "../padding.ts";
-import { type Matrix, MATRIX_DTYPES, type MatrixShard } from "./matrix.ts";
+import { type Matrix, type MatrixShard, VALUE_DTYPES } from "./matrix.ts";
 import type { MatvecInput } from "./matvec.ts";
 import { exchangesLanes } from "./variants.ts";
 
@@ -49,7 +49,8 @@ export function createMatvecScratch(device: Device, vectors: number): MatvecScra
 
 /** Texels that the products read of a vector: the most over all storages of W. */
 function texelsOf(width: number): number {
-  const columns = MATRIX_DTYPES.map((dtype) => {
+  // Blocks of a file have the units of q8 or q4.
+  const columns = VALUE_DTYPES.map((dtype) => {
     const { units, half, rounds } = textureUnits(dtype, strideOf(width)), { columns, perScale } = texelOf(dtype);
     return 8 * columns * (perScale === 0 ? 1 : 2) * (units * rounds + (half ? 0.5 : 0));
   });
@@ -67,8 +68,8 @@ export interface BatchPart {
 
 /** Products with the vectors of x. */
 export interface BatchProduct {
-  /** One of the matrices; all have the same storage. */
-  readonly matrix: Matrix;
+  /** The storage of the matrices. */
+  readonly matrix: Pick<Matrix, "dtype" | "stride">;
   readonly ending: BatchMatvec["ending"];
   readonly parts: readonly (BatchPart & { readonly role?: MatvecRole })[];
   /** Number of consecutive rows that a workgroup must not split: those of a head of "rotate". */

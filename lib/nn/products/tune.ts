@@ -1,5 +1,6 @@
 // Autotuning: times the products of a decoder on this adapter with every candidate tile. A tile is used only if its
 // results are bit-identical to the default, so only the speed changes.
+import { isFileDtype } from "../../../kernels/mod.ts";
 import { CompressoError } from "../../core/errors.ts";
 import type { DeviceBuffer } from "../../gpu/types.ts";
 import type { Device } from "../../gpu/device.ts";
@@ -11,11 +12,19 @@ import { headRowsFor } from "../head.ts";
 import { paddedRows, strideOf } from "../padding.ts";
 import { type Direction, linearProduct, recordLinear } from "./linear.ts";
 import { type MatmulOptions, matmulProduct, recordMatmul } from "./matmul.ts";
-import { createMatrix, type MatrixDtype, writeRows } from "./matrix.ts";
+import { createMatrix, type ValueDtype, writeRows } from "./matrix.ts";
 import { type BufferView, operand, OperandPool } from "./operand.ts";
-import { type DecoderSpec, embeddingWidth, presentProjections } from "../../spec/decoder.ts";
+import {
+  type DecoderSpec,
+  EMBEDDING,
+  embeddingWidth,
+  HEAD,
+  presentProjections,
+  projectionName,
+} from "../../spec/decoder.ts";
+import type { WeightSource } from "../../spec/source.ts";
 import { candidateTiles, measuredSide, type Product, productKey, type Tile, tileName } from "./variants.ts";
-import { headDtype, storedShape } from "../weights.ts";
+import { type BaseDtype, matrixDtype, storedShape } from "../weights.ts";
 
 /** Times one run of a plan that holds the product with a tile, in seconds. The minimum of several calls counts. */
 export type Measure = (plan: Plan, product: Product, tile: Tile) => Promise<number>;
@@ -24,8 +33,10 @@ export type Measure = (plan: Plan, product: Product, tile: Tile) => Promise<numb
 export interface TuneOptions {
   /** Tokens of a pass. */
   readonly rows: number;
-  /** Storage of the frozen weights. */
-  readonly baseDtype: MatrixDtype;
+  /** Storage of the frozen weights. Products of blocks of a file keep their default tiles. */
+  readonly baseDtype: BaseDtype;
+  /** For "file": the type of a matrix in the file. Default: of no matrix in blocks. */
+  readonly storedDtype?: WeightSource["storedDtype"] | undefined;
   /** Default: both. */
   readonly directions?: readonly Direction[] | undefined;
   /** LoRA rank; its narrow products are measured too. Default: no LoRA. */
@@ -217,7 +228,7 @@ async function endsAfter(
 
 /** Distinct products worth measuring, the most work first. */
 function worksOf(device: Device, spec: DecoderSpec, options: TuneOptions): Work[] {
-  const { baseDtype, rank = 0, directions = ["forward", "backward"] } = options;
+  const { baseDtype, storedDtype = () => "f16", rank = 0, directions = ["forward", "backward"] } = options;
   const most = device.facts.isCpu ? CPU_ROWS : Infinity;
   const works = new Map<string, Work>();
   const add = (work: Work): void => {
@@ -227,7 +238,9 @@ function worksOf(device: Device, spec: DecoderSpec, options: TuneOptions): Work[
   };
   // A dry device computes the shards of a matrix without allocating them.
   using dry = openDryDevice({ limits: device.limits, isCpu: device.facts.isCpu });
-  const addLinear = (m: number, [out, cols]: readonly [number, number], dtype: MatrixDtype): void => {
+  const addLinear = (m: number, [out, cols]: readonly [number, number], name: string): void => {
+    const dtype = matrixDtype(name, { baseDtype, storedDtype });
+    if (isFileDtype(dtype)) return;
     const { placement, shards } = createMatrix(dry, "tuning", { rows: out, cols, dtype });
     for (const { rows: shardRows } of shards) {
       for (const direction of directions) {
@@ -258,10 +271,10 @@ function worksOf(device: Device, spec: DecoderSpec, options: TuneOptions): Work[
       setup: (device, stack) => setupThin(device, stack, shape),
     });
   };
-  for (const layer of spec.layers) {
+  for (const [index, layer] of spec.layers.entries()) {
     for (const projection of presentProjections(spec, layer)) {
       const shape = storedShape(spec, layer, projection), [out, cols] = shape, m = options.rows;
-      addLinear(m, shape, baseDtype);
+      addLinear(m, shape, projectionName(index, projection));
       if (rank === 0) continue;
       // Same products as in projection.ts: A·x, Bᵀ·dy and the gradients of B and A.
       addThin({ m, n: rank, k: cols, transposeB: true });
@@ -271,7 +284,7 @@ function worksOf(device: Device, spec: DecoderSpec, options: TuneOptions): Work[
       addThin({ m: rank, n: cols, k: m, transposeA: true });
     }
   }
-  addLinear(headRowsFor(spec.vocab, options.rows), [spec.vocab, embeddingWidth(spec)], headDtype(baseDtype));
+  addLinear(headRowsFor(spec.vocab, options.rows), [spec.vocab, embeddingWidth(spec)], spec.tied ? EMBEDDING : HEAD);
   return [...works.values()]
     .filter(({ cost, product }) => cost >= LEAST_COST && candidateTiles(device, product).length > 1)
     .sort((first, second) => second.cost * second.count - first.cost * first.count);
@@ -281,7 +294,7 @@ function setupLinear(device: Device, stack: DisposableStack, shape: {
   readonly rows: number;
   readonly out: number;
   readonly cols: number;
-  readonly dtype: MatrixDtype;
+  readonly dtype: ValueDtype;
   readonly direction: Direction;
 }): Trial {
   const { rows, out, cols, dtype, direction } = shape;

@@ -1,6 +1,13 @@
 // Tiles of the product kernels: candidates, defaults, and the choice for a device.
 import { Sha256 } from "../../core/digest.ts";
-import { productBuffer, productTexture, productTiled, TEXTURE_LANES, tiledBytes } from "../../../kernels/mod.ts";
+import {
+  isFileDtype,
+  productBuffer,
+  productTexture,
+  productTiled,
+  TEXTURE_LANES,
+  tiledBytes,
+} from "../../../kernels/mod.ts";
 import type { Device } from "../../gpu/device.ts";
 import { adapterIdentity, type TuningIdentity, tuningOf } from "../../gpu/tuning.ts";
 import type { MatrixDtype } from "./matrix.ts";
@@ -76,6 +83,8 @@ const SHARED_MANY: Readonly<Record<string, LargeChoice>> = {
   "forward q4": LARGE_CODES,
   "backward q4": LARGE,
 };
+/** The same of blocks of a file. */
+const SHARED_FILE: Readonly<Record<string, LargeChoice>> = { forward: LARGE_CODES, backward: LARGE };
 
 /**
  * Sizes up to this have separate keys. Larger ones use the nearest power of √2, so that layers of uneven widths share a
@@ -128,7 +137,8 @@ export function measuredSide(size: number): number {
 }
 
 function tilesOf(device: Device, { family, layout, dtype, m }: Product): readonly Tile[] {
-  const shared = family === "linear-texture" && exchangesLanes(device) ? SHARED_MANY[`${layout} ${dtype}`] : undefined;
+  const large = isFileDtype(dtype) ? SHARED_FILE[layout] : SHARED_MANY[`${layout} ${dtype}`];
+  const shared = family === "linear-texture" && exchangesLanes(device) ? large : undefined;
   if (shared && m > shared.above) return shared.tiles;
   const choice = CHOICES[family].find(({ upTo }) => m <= upTo);
   if (!choice) throw new Error(`no tile of ${family} for ${m} rows`);
@@ -159,7 +169,7 @@ function kernelDigest(broadcast: boolean): string {
   const hash = new Sha256(),
     thin = { transposeA: true, dtype: "f32", rows: 8, vectors: 2, tail: true } as const;
   for (const transposeB of [true, false]) {
-    for (const dtype of ["f32", "f16", "q8", "q4"] as const) {
+    for (const dtype of ["f32", "f16", "q8", "q4", "q8_0", "q4_0", "q5_1", "q5_k", "q6_k"] as const) {
       hash.update(productTexture({ transposeA: false, transposeB, dtype, rows: 8, vectors: 2, broadcast }).code);
       hash.update(productTiled({ transposeB, dtype, rows: 4, columns: 4 }).code);
     }

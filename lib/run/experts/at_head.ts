@@ -6,7 +6,7 @@ import { headPart } from "../../model/parts.ts";
 import { createAgreementPass, type LabelAgreement, labelAgreement } from "../../nn/agreement.ts";
 import { lossByRow, recordLoss, targetStates, writeTargets } from "../../nn/head.ts";
 import { createPass, shiftLabels } from "../../nn/pass.ts";
-import type { MatrixDtype } from "../../nn/products/matrix.ts";
+import type { BaseDtype } from "../../nn/weights.ts";
 import { IDLE_STATE, writeStepState } from "../../nn/train/step_state.ts";
 import { loadWeights, type Weights } from "../../nn/weights.ts";
 import { type Group, type States, writeInput } from "../../slice/by_layers.ts";
@@ -30,7 +30,7 @@ export interface MeasuredStates {
 /** Where and how to measure. */
 interface AtHead {
   readonly device: Device;
-  readonly baseDtype: MatrixDtype;
+  readonly baseDtype: BaseDtype;
   readonly signal: AbortSignal | undefined;
 }
 

@@ -78,7 +78,11 @@ export async function cutExpertsAlone(
   const scoring = scoringOf(source, { given, digest, resolved, signal });
   const { peakBytes: plannedBytes } = await checkMemory(
     spec,
-    memoryOptionsOf(resolved, { baseDtype, adapter: adapterOf(device) }),
+    memoryOptionsOf(resolved, {
+      baseDtype,
+      storedDtype: (name) => source.storedDtype(name),
+      adapter: adapterOf(device),
+    }),
     { memoryLimit: device.memoryLimit, deviceBytes: device.bytes },
   );
   const finish = async (timer: PartTimer): Promise<FinishedRun> => {

@@ -1,7 +1,7 @@
 // How a model uses its experts on rows of data, read as a run that cuts experts reads them.
 import type { Row } from "../../data/rows.ts";
 import type { Device } from "../../gpu/device.ts";
-import type { MatrixDtype } from "../../nn/products/matrix.ts";
+import type { BaseDtype } from "../../nn/weights.ts";
 import { checkContext } from "../../data/encode_rows.ts";
 import { checkExperts, type ExpertUse, measureExperts } from "../../slice/expert_use.ts";
 import { type Group, grouped } from "../../slice/by_layers.ts";
@@ -22,7 +22,7 @@ export interface Measuring {
   readonly device: Device;
   /** Tokens per sequence. */
   readonly seq: number;
-  readonly baseDtype: MatrixDtype;
+  readonly baseDtype: BaseDtype;
   readonly signal?: AbortSignal | undefined;
   /** Called with the share that is done, from 0 to 1. */
   readonly onProgress?: ((share: number) => void) | undefined;

@@ -1,6 +1,6 @@
 // Runs a cut of experts on a device that only counts, for its memory plan.
 import type { Device } from "../../gpu/device.ts";
-import type { MatrixDtype } from "../../nn/products/matrix.ts";
+import type { BaseDtype } from "../../nn/weights.ts";
 import { eachPart, grouped } from "../../slice/by_layers.ts";
 import { verifyShape } from "../../slice/verify.ts";
 import type { WeightSource } from "../../spec/source.ts";
@@ -17,7 +17,7 @@ import { streamCut } from "./stream.ts";
 
 /** Options of a run that the memory of its cut depends on. */
 export interface CutToRehearse extends Pick<ResolvedMemory, "batch" | "seq" | "check" | "method"> {
-  readonly baseDtype: MatrixDtype;
+  readonly baseDtype: BaseDtype;
 }
 
 /**

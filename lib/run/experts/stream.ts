@@ -3,7 +3,7 @@ import type { Device } from "../../gpu/device.ts";
 import type { AdaptedSource } from "../../model/parts.ts";
 import { noSums } from "../../nn/expert_use.ts";
 import type { KeptExperts } from "../../nn/experts.ts";
-import type { MatrixDtype } from "../../nn/products/matrix.ts";
+import type { BaseDtype } from "../../nn/weights.ts";
 import { eachPart, embedded, type Group, type LoadedPart, type States } from "../../slice/by_layers.ts";
 import { type ExpertUse, type LayerUse, meansOf } from "../../slice/expert_use.ts";
 import { keepExperts } from "../../slice/experts.ts";
@@ -14,7 +14,7 @@ import type { PartTimer } from "../parts_of_time.ts";
 /** How a model is cut layer by layer. */
 export interface Streaming {
   readonly device: Device;
-  readonly baseDtype: MatrixDtype;
+  readonly baseDtype: BaseDtype;
   readonly signal: AbortSignal | undefined;
   /** Tokens on which the experts are scored; null if their scores need none. */
   readonly scored: readonly Group[] | null;

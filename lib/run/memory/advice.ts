@@ -2,7 +2,7 @@
 // planned again.
 import { type CompressoError, option, refusal } from "../../core/errors.ts";
 import { checkNames, type NamesOf } from "../../core/check_options.ts";
-import { MATRIX_DTYPES } from "../../nn/products/matrix.ts";
+import { VALUE_DTYPES, type ValueDtype } from "../../nn/products/matrix.ts";
 import type { DecoderSpec } from "../../spec/decoder.ts";
 import { type MemoryChange, type MemoryPlan, planMemory, plannerWithin } from "./plan.ts";
 import { checkMemoryOptions } from "../options/check.ts";
@@ -23,6 +23,9 @@ export interface MemoryBudget {
   /** Bytes that the run may use; default no limit but the adapter's. */
   readonly memoryLimit?: number | undefined;
 }
+
+/** What may be smaller than the blocks of a file. */
+const CODES: readonly ValueDtype[] = ["q8", "q4"];
 
 const BUDGET: NamesOf<MemoryBudget> = { memoryLimit: "number" };
 
@@ -65,14 +68,15 @@ export async function adviseMemory(
     largest(Math.ceil(seq / SEQ_STEP) - 1, (steps) => attempt({ ...fixed, seq: steps * SEQ_STEP }));
   const single: (MemoryAdvice | null)[] = [];
   if (options.recompute === false) single.push(await attempt({ recompute: true }));
-  for (const dtype of MATRIX_DTYPES.slice(MATRIX_DTYPES.indexOf(baseDtype) + 1)) {
+  const smaller = baseDtype === "file" ? CODES : VALUE_DTYPES.slice(VALUE_DTYPES.indexOf(baseDtype) + 1);
+  for (const dtype of smaller) {
     single.push(await attempt({ baseDtype: dtype }));
   }
   single.push(await largest(batch - 1, (count) => attempt({ batch: count })));
   single.push(await shorter({}));
   const fitting = single.filter((advice) => advice !== null);
   if (fitting.length > 0) return fitting;
-  const least = MATRIX_DTYPES.at(-1) ?? baseDtype;
+  const least = VALUE_DTYPES.at(-1) ?? baseDtype;
   const all: MemoryChange = {
     ...(options.recompute === false ? { recompute: true } : {}),
     ...(baseDtype === least ? {} : { baseDtype: least }),

@@ -5,7 +5,15 @@ import type { Device } from "../../gpu/device.ts";
 import { DEFAULT_LIMITS, openDryDevice } from "../../gpu/dry.ts";
 import type { WeightSource } from "../../spec/source.ts";
 import { checkLora, type LoraConfig, loraModules, type LoraWeights } from "../../spec/lora.ts";
-import { type DecoderSpec, type LayerSpec, tensorShapes } from "../../spec/decoder.ts";
+import {
+  type DecoderSpec,
+  EXPERT_MATRICES,
+  expertsName,
+  type LayerSpec,
+  presentProjections,
+  projectionName,
+  tensorShapes,
+} from "../../spec/decoder.ts";
 import { IDLE_STATE } from "../../nn/train/step_state.ts";
 import { withOutputBiases } from "../../masks/baselines_bias.ts";
 import { tableOf } from "../../units/uniform.ts";
@@ -148,11 +156,11 @@ function plannedBy(
 async function planExperts(
   device: Device,
   spec: DecoderSpec,
-  { baseDtype = "f16", ...options }: MemoryOptions,
+  { baseDtype = "f16", storedDtype, ...options }: MemoryOptions,
 ): Promise<MemoryPlan> {
   const { misfit } = recordOf("experts"), run = { ...resolved(spec, options), baseDtype };
   if (misfit?.isFor(spec)) throw cannotCut(misfit, "cannot plan a cut of experts");
-  const source = zeros(withDistinctLayers(spec));
+  const source = zeros(...distinctLayers(spec, storedDtype));
   const weights = await rehearseLayers(device, source, run), walk = measured(device);
   device.resetPeak();
   await rehearseHead(device, source, run);
@@ -162,10 +170,10 @@ async function planExperts(
 async function planOn(
   device: Device,
   whole: DecoderSpec,
-  { table, baseDtype = "f16", ...options }: MemoryOptions & { readonly table: UnitTable },
+  { table, baseDtype = "f16", storedDtype, ...options }: MemoryOptions & { readonly table: UnitTable },
 ): Promise<MemoryPlan> {
   const run = resolved(whole, options);
-  using dense = await loadModelFrom(zeros(whole), { device, baseDtype });
+  using dense = await loadModelFrom(zeros(whole, storedDtype), { device, baseDtype });
   using cut = await withVocabulary(dense, run);
   const model = cut ?? dense, { spec } = model;
   const weights = device.bytes;
@@ -173,7 +181,7 @@ async function planOn(
   const training = measured(device);
   device.resetPeak();
   // Layers are compared one after the other, so one layer of each shape suffices.
-  const distinct = zeros(withDistinctLayers(spec));
+  const distinct = zeros(...distinctLayers(spec));
   const { rank, alpha, targets } = run.lora;
   await rehearseVerify(compensates(run.method) ? withOutputBiases(distinct) : distinct, {
     device,
@@ -223,7 +231,8 @@ function rehearseMeasures(model: Model, dense: Model, { seq }: Pick<ResolvedMemo
 async function withVocabulary(dense: Model, { vocab }: Pick<ResolvedMemory, "vocab">): Promise<Model | null> {
   const { device, weights, spec } = dense, size = vocab?.size ?? null;
   if (size === null) return null;
-  const source = zeros({ ...spec, vocab: Math.max(1, Math.round(size < 1 ? size * spec.vocab : size)) });
+  const count = Math.max(1, Math.round(size < 1 ? size * spec.vocab : size));
+  const source = zeros({ ...spec, vocab: count }, (name) => dense.source.storedDtype(name));
   return new Model(device, source, { weights: await shareLayers(device, weights, { source }), tokenizer: null });
 }
 
@@ -259,10 +268,29 @@ function measured(device: Device): Stage {
   return { bytes: device.peakBytes, uses: device.peakUsage() };
 }
 
-/** The shape with one layer of each kind: layers that run one after the other take the same memory. */
-function withDistinctLayers(spec: DecoderSpec): DecoderSpec {
-  return { ...spec, layers: [...new Map(spec.layers.map((layer) => [shapeKey(layer), layer])).values()] };
+/**
+ * The shape with one layer of each kind, and the types of its tensors: layers that run one after the other take the same
+ * memory if their shapes and types are the same.
+ */
+function distinctLayers(
+  spec: DecoderSpec,
+  storedDtype: WeightSource["storedDtype"] = ofNoBlocks,
+): [DecoderSpec, WeightSource["storedDtype"]] {
+  const kept = new Map<string, number>();
+  for (const [index, layer] of spec.layers.entries()) {
+    const types = presentProjections(spec, layer).map((part) => storedDtype(projectionName(index, part)));
+    const experts = layer.experts ? EXPERT_MATRICES.map((part) => storedDtype(expertsName(index, part))) : [];
+    const key = [shapeKey(layer), ...types, ...experts].join(" ");
+    if (!kept.has(key)) kept.set(key, index);
+  }
+  const places = [...kept.values()], layers = places.flatMap((index) => spec.layers[index] ?? []);
+  const own = (name: string): string =>
+    name.replace(LAYER_NAME, (_, at) => `model.layers.${places[Number(at)] ?? at}.`);
+  return [{ ...spec, layers }, (name) => storedDtype(own(name))];
 }
+
+const LAYER_NAME = /^model\.layers\.(\d+)\./;
+const ofNoBlocks = (): string => "f32";
 
 /** What tells the shapes of layers apart. */
 function shapeKey({ heads, kvHeads, ffn, experts, conv }: LayerSpec): string {
@@ -279,8 +307,8 @@ function zeroLora(spec: DecoderSpec, { rank, targets }: Pick<LoraConfig, "rank" 
   ]));
 }
 
-/** A model of this shape whose weights are 0. */
-export function zeros(spec: DecoderSpec): WeightSource {
+/** A model of this shape whose weights are 0, stored in these types. */
+export function zeros(spec: DecoderSpec, storedDtype: WeightSource["storedDtype"] = ofNoBlocks): WeightSource {
   const shapes = tensorShapes(spec);
   return {
     spec,
@@ -288,6 +316,6 @@ export function zeros(spec: DecoderSpec): WeightSource {
       const [count = 0, ...others] = shapes.get(name) ?? [];
       return Promise.resolve(new Float32Array(others.reduce((size, side) => size * side, rows?.count ?? count)));
     },
-    storedDtype: () => "f32",
+    storedDtype,
   };
 }

@@ -35,7 +35,7 @@ const MEMORY_PATHS = pathsIn("memory");
 
 /** Refuses options that a memory plan does not have; `whose` names the function. Throws `CompressoError("usage")`. */
 export function checkMemoryOptions(
-  { adapter, ...options }: MemoryOptions,
+  { adapter, storedDtype: _types, ...options }: MemoryOptions,
   { whose }: { readonly whose: string },
 ): void {
   const { rules, ...others } = namesOf(MEMORY_PATHS);

@@ -10,7 +10,8 @@ import type { LambdaRule } from "../../masks/lambda_rule.ts";
 import type { Check } from "../../slice/verify.ts";
 import type { Layout } from "../../units/layout.ts";
 import type { StartRule } from "../../masks/initial_log_alpha.ts";
-import type { MatrixDtype } from "../../nn/products/matrix.ts";
+import type { WeightSource } from "../../spec/source.ts";
+import type { BaseDtype } from "../../nn/weights.ts";
 import type { UnitKind } from "../../units/kinds/all.ts";
 import type { UnitRules } from "../../units/rules.ts";
 import type { DataReport, Row } from "../../data/rows.ts";
@@ -376,7 +377,9 @@ export interface MemoryOptions extends Pick<RunOptions, Exclude<MemoryName & key
   /** Units that are never cut are not learned. */
   readonly rules?: Omit<UnitRules, "rest"> | undefined;
   /** Storage of the frozen weights; default "f16". */
-  readonly baseDtype?: MatrixDtype | undefined;
+  readonly baseDtype?: BaseDtype | undefined;
+  /** For "file": the type in which the file stores a matrix. Default: in no blocks. */
+  readonly storedDtype?: WeightSource["storedDtype"] | undefined;
   /** The adapter to plan for; default: the limits that every adapter grants, and a GPU. */
   readonly adapter?: PlannedAdapter | undefined;
 }

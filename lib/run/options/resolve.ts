@@ -283,7 +283,7 @@ export function resolveMemory(
 /** Options of a memory plan for a run: the resolved options that memory depends on. */
 export function memoryOptionsOf(
   options: ResolvedMemory,
-  more: Pick<MemoryOptions, "baseDtype" | "adapter">,
+  more: Pick<MemoryOptions, "baseDtype" | "storedDtype" | "adapter">,
 ): MemoryOptions & Pick<ResolvedOptions, "rules"> {
   const names: ReadonlySet<string> = new Set(pathsIn("memory").map((path) => path.split(".", 1)[0] ?? path));
   const own = Object.fromEntries(Object.entries(options).filter(([name]) => names.has(name))) as ResolvedMemory;

@@ -5,7 +5,7 @@ import type { Device } from "../../../lib/gpu/device.ts";
 import { openHfFolder } from "../../disk.ts";
 import type { Tokenizer } from "../../../lib/text/tokenizer.ts";
 import { DEMO, openModelFiles } from "../../../lib/local/open_model.ts";
-import type { MatrixDtype } from "../../../lib/nn/products/matrix.ts";
+import type { BaseDtype } from "../../../lib/nn/weights.ts";
 import type { DecoderSpec } from "../../../lib/spec/decoder.ts";
 import { type Adapters, loadModelFrom, type Model } from "../../../lib/model/model.ts";
 import { type GoldenName, openGolden } from "../../golden/helpers/golden.ts";
@@ -15,7 +15,7 @@ export async function openGoldenModel(
   name: GoldenName,
   options: {
     readonly device: Device;
-    readonly baseDtype?: MatrixDtype;
+    readonly baseDtype?: BaseDtype;
     /** In place of what the config says. */
     readonly spec?: Partial<DecoderSpec>;
   },

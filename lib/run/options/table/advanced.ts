@@ -2,7 +2,7 @@
 import { KEPT_RULES } from "../../../masks/harden.ts";
 import { START_RULES } from "../../../masks/initial_log_alpha.ts";
 import { LAMBDA_RULES } from "../../../masks/lambda_rule.ts";
-import { MATRIX_DTYPES } from "../../../nn/products/matrix.ts";
+import { BASE_DTYPES } from "../../../nn/weights.ts";
 import { rateBounds } from "../../../schedule/definition.ts";
 import { WARMUP } from "../../../schedule/ramp.ts";
 import { FROM_SALIENCY, LEARNED, type OptionTable, PLANNED, STEPWISE } from "./entry.ts";
@@ -12,12 +12,13 @@ export const ADVANCED_OPTIONS = {
   baseDtype: {
     type: "word",
     placeholder: "type",
-    words: MATRIX_DTYPES,
+    words: BASE_DTYPES,
     default: "f16",
     of: "loadModel",
     everyday: true,
     scope: PLANNED,
-    help: "type of the frozen weights on the GPU: f16, f32, q8 or q4 (blocks of 8 or 4 bits)",
+    help:
+      "type of the frozen weights on the GPU: f16, f32, q8 or q4 (blocks of 8 or 4 bits), or file (the blocks of a quantised GGUF as they are in it, f16 for its other matrices)",
   },
   memoryLimit: {
     type: "bytes",

@@ -52,7 +52,6 @@ import {
   type Matrix,
   type MatrixDtype,
   VALUE_DTYPES,
-  type ValueDtype,
   writeBlocks,
   writeRows,
 } from "./products/matrix.ts";

@@ -148,7 +148,7 @@ Deno.test("the reference of the command line is what the program prints: deno ru
 
 /** Flags of other programs that the documents name. */
 const OTHER_FLAGS =
-  /^--(?:allow-\w+|copy|no-prompt|no-lock|lock|frozen|local-dir|parallel|lint|global|html|quiet|requeue|signal|open-mode)$/;
+  /^--(?:allow-[\w-]+|dry-run|copy|no-prompt|no-lock|lock|frozen|local-dir|parallel|lint|global|html|quiet|requeue|signal|open-mode)$/;
 
 Deno.test("every option that a document names is one of the program's", async () => {
   const known = new Set([...(await HELP).values()].flatMap((text) => text.match(/--[a-z][\w-]*/g) ?? []));

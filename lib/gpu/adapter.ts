@@ -1,5 +1,5 @@
 // The GPU adapter: its selection, its properties and its limits.
-import { refuse } from "../core/errors.ts";
+import { option, refuse } from "../core/errors.ts";
 import { checkNames, checkWord, type NamesOf } from "../core/check_options.ts";
 import { subgroupSize } from "./subgroups.ts";
 import type { AdapterFacts, DeviceLimits, DeviceOptions } from "./types.ts";
@@ -39,8 +39,16 @@ export async function requestAdapter(options: DeviceOptions): Promise<AdapterOff
   checkNames(options, NAMES, { whose: "a device" });
   const { gpu = navigator.gpu, powerPreference = "high-performance" } = options;
   checkWord(powerPreference, ["low-power", "high-performance"], { what: "cannot prefer such an adapter" });
+  if (gpu === undefined) {
+    refuse("gpu", "no WebGPU was found", {
+      rule: `the runtime has navigator.gpu, or ${option("gpu")} is an implementation`,
+      value: navigator.userAgent,
+      fix: "in Node.js give create([]) of the package webgpu",
+      option: "gpu",
+    });
+  }
   // Without a preference the driver's first adapter is used, which may be a slower GPU or the CPU.
-  const adapter = await gpu?.requestAdapter({ powerPreference });
+  const adapter = await gpu.requestAdapter({ powerPreference });
   if (!adapter) {
     refuse("gpu", "no GPU adapter was found", {
       rule: "WebGPU needs a Vulkan, Metal or DirectX 12 driver",

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the npm package of the command line, compresso-VERSION.tgz, into the folder that is named, or into the present one.
+# Builds the npm package of the command line and the library, compresso-VERSION.tgz, into the folder that is named, or into the present one.
 # Needs Deno and npm. Whoever installs it needs Node.js alone: npm install --global ./compresso-VERSION.tgz
 set -euo pipefail
 out=$(cd "${1:-.}" && pwd)
@@ -11,6 +11,7 @@ cp -R cli kernels lib studio mod.ts deno.json LICENSE scripts/npm/bin scripts/np
 mkdir "$stage/fixtures"
 cp -R fixtures/demo fixtures/demo_data "$stage/fixtures/"
 deno run --quiet --allow-read scripts/npm/package_json.ts >"$stage/package.json"
+deno run --quiet --allow-read --allow-write --allow-run scripts/npm/library.ts "$stage"
 
 # The toolkit's packages go into the tarball; Deno, of which each system needs its own, does not.
 cd "$stage"

@@ -1,8 +1,11 @@
-// Prints the package.json of the npm package: Deno as its dependency, the toolkit's packages bundled, at the versions of deno.lock.
+// Prints the package.json of the npm package: Deno as its dependency, the toolkit's packages bundled, at the versions of deno.lock, and the entries
+// of the library that scripts/npm/library.ts builds.
 import config from "../../deno.json" with { type: "json" };
 
 /** The Deno that the toolkit is tested with, and later ones of its major version. */
 const DENO = "^2.9.6";
+/** What the library takes of Deno in Node.js. */
+const SHIM = { "@deno/shim-deno": "0.19.2" };
 /** Packages that only types come from. */
 const TYPES = /^@(?:types|webgpu)\//;
 
@@ -26,6 +29,10 @@ const dependencies = Object.fromEntries(names.map((name) => {
   if (version === undefined) throw new Error(`${name} is not in deno.lock`);
   return [name, version];
 }));
+const entries = Object.entries(config.exports).filter(([name]) => name !== "./cli").map(([name, source]) => {
+  const path = source.replace(/^\.\/(.*)\.ts$/, "$1"), js = `./js/${path}.js`;
+  return [name, { types: `./js/${path}.d.ts`, deno: js, node: `./js/node/${path}.js`, default: js }];
+});
 console.log(JSON.stringify(
   {
     name: "compresso",
@@ -34,9 +41,10 @@ console.log(JSON.stringify(
     license: config.license,
     type: "module",
     bin: { compresso: "bin/compresso.cjs" },
+    exports: { ...Object.fromEntries(entries), "./package.json": "./package.json" },
     engines: { node: ">=18" },
-    dependencies: { ...dependencies, deno: DENO },
-    bundledDependencies: names,
+    dependencies: { ...dependencies, ...SHIM, deno: DENO },
+    bundledDependencies: [...names, ...Object.keys(SHIM)],
   },
   null,
   2,

@@ -24,9 +24,61 @@ const [node, npm] = isUnix ? [await which("node"), await which("npm")] : [null, 
 const deno = denoPackage();
 const canRun = node !== null && npm !== null && deno !== null;
 
+/** A program that imports the package. Old versions of Node.js read its syntax, too. */
+const PROGRAM = `
+import { CompressoError, demoData, loadModel, openDevice, prune, readRows } from "compresso";
+import { openModelFiles } from "compresso/model";
+import { openSchedule } from "compresso/schedule";
+const { rows } = await readRows(demoData("train"), { limit: 20 });
+const { source } = await openModelFiles("demo");
+console.log(rows.length, source.spec.layers.length);
+try {
+  const device = await openDevice(), model = await loadModel("demo", { device });
+  const run = prune(model, {
+    ...{ rows, sparsity: 0.2, steps: 1, prefinetune: 0, postfinetune: 0 },
+    ...{ batch: 1, seq: 16, prompt: null },
+  });
+  for await (const { step } of run) console.log(step);
+  console.log((await run.slice()).parameters.after < 979_008);
+  for (const part of [run, model, device]) part[Symbol.dispose]();
+} catch (error) {
+  if (!(error instanceof CompressoError)) throw error;
+  console.log(error.code, error.parts.option);
+  await openSchedule("program.ts").catch(({ code }) => console.log(code));
+}
+`;
+
+/** The program by a folder's package: in Deno with its types, in Node.js as it is. */
+async function useLibrary(folder: string, node: string): Promise<void> {
+  const run = async (program: string, ...args: string[]): Promise<{ code: number; stdout: string; stderr: string }> => {
+    const { code, stdout, stderr } = await new Deno.Command(program, { args, cwd: folder, env: { NO_COLOR: "1" } })
+      .output();
+    return { code, stdout: new TextDecoder().decode(stdout), stderr: new TextDecoder().decode(stderr) };
+  };
+  await Deno.writeTextFile(join(folder, "package.json"), '{"type": "module", "dependencies": {"compresso": "*"}}');
+  await Deno.writeTextFile(join(folder, "program.ts"), PROGRAM);
+  await Deno.writeTextFile(join(folder, "program.js"), PROGRAM);
+  const inDeno = await run(
+    Deno.execPath(),
+    "run",
+    "--check",
+    "--no-lock",
+    "--node-modules-dir=manual",
+    "-A",
+    "program.ts",
+  );
+  assert.deepEqual([inDeno.stdout, inDeno.code], ["20 5\n1\ntrue\n", 0], inDeno.stderr);
+  const { stdout: version } = await run(node, "--version"), inNode = await run(node, "program.js");
+  // Before version 25 it lacks functions of JavaScript, and one line says so. Later ones have no WebGPU without a package.
+  if (Number.parseInt(version.slice(1)) < 25) {
+    assert.equal(inNode.code, 1);
+    assert.match(inNode.stderr, new RegExp(`Error: compresso: .*Node\\.js ${version.slice(1).trim()}`));
+  } else assert.deepEqual([inNode.stdout, inNode.code], ["20 5\ngpu gpu\nusage\n", 0], inNode.stderr);
+}
+
 Deno.test({
   name: canRun
-    ? "the npm package runs with Node.js alone, with the rights of each verb"
+    ? "the npm package runs with Node.js alone, with the rights of each verb, and is a library for Deno and Node.js"
     : "the npm package: skipped, for there is no npm, or Deno is not from npm",
   ignore: !canRun,
   fn: async () => {
@@ -45,6 +97,7 @@ Deno.test({
       assert.ok(unpacked.success, new TextDecoder().decode(unpacked.stderr));
       const installed = join(modules, "compresso");
       await Deno.rename(join(modules, "package"), installed);
+      await useLibrary(join(folder, "lib"), node ?? "");
       await Deno.symlink(deno ?? "", join(installed, "node_modules", "deno"));
       await Deno.mkdir(join(folder, "bin"));
       await Deno.symlink(node ?? "", join(folder, "bin", "node"));

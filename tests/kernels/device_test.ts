@@ -10,6 +10,7 @@ import { createMaskSlots } from "../../lib/nn/mask_slots.ts";
 import { loadModelFrom } from "../../lib/model/model.ts";
 import { createOptimizer } from "../../lib/nn/train/optimizer.ts";
 import { SPEC } from "../formats/models.ts";
+import { rejects } from "../refuses.ts";
 
 const LORA = { rank: 8, alpha: 16, targets: ["q", "v"] } as const;
 
@@ -141,5 +142,16 @@ Deno.test("openDevice() takes the adapter of the GPU object that it is given", a
   });
   using device = await openDevice({ gpu });
   assert.deepEqual(asked, [{ powerPreference: "high-performance" }]);
+  assert.equal(device.isDry, false);
+});
+
+Deno.test("where the runtime has no WebGPU, openDevice() names the option that takes one", async () => {
+  Object.defineProperty(navigator, "gpu", { value: undefined, configurable: true });
+  try {
+    await rejects(openDevice(), "gpu", { option: "gpu", value: navigator.userAgent });
+  } finally {
+    Reflect.deleteProperty(navigator, "gpu");
+  }
+  using device = await openDevice();
   assert.equal(device.isDry, false);
 });

@@ -59,6 +59,8 @@ export async function writeRandomGguf(path: string, spec: DecoderSpec): Promise<
     ["llama.attention.head_count", layer.heads],
     ["llama.attention.head_count_kv", layer.kvHeads],
     ["llama.attention.layer_norm_rms_epsilon", float(spec.normEps)],
+    ["llama.attention.key_length", headDim],
+    ["llama.attention.value_length", headDim],
     ["llama.rope.dimension_count", headDim],
     ["llama.rope.freq_base", float(spec.rope.base)],
     ...ggufTokenizerMetadata(tokenizer, { vocab }),

@@ -9,7 +9,7 @@
 //     --file heldout=alpaca.json --file questions=none --file wikitext=wiki.txt --file tasks=FOLDER --set limitRows=900 \
 //     --set steps=40 --set prefinetune=0 --set postfinetune=0 --set seq=256 --set sparsity=0.2 --set loraRate=0.001 --only seed=1 --out runs/recovery
 //
-// A loss alone: --only data=given,allTokens=false; two loads of work: --only seed=1 and --only seed=2,3.
+// The three losses alone: --only data=given,allTokens=false.
 import { defineExperiment } from "../../lib/experiment/mod.ts";
 import { BASE, EVALUATE, FILES } from "./on_demo.ts";
 

@@ -49,7 +49,7 @@ MACHINES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
 # O_WRONLY, O_RDWR, O_CREAT, O_TRUNC, O_TMPFILE; a thread; the commands of fcntl and ioctl that touch nothing but a descriptor.
 WRITES, THREAD = 0o1 | 0o2 | 0o100 | 0o1000 | 0o20000000, 0x10000
 FCNTLS, IOCTLS = (0, 1, 2, 3, 4, 1030), (0x5401, 0x5451)
-LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/usr/share/zoneinfo", "/etc/ld.so.cache")
+LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/nix/store", "/usr/share/zoneinfo", "/etc/ld.so.cache")
 
 
 class Refused(Exception):
@@ -128,6 +128,12 @@ def hook(paths):
     sys.addaudithook(audit)
 
 
+def bounded(what, soft, hard):
+    """A limit that is no higher than the one in force, which nobody may raise."""
+    most = resource.getrlimit(what)[1]
+    return (soft, hard) if most == resource.RLIM_INFINITY else (min(soft, most), min(hard, most))
+
+
 def give_up(seconds, memory):
     """Gives up all rights. Returns by what."""
     system, machine = os.uname().sysname, os.uname().machine
@@ -145,10 +151,10 @@ def give_up(seconds, memory):
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_NOFILE, 64),
     ):
-        resource.setrlimit(what, (most, most))
+        resource.setrlimit(what, bounded(what, most, most))
     # Python's own start does not count. A signal that may be caught comes first.
     seconds += math.ceil(time.process_time())
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+    resource.setrlimit(resource.RLIMIT_CPU, bounded(resource.RLIMIT_CPU, seconds, seconds + 1))
     if libc.unshare(NEW_USER | NEW_NET) == 0:
         layers.append("network namespace")
     if libc.prctl(SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:

@@ -11,8 +11,19 @@ const SOURCE = new URL(".", import.meta.url);
 const TYPES: Readonly<Record<string, string>> = {
   html: "text/html; charset=utf-8",
   js: "text/javascript; charset=utf-8",
+  txt: "text/plain; charset=utf-8",
   css: "text/css; charset=utf-8",
 };
+
+/** The Hub that the page may ask. */
+export interface PageHub {
+  /** Address without a slash at its end. */
+  readonly endpoint: string;
+  /** Hosts of its large files, as a content policy names them. */
+  readonly stores: readonly string[];
+}
+
+const HUB: PageHub = { endpoint: "https://huggingface.co", stores: ["https://*.hf.co"] };
 
 /** The files of a page by their paths within its folder. */
 export type PageFiles = ReadonlyMap<string, Uint8Array<ArrayBuffer>>;
@@ -23,28 +34,29 @@ export type PageFiles = ReadonlyMap<string, Uint8Array<ArrayBuffer>>;
  *
  * @throws CompressoError("input") if they cannot be bundled.
  */
-export async function buildStudio(): Promise<PageFiles> {
+export async function buildStudio({ hub = HUB }: { readonly hub?: PageHub } = {}): Promise<PageFiles> {
   if (SOURCE.protocol !== "file:") {
     const fix = "clone the repository, or install the package from npm";
     refuse("input", "cannot build the studio", { rule: "its source lies on this disk", value: SOURCE.href, fix });
   }
   const source = fileURLToPath(SOURCE);
-  const [page, script, worker, style] = await Promise.all([
+  const [page, scripts, style] = await Promise.all([
     Deno.readTextFile(join(source, "index.html")),
-    bundle(source, "page/main.ts"),
-    bundle(source, "worker/main.ts"),
+    bundle(source),
     Deno.readTextFile(join(source, "studio.css")),
   ]);
   const css = bytesOf(`${style}${FIGURE_STYLE}\n`);
-  const hashes: Readonly<Record<string, string>> = {
+  const facts: Readonly<Record<string, string>> = {
     STYLE: integrity(css),
-    SCRIPT: integrity(script),
-    WORKER: integrity(worker),
+    HUB: hub.endpoint,
+    HUB_NAME: new URL(hub.endpoint).host,
+    HUB_HOSTS: [hub.endpoint, ...hub.stores].join(" "),
+    SCRIPT: integrity(scripts.get("studio.js") ?? css),
+    PARTS: [...scripts].map(([name, script]) => `${name} ${integrity(script)}`).join(" "),
   };
   const files = new Map([
-    ["index.html", bytesOf(page.replace(/\{\{(\w+)\}\}/g, (_, name: string) => hashes[name] ?? ""))],
-    ["studio.js", script],
-    ["worker.js", worker],
+    ["index.html", bytesOf(page.replace(/\{\{(\w+)\}\}/g, (_, name: string) => facts[name] ?? ""))],
+    ...scripts,
     ["studio.css", css],
   ]);
   const model = await modelPath("demo");
@@ -71,17 +83,20 @@ export function answerFrom(files: PageFiles, { url }: Pick<Request, "url">, base
   return new Response(bytes, { headers: { "content-type": type, "cache-control": "no-cache" } });
 }
 
-/** A script with all that it imports. */
-async function bundle(source: string, entry: string): Promise<Uint8Array<ArrayBuffer>> {
+/** The scripts by their names, as the program `bundle.ts` makes them. */
+async function bundle(source: string): Promise<ReadonlyMap<string, Uint8Array<ArrayBuffer>>> {
   const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
-    args: ["bundle", "--quiet", "--minify", "--platform", "browser", join(source, entry)],
+    args: ["run", "--quiet", "--no-check", "-A", join(source, "bundle.ts")],
     cwd: source,
     env: { NO_COLOR: "1" },
     stdin: "null",
   }).output();
-  if (code === 0) return stdout;
-  const value = new TextDecoder().decode(stderr).trim();
-  refuse("input", `cannot bundle the studio's ${entry}`, { rule: "deno bundle does", value });
+  if (code !== 0) {
+    const value = new TextDecoder().decode(stderr).trim();
+    refuse("input", "cannot bundle the studio's scripts", { rule: "deno bundle does", value });
+  }
+  const scripts: Readonly<Record<string, string>> = JSON.parse(new TextDecoder().decode(stdout));
+  return new Map(Object.entries(scripts).map(([name, text]) => [name, bytesOf(text)]));
 }
 
 function integrity(bytes: Uint8Array): string {

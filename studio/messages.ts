@@ -1,6 +1,7 @@
 // What the page and its worker say to each other. Types only.
 import type { ErrorCode } from "../lib/core/errors.ts";
 import type { BaseDtype } from "../lib/nn/weights.ts";
+import type { PartsState } from "./parts.ts";
 
 /** What the user chooses for a run. */
 export interface Choices {
@@ -29,9 +30,11 @@ export type Saved = "gguf" | "folder" | "run" | "report";
 
 /** From the page to the worker. */
 export type Command =
-  /** The first one: the folder of the page, and the pixels that figures are drawn wide. */
-  | { readonly kind: "begin"; readonly base: string; readonly width: number }
-  | { readonly kind: "model"; readonly files: "demo" | readonly NamedFile[] }
+  /** The first one: the folder of the page with its scripts, the address of the Hub, and the pixels that figures are drawn wide. */
+  | { readonly kind: "begin"; readonly parts: PartsState; readonly hub: string; readonly width: number }
+  /** The demo, files, or the name of a model on the Hub. */
+  | { readonly kind: "model"; readonly files: "demo" | readonly NamedFile[] | { readonly hub: string } }
+  | { readonly kind: "stop-fetching" }
   | { readonly kind: "rows"; readonly file: "demo" | File }
   | { readonly kind: "plan"; readonly choices: Choices }
   | { readonly kind: "run"; readonly choices: Choices }
@@ -127,6 +130,8 @@ export type Place = "begin" | "model" | "rows" | "plan" | "run" | "ask" | "save"
 export type Reply =
   | { readonly kind: "ready"; readonly adapter: string; readonly isCpu: boolean }
   | { readonly kind: "model"; readonly model: ModelFacts }
+  /** Bytes of a model of the Hub that have come. */
+  | { readonly kind: "fetching"; readonly done: number; readonly whole: number }
   | { readonly kind: "rows"; readonly rows: RowFacts }
   | { readonly kind: "plan"; readonly plan: PlanFacts }
   /** What is being done before and after the steps, and the share that is done, 0 to 1; null if it is not known. */

@@ -4,7 +4,6 @@ import { checkNames, type NamesOf } from "../core/check_options.ts";
 import type { ByteSource } from "../files/system.ts";
 import { type Codecs, type Compression, dataError, kindOf, textOf } from "./readers/bytes.ts";
 import { heapBudget } from "./readers/memory.ts";
-import { parquetRows } from "./readers/parquet.ts";
 import {
   type ChatRow,
   emptyField,
@@ -98,7 +97,8 @@ export async function readRowsFrom(
   const collector = createCollector(source.name, { ...options, heap });
   const kind = await kindOf(source);
   if (kind === "parquet") {
-    const { sink } = collector;
+    // Few need it, and in a page it would be a twelfth of the script.
+    const { parquetRows } = await import("./readers/parquet.ts"), { sink } = collector;
     for await (const { number, value } of parquetRows(source, { codecs, wanted: collector.wanted })) {
       sink.value({ number, label: `row ${number}` }, value);
       if (sink.isFull) break;

@@ -2,10 +2,13 @@
 import { type CompressoError, refusal } from "../core/errors.ts";
 import { isObject } from "../core/guards.ts";
 import { within } from "../files/path.ts";
-import { visible } from "./http.ts";
+import { visible } from "./visible.ts";
 import { hubText, type HubUse } from "./name.ts";
-import { noSuchFile } from "./refusal.ts";
+import { noSuchFile } from "./near.ts";
 import type { HubRepo } from "./repo.ts";
+
+/** What is known of a repository. */
+export type HubList = Pick<HubRepo, "name" | "files" | "isOffline">;
 
 /** Files that are needed. */
 export interface Chosen {
@@ -37,7 +40,7 @@ const MOST_LISTED = 24;
  * @throws CompressoError("input") if there are none, or if the user must name one of several; the error lists them.
  */
 export async function chooseFiles(
-  repo: HubRepo,
+  repo: HubList,
   use: HubUse | "shape",
   { read }: { readonly read: (path: string) => Promise<string> },
 ): Promise<Chosen> {
@@ -58,7 +61,7 @@ export async function chooseFiles(
 }
 
 /** A file that was named, with its config. */
-function single({ files }: HubRepo, file: string, use: HubUse | "shape"): Chosen {
+function single({ files }: HubList, file: string, use: HubUse | "shape"): Chosen {
   const config = use === "adapter"
     ? file.replace(/[^/]*$/, ADAPTER[0])
     : file.endsWith(`/${CONFIG}`) || file === CONFIG
@@ -68,7 +71,7 @@ function single({ files }: HubRepo, file: string, use: HubUse | "shape"): Chosen
 }
 
 async function chosenModel(
-  repo: HubRepo,
+  repo: HubList,
   names: readonly string[],
   { use, below, read }: {
     readonly use: HubUse | "shape";
@@ -114,7 +117,7 @@ async function chosenModel(
 const MOST_TEXT = 1 << 26, MOST_SHARDS = 10_000;
 
 /** Names of the shards of an index. */
-function shardsOf(text: string, repo: HubRepo): string[] {
+function shardsOf(text: string, repo: HubList): string[] {
   let index: unknown = null;
   try {
     index = JSON.parse(text);
@@ -135,7 +138,7 @@ function shardsOf(text: string, repo: HubRepo): string[] {
   );
 }
 
-function chosenAdapter(repo: HubRepo, names: readonly string[]): Chosen {
+function chosenAdapter(repo: HubList, names: readonly string[]): Chosen {
   if (ADAPTER.every((name) => names.includes(name))) return { files: ADAPTER, place: "" };
   throw lacking(
     repo,
@@ -147,7 +150,7 @@ function chosenAdapter(repo: HubRepo, names: readonly string[]): Chosen {
 
 const ADAPTER_FIX = "name the folder of the adapter as hf:owner/name:folder, or another repository";
 
-function chosenRows(repo: HubRepo, names: readonly string[], below: string): Chosen {
+function chosenRows(repo: HubList, names: readonly string[], below: string): Chosen {
   const rows = names.filter((name) => ROWS.test(name) && !NO_ROWS.test(name));
   if (rows.length > 0) return one(repo, rows, { what: "file of rows", below });
   throw lacking(repo, "it holds JSON, JSON lines, parquet or text", `files such as ${names.slice(0, 6).join(", ")}`);
@@ -155,7 +158,7 @@ function chosenRows(repo: HubRepo, names: readonly string[], below: string): Cho
 
 /** The only one. */
 function one(
-  repo: HubRepo,
+  repo: HubList,
   names: readonly string[],
   { what, below }: { readonly what: string; readonly below: string },
 ): Chosen {
@@ -175,7 +178,7 @@ function megabytes(bytes: number): string {
   return bytes < 1e5 ? `${bytes} bytes` : `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB`;
 }
 
-function lacking(repo: HubRepo, rule: string, value: string, fix?: string): CompressoError {
+function lacking(repo: HubList, rule: string, value: string, fix?: string): CompressoError {
   return refusal("input", `cannot use ${hubText(repo.name)}`, {
     rule,
     value: visible(repo.isOffline ? `${value}; the Hub is not asked for more` : value),

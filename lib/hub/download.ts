@@ -4,10 +4,12 @@ import { CompressoError, refusal } from "../core/errors.ts";
 import { isMissing } from "../files/held_file.ts";
 import { unwritable } from "../files/atomic.ts";
 import type { HubFile } from "./cache.ts";
-import { hubFetch, type HubListener, LEAST_BYTES, paused, piecesOfBody, UnreachableError, visible } from "./http.ts";
+import { hubFetch, type HubListener, LEAST_BYTES, paused, piecesOfBody, UnreachableError } from "./http.ts";
+import { visible } from "./visible.ts";
 import { hashOf, isIntact, verifyIntact } from "./intact.ts";
 import { hubText } from "./name.ts";
-import { hubRefusal, noSuchFile } from "./refusal.ts";
+import { hubRefusal } from "./refusal.ts";
+import { noSuchFile } from "./near.ts";
 import { type HubRepo, notKept } from "./repo.ts";
 
 /** A download and who watches it. */

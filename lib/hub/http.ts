@@ -1,7 +1,7 @@
 // Requests to the Hub: redirects that never take the token to another host, retries, and answers that ask to wait.
 import { CompressoError, type ErrorParts, refusal } from "../core/errors.ts";
-import { oneLine } from "../core/text.ts";
 import type { HubSettings } from "./settings.ts";
+import { hideToken, visible } from "./visible.ts";
 
 /** Signal and notes of work with the Hub. */
 export interface HubListener {
@@ -101,20 +101,6 @@ export function strange(origin: string, { value }: Pick<ErrorParts, "value">): C
   });
 }
 
-/** Tokens that were sent: a server may repeat them in any text. */
-const sentTokens = new Set<string>();
-
-/** A text of the Hub for a message, without tokens that were sent. Control characters and marks that change the direction of writing are spaces. */
-export function visible(given: string): string {
-  let text = given;
-  for (const token of sentTokens) {
-    for (const form of [token, encodeURIComponent(token), JSON.stringify(token).slice(1, -1)]) {
-      text = text.replaceAll(form, "the token");
-    }
-  }
-  return oneLine(text);
-}
-
 /** A text of bounded length. */
 async function textOf(response: Response): Promise<string> {
   const decoder = new TextDecoder(), { origin } = new URL(response.url);
@@ -184,7 +170,7 @@ async function followed(
   { method = "GET", headers = {}, body, signal, onHeaders }: HubRequest,
 ): Promise<Response> {
   const own = new URL(endpoint).origin;
-  if (token !== null) sentTokens.add(token);
+  if (token !== null) hideToken(token);
   let at = new URL(url);
   for (let left = MOST_REDIRECTS; left >= 0; left--) {
     const response = await answered(at, {

@@ -2,7 +2,7 @@
 import { createHash, type Hash } from "node:crypto";
 import { refuse } from "../core/errors.ts";
 import type { HubFile } from "./cache.ts";
-import { visible } from "./http.ts";
+import { visible } from "./visible.ts";
 import { hubText } from "./name.ts";
 import type { HubRepo } from "./repo.ts";
 import { piecesOf } from "./storage.ts";

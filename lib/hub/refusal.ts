@@ -1,13 +1,12 @@
 // What the Hub's refusals mean, and what to do about each: names that are near, terms to accept, tokens.
-import { nearest } from "../core/nearest.ts";
 import { type CompressoError, type Reasons, refusal } from "../core/errors.ts";
 import { isObject } from "../core/guards.ts";
-import { hubFetch, type HubListener, jsonOf, visible } from "./http.ts";
+import { hubFetch, type HubListener, jsonOf } from "./http.ts";
+import { visible } from "./visible.ts";
 import { type HubName, hubText, isSafePath } from "./name.ts";
+import { meant, nearOf, noSuchFile } from "./near.ts";
 import type { HubSettings } from "./settings.ts";
 
-/** Most names that a fix offers. */
-const MOST_NEAR = 3;
 /** Most repositories of an owner, or of a search, that are looked at. */
 const MOST_SEEN = 200;
 
@@ -67,39 +66,6 @@ export async function hubRefusal(response: Response, asked: Asked): Promise<Comp
     return error({ rule: "the token allows it", value: message || "status 403", fix });
   }
   return error({ rule: "the Hub allows it", value: `status ${status}${message === "" ? "" : `: ${message}`}` });
-}
-
-/** The error of a file that a repository does not have. */
-export function noSuchFile(name: HubName, files: Iterable<string>): CompressoError {
-  const all = [...files];
-  return refusal("input", `cannot read ${hubText(name)}`, {
-    rule: "the file is in the repository",
-    value: `no ${name.file ?? "such file"}`,
-    fix: visible(meant(nearOf(name.file ?? "", all), (file) => hubText(name, { file })) ?? listed(name, all)),
-  });
-}
-
-/** What a repository holds, for a fix. */
-function listed(name: HubName, files: readonly string[]): string {
-  if (files.length === 0) return `look for its files at ${hubText(name, { file: null })}`;
-  const shown = files.slice(0, 8).join(", ");
-  return `name one of its files: ${shown}${files.length > 8 ? `, … (${files.length} in all)` : ""}`;
-}
-
-/** The candidates nearest to a word. */
-function nearOf(word: string, candidates: readonly string[]): string[] {
-  const left = new Set(candidates), found: string[] = [];
-  while (found.length < MOST_NEAR) {
-    const next = nearest(word, [...left]);
-    if (next === null) break;
-    found.push(next);
-    left.delete(next);
-  }
-  return found;
-}
-
-function meant(near: readonly string[], show: (name: string) => string): string | null {
-  return near.length === 0 ? null : visible(`did you mean ${near.map(show).join(", ")}?`);
 }
 
 /** Repositories with a similar name: of the same owner, else found by a search for the name. */

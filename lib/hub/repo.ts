@@ -2,7 +2,8 @@
 import { CompressoError, refusal } from "../core/errors.ts";
 import { isObject } from "../core/guards.ts";
 import { type HubFile, hubFile, RepoCache } from "./cache.ts";
-import { hubFetch, type HubListener, jsonOf, strange, UnreachableError, visible } from "./http.ts";
+import { hubFetch, type HubListener, jsonOf, strange, UnreachableError } from "./http.ts";
+import { visible } from "./visible.ts";
 import { type HubName, hubText, isCommit } from "./name.ts";
 import { hubRefusal } from "./refusal.ts";
 import type { HubSettings } from "./settings.ts";

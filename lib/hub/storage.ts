@@ -4,7 +4,8 @@ import * as https from "node:https";
 import { CompressoError, refuse } from "../core/errors.ts";
 import { openDiskFile } from "../files/bytes.ts";
 import { streamBytes } from "../files/system.ts";
-import { LEAST_BYTES, paused, silent, SILENT_SECONDS, strange, visible } from "./http.ts";
+import { LEAST_BYTES, paused, silent, SILENT_SECONDS, strange } from "./http.ts";
+import { visible } from "./visible.ts";
 
 /** Tries of a request to the storage, and milliseconds before the second try; they double with each further one. */
 const TRIES = 4, FIRST_WAIT_MS = 500;

@@ -1,5 +1,5 @@
-// Two axes with grid, ticks and labels, and the scales between values and pixels. d3-scale places the ticks.
-import { scaleLinear } from "../core/packages.ts";
+// Two axes with grid, ticks and labels, and the scales between values and pixels.
+import { linearScale, niceDomain, type Scale, tickFormat, tickValues } from "./scale.ts";
 import { escape, isPoint, line, text, textWidth, verticalText } from "./svg.ts";
 
 /** An axis. */
@@ -32,9 +32,6 @@ export interface AxesBox {
   readonly width: number;
   readonly height: number;
 }
-
-/** From a value to its pixel. */
-export type Scale = ReturnType<typeof scaleLinear<number, number>>;
 
 /** Axes as they are drawn. */
 export interface DrawnAxes {
@@ -72,12 +69,12 @@ export function drawAxes(
   },
   box: AxesBox,
 ): DrawnAxes {
-  const { scale: toY, ticks: rows } = verticalTicks(y, ys, box.height), hasRows = y.rows !== undefined;
+  const { domain, ticks: rows } = verticalTicks(y, ys, box.height), hasRows = y.rows !== undefined;
   const left = box.x + (hasRows ? 10 : 30) + (box.labels ?? labelRoom(y, ys, box.height));
   const right = box.x + box.width - 12 - (box.ends ?? 0), top = box.y + 10 + (box.above ?? 0);
   const bottom = box.y + box.height - FOOT;
-  const toX = scaleOf(x, xs, { nice: hasRows }).range([left, right]);
-  toY.range(hasRows ? [top, bottom] : [bottom, top]);
+  const toX = linearScale(domainOf(x, xs, { nice: hasRows }), [left, right]);
+  const toY = linearScale(domain, hasRows ? [top, bottom] : [bottom, top]);
   const body: string[] = [], soft = { tone: "soft", size: TICK_SIZE } as const;
   for (const { value, label } of rows) {
     if (!hasRows) body.push(line([left, toY(value)], [right, toY(value)], { kind: "grid" }));
@@ -89,7 +86,9 @@ export function drawAxes(
   }
   body.push(line([left, bottom], [right, bottom], { kind: "axis" }));
   let taken = -Infinity;
-  for (const { value, label } of ticksOf(toX, { format: x.format, count: Math.max(2, Math.min(8, box.width / 80)) })) {
+  for (
+    const { value, label } of ticksOf(toX.domain, { format: x.format, count: Math.max(2, Math.min(8, box.width / 80)) })
+  ) {
     if (hasRows) body.push(line([toX(value), top], [toX(value), bottom], { kind: "grid" }));
     body.push(line([toX(value), bottom], [toX(value), bottom + 4], { kind: "axis" }));
     // The last label must not stand out of the box.
@@ -101,7 +100,7 @@ export function drawAxes(
   body.push(text((left + right) / 2, bottom + 32, x.label, { anchor: "middle", ...soft }));
   if (y.label !== "") body.push(verticalText(box.x + 10, (top + bottom) / 2, y.label));
   const scaleText = ({ format = "plain", label }: Axis, scale: Scale): string =>
-    escape([...scale.domain(), ...scale.range(), format, label].join(" "));
+    escape([...scale.domain, ...scale.range, format, label].join(" "));
   return {
     ...{ body, toX, toY, left, right, top, bottom },
     attributes: ` data-x="${scaleText(x, toX)}" data-y="${scaleText(y, toY)}"`,
@@ -123,13 +122,12 @@ function verticalTicks(
   y: Axis,
   ys: readonly number[],
   height: number,
-): { readonly scale: Scale; readonly ticks: readonly Tick[] } {
+): { readonly domain: Scale["domain"]; readonly ticks: readonly Tick[] } {
   if (y.rows) {
-    const scale = scaleLinear<number, number>().domain([-0.5, y.rows.length - 0.5]);
-    return { scale, ticks: y.rows.map((label, value) => ({ label, value })) };
+    return { domain: [-0.5, y.rows.length - 0.5], ticks: y.rows.map((label, value) => ({ label, value })) };
   }
-  const scale = scaleOf(y, ys, { nice: y.domain === undefined });
-  return { scale, ticks: ticksOf(scale, { format: y.format, count: Math.max(2, Math.min(6, height / 45)) }) };
+  const domain = domainOf(y, ys, { nice: y.domain === undefined });
+  return { domain, ticks: ticksOf(domain, { format: y.format, count: Math.max(2, Math.min(6, height / 45)) }) };
 }
 
 /** A name in one line or two, the second one cut where it is longer. */
@@ -140,12 +138,12 @@ function nameLines(name: string): string[] {
   return [name.slice(0, end), rest.length > MOST_NAME ? `${rest.slice(0, MOST_NAME - 1)}…` : rest];
 }
 
-/** The scale of an axis that holds the values. */
-export function scaleOf(
+/** The domain of an axis that holds the values. */
+export function domainOf(
   { domain, zero = false, format }: Omit<Axis, "label">,
   values: readonly number[],
   { nice }: { readonly nice: boolean },
-): Scale {
+): Scale["domain"] {
   let [least, most] = domain ?? rangeOf(values);
   if (!(most >= least)) [least, most] = [0, 1];
   if (zero) [least, most] = [Math.min(0, least), Math.max(0, most)];
@@ -155,8 +153,7 @@ export function scaleOf(
     const [floor, ceiling] = format === "share" ? [Math.min(0, least), Math.max(1, most)] : [-Infinity, Infinity];
     [least, most] = [zero ? least : Math.max(floor, low), Math.min(ceiling, high)];
   }
-  const made = scaleLinear<number, number>().domain([least, most]);
-  return nice ? made.nice(6) : made;
+  return nice ? niceDomain([least, most], 6) : [least, most];
 }
 
 /** Least and largest value. Spread would overflow the stack at a hundred thousand values. */
@@ -167,14 +164,14 @@ function rangeOf(values: readonly number[]): readonly [number, number] {
   );
 }
 
-/** About `count` ticks of a scale, with as many digits as tell two of them apart. */
+/** About `count` ticks of a domain, with as many digits as tell two of them apart. */
 export function ticksOf(
-  scale: Scale,
+  [first, last]: Scale["domain"],
   { format = "plain", count }: { readonly format?: AxisFormat | undefined; readonly count: number },
 ): Tick[] {
-  const [first = 0, last = 1] = scale.domain(), factor = format === "share" ? 100 : 1;
-  const digits = scaleLinear<number, number>().domain([factor * first, factor * last]).tickFormat(count);
-  return scale.ticks(count).filter((value) => format !== "whole" || Number.isInteger(value)).map((value) => ({
+  const factor = format === "share" ? 100 : 1, digits = tickFormat([factor * first, factor * last], count);
+  const values = tickValues([first, last], count).filter((value) => format !== "whole" || Number.isInteger(value));
+  return values.map((value) => ({
     value,
     label: format === "share"
       ? `${digits(100 * value)} %`

@@ -1,5 +1,4 @@
-// A panel: two axes, and on them lines, dots, bars and spreads, as SVG elements; d3-shape makes paths.
-import { pathLine } from "../core/packages.ts";
+// A panel: two axes, and on them lines, dots, bars and spreads, as SVG elements.
 import { type AxesBox, type Axis, drawAxes, type DrawnAxes } from "./axes.ts";
 import { colorRound, escape, line, round, seriesClass, text, textWidth, widening } from "./svg.ts";
 
@@ -178,10 +177,9 @@ function drawLine(points: readonly Point[], { style, place }: {
   const placed = points.map((point) => isShown(point) ? place(point) : null);
   const body: string[] = [];
   if (kind !== "none" && kind !== "bars") {
-    const path = pathLine<Point | null>().defined((point) => point !== null)
-      .x((point) => round(point?.[0] ?? NaN)).y((point) => round(point?.[1] ?? NaN))(placed);
+    const path = linePath(placed);
     const dash = DASHES[kind] === "" ? "" : ` stroke-dasharray="${DASHES[kind]}"`;
-    if (path !== null) {
+    if (path !== "") {
       body.push(
         `<path d="${path}" fill="none" stroke="currentColor" stroke-width="${width}" stroke-linejoin="round"${dash}/>`,
       );
@@ -198,6 +196,15 @@ function drawLine(points: readonly Point[], { style, place }: {
     );
   });
   return body;
+}
+
+/** Lines between neighbours, with a gap where there is no point. A point without neighbours is closed, to have an end. */
+function linePath(points: readonly (Point | null)[]): string {
+  return points.map((point, at) => {
+    if (!point) return "";
+    const isFirst = !points[at - 1], end = isFirst && !points[at + 1] ? "Z" : "";
+    return `${isFirst ? "M" : "L"}${round(point[0])},${round(point[1])}${end}`;
+  }).join("");
 }
 
 /** Bars at whole values of x, `place`-th of `count` side by side. */

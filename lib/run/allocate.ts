@@ -4,7 +4,7 @@ import type { UnitTable } from "../units/table.ts";
 import { adapterOf, type MemoryPlan } from "./memory/plan.ts";
 import { checkMemory } from "./memory/advice.ts";
 import type { Model } from "../model/model.ts";
-import { withCompensation } from "./methods/one_shot_scores.ts";
+import { withCompensation } from "./methods/compensation.ts";
 import type { MemoryOptions, PruneOptions, ResolvedOptions } from "./options/options.ts";
 import { memoryOptionsOf } from "./options/resolve.ts";
 import type { RunData } from "./data.ts";
@@ -18,7 +18,6 @@ import type { SelectorParts, UnitSelector } from "./methods/selector.ts";
 import { compensates, methodOf } from "./methods/all.ts";
 import { learnedSelector } from "./methods/learned_selector.ts";
 import { gradualSelector } from "./methods/gradual_selector.ts";
-import { oneShotSelector } from "./methods/one_shot_selector.ts";
 
 /** What a run has from its first step on. */
 export interface Allocated {
@@ -93,17 +92,17 @@ export async function allocateRun(
       keepsBest: options.evalEvery > 0,
     }),
   );
-  const selector = selectorOf(setup, { model, trainer, place });
+  const selector = await selectorOf(setup, { model, trainer, place });
   stack.move();
   const { peakBytes, otherBytes } = plan;
   return { entered, trainer, steerer, selector, place, model, plannedBytes: peakBytes + otherBytes, otherBytes };
 }
 
 /** The selector of the run's method, which remembers nothing yet. */
-export function selectorOf(
+export async function selectorOf(
   { options, table, goal, makeBatches, calibration, original: { signal, ranks, onScoring }, work }: RunSetup,
   { model, trainer, place: { state, goesBeforeSize } }: Pick<Allocated, "model" | "trainer" | "place">,
-): UnitSelector {
+): Promise<UnitSelector> {
   const at = (): { readonly state: StepState; readonly signal?: AbortSignal | undefined } => ({
     state: state(),
     signal,
@@ -125,7 +124,10 @@ export function selectorOf(
     weightTerms: (data) => trainer.weightTerms(data, at()),
   };
   const method = methodOf(options.method);
-  if (method.kind === "one-shot") return oneShotSelector(parts, method);
+  if (method.kind === "one-shot") {
+    const { oneShotSelector } = await import("./methods/one_shot_selector.ts");
+    return oneShotSelector(parts, method);
+  }
   return method.kind === "gradual" ? gradualSelector(parts) : learnedSelector(parts);
 }
 

@@ -3,7 +3,7 @@ import { option, refuse } from "../core/errors.ts";
 import { ggufArch, refuseUnlike } from "../formats/gguf/architecture.ts";
 import { ggufTokenizerMetadata } from "../formats/gguf/tokenizer_export.ts";
 import { ropeConfig } from "../formats/hf/rope_export.ts";
-import { refusePacked } from "../formats/peft/adapter.ts";
+import { refusePacked } from "../formats/peft/packed.ts";
 import type { Model } from "../model/model.ts";
 import type { DecoderSpec } from "../spec/decoder.ts";
 import { checkSessionExport, FORMATS, type SessionExportOptions } from "../slice/export_options.ts";

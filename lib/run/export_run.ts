@@ -1,13 +1,12 @@
 // Writes a finished run: the sliced model in its formats, records.jsonl and, last, run.json.
 import { nameOfMethod } from "./methods/all.ts";
-import config from "../../deno.json" with { type: "json" };
+import { VERSION } from "../core/version.ts";
 import { withoutUndefined } from "../core/check_options.ts";
 import { type FileSystem, writeFile } from "../files/system.ts";
 import { keptGeneration } from "../formats/hf/model.ts";
 import type { OpenedModel } from "../model/opened.ts";
 import { stageModel } from "../slice/export.ts";
 import { measureImportance } from "../slice/importance.ts";
-import { stageAdapter } from "../slice/export_adapter.ts";
 import {
   checkSessionExport,
   type ExportOptions,
@@ -109,7 +108,9 @@ export async function exportRun(dir: string, asked: SessionExportOptions, run: R
   // All files are written before any is moved: the folder may contain the model that is being read.
   using staged = (run.writesModel ?? true) ? await stageModel(sliced.source, dir, how) : null;
   const ofAdapter = { masks, lora, layout, given, dtype, tokenizer, generation, replace, files, signal };
-  using adapter = saveAdapter ? await stageAdapter(result.source, dir, ofAdapter) : null;
+  using adapter = saveAdapter
+    ? await (await import("../slice/export_adapter.ts")).stageAdapter(result.source, dir, ofAdapter)
+    : null;
   await staged?.commit();
   await adapter?.commit();
   if (run.kept) await writeFile(files, `${dir}/${VOCABULARY_FILE}`, `${JSON.stringify({ kept: [...run.kept] })}\n`);
@@ -146,7 +147,7 @@ export async function exportRun(dir: string, asked: SessionExportOptions, run: R
     warnings,
     changes: result.changes,
     adapter: model.device.facts.description,
-    versions: { compresso: config.version, deno: runtimeVersion() },
+    versions: { compresso: VERSION, deno: runtimeVersion() },
     data: result.data,
     options: { ...plain, method: nameOfMethod(options.method) },
     inputs,

@@ -6,7 +6,7 @@ import { sliceModel } from "../slice/slice.ts";
 import { comparedTokens, verifyShape, verifySliced } from "../slice/verify.ts";
 import { parameterCount } from "../spec/decoder.ts";
 import type { WeightSource } from "../spec/source.ts";
-import { withCompensation } from "./methods/one_shot_scores.ts";
+import { withCompensation } from "./methods/compensation.ts";
 import type { ExpertsSummary } from "./experts/summary.ts";
 import type { ResolvedOptions } from "./options/options.ts";
 import { compareQuality, measureQuality, type QualityChange, type QualityData } from "./quality.ts";

@@ -1,7 +1,7 @@
 // Names of the files in a run's folder, and the checks of a folder before a run starts or resumes.
 import { type CompressoError, option, refusal, refuse } from "../core/errors.ts";
 import { exists } from "../files/exists.ts";
-import { ADAPTER_FOLDER, UNMERGED_FOLDER } from "../slice/export_adapter.ts";
+import { ADAPTER_FOLDER, UNMERGED_FOLDER } from "../slice/export_options.ts";
 
 /** Name of the checkpoint within the folder of a run. */
 export const CHECKPOINT_FILE = "checkpoint.safetensors";

@@ -1,6 +1,6 @@
 // Quality of a model before and after pruning: loss on held-out rows, and on a text and tasks where they are given.
 import { compareItems, compareLosses, type PairedDifference } from "../eval/compare.ts";
-import { type EncodedTask, encodeTask, scoreTask } from "../eval/score_task.ts";
+import type { EncodedTask } from "../eval/score_task.ts";
 import type { EvaluateOptions } from "../eval/evaluate.ts";
 import { type CompressoError, option, refusal, refuse } from "../core/errors.ts";
 import { type ItemScore, type TaskScore, taskScore } from "../eval/metrics.ts";
@@ -164,7 +164,10 @@ export async function qualityData(
   if (tasks.length > 0 && !loadTasks) throw noTasks();
   const loaded = tasks.length > 0 ? await loadTasks?.({ tasks, taskData, limit: questions }) ?? [] : [];
   const encoded: { task: LoadedTask; encoded: EncodedTask }[] = [];
-  for (const task of loaded) encoded.push({ task, encoded: await encodeTask(model, task, { signal }) });
+  for (const task of loaded) {
+    const { encodeTask } = await import("../eval/score_task.ts");
+    encoded.push({ task, encoded: await encodeTask(model, task, { signal }) });
+  }
   return {
     heldout: { heldout: measured, heldoutLabels, seq, bytes },
     text: text === undefined ? null : textData(model, text),
@@ -214,6 +217,7 @@ export async function measureQuality(
   let before = sequences.length;
   for (const { task, encoded } of tasks) {
     const onScored = (done: number): void => onProgress?.((before + done) / whole);
+    const { scoreTask } = await import("../eval/score_task.ts");
     items[task.name] = await scoreTask(model, task, { encoded, adapters, signal, onProgress: onScored });
     before += task.questions.length;
   }

@@ -8,8 +8,6 @@ import type { WeightSource } from "../spec/source.ts";
 import { sourceDigest } from "../spec/source_digest.ts";
 import { calibrationDefault, calibrationTexts, writeCalibration } from "./calibration.ts";
 import type { StepRecord } from "./contract.ts";
-import { cutAlone } from "./cut_alone.ts";
-import { cutExpertsAlone } from "./experts/cut.ts";
 import { refuseReading } from "./data.ts";
 import type { CheckpointOptions, PruneOptions, ResolvedOptions, RunOptions, Target } from "./options/options.ts";
 import { checkRowsOr, resolveOptions, trainsNothing } from "./options/resolve.ts";
@@ -19,7 +17,7 @@ import type { RunOfMany } from "./shared_work.ts";
 import type { RunSink } from "./sink/sink.ts";
 import type { SessionExportOptions } from "../slice/export_options.ts";
 import { cutsExperts } from "../units/kinds/all.ts";
-import { type CutForRun, cutForRun } from "./vocabulary.ts";
+import type { CutForRun } from "./vocabulary.ts";
 
 /**
  * What a run does before and after its steps: `measure` measures the given model if its vocabulary is cut; `slice`
@@ -83,6 +81,7 @@ export async function runInto<Result>(
   });
   if (isAlone && vocabulary) {
     if (sink.checkpoint?.resume) throw nothingToResume();
+    const { cutAlone } = await import("./cut_alone.ts");
     const done = cutAlone(vocabulary, { original: run, resolved, platform: sink.platform });
     await sink.begin({ doneBefore: null, texts: [] });
     return await sink.end(done);
@@ -131,6 +130,7 @@ export async function cutExpertsInto<Result>(
   if (!cutsExperts(known.units)) throw notLoaded(known);
   const { resolved } = await calibrationOf(known, { sink, asked, run });
   const onMeasured = (share: number): void => onPhase?.("measure", share);
+  const { cutExpertsAlone } = await import("./experts/cut.ts");
   const done = await cutExpertsAlone(model, { original: run, resolved, platform: sink.platform, onMeasured });
   await sink.begin({ doneBefore: null, texts: [] });
   return await sink.end(done);
@@ -157,6 +157,7 @@ async function vocabularyOf(
     & Pick<Required<RunOfMany>, "measures">,
 ): Promise<CutForRun | null> {
   if (!resolved.vocab) return null;
+  const { cutForRun } = await import("./vocabulary.ts");
   return await cutForRun(dense, {
     options: resolved,
     evaluation: evaluate,

@@ -1,5 +1,5 @@
 // A prune session: a stream of step records through the stages, then slice() and export().
-import config from "../../deno.json" with { type: "json" };
+import { VERSION } from "../core/version.ts";
 import { checkAlike } from "../ranks/alike.ts";
 import { CompressoError, option, refusal } from "../core/errors.ts";
 import { type FileSystem, isThere } from "../files/system.ts";
@@ -258,7 +258,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
       changesBetween(found.identity, { ...identity, calibration }, checkpoint);
     }
     // Ranks share the work below, so they are compared before it.
-    if (ranks) await checkAlike(ranks, { ...identity, version: config.version });
+    if (ranks) await checkAlike(ranks, { ...identity, version: VERSION });
     // The other half is for everything else that generation needs.
     const rows = await calibrate({ cacheBytes: (peakBytes - stages.weights) / 2, signal: this.#life.signal });
     this.#calibrate = undefined;

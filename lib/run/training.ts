@@ -1,5 +1,5 @@
 // A run on the GPU: its position, its steps, and how states are saved and restored.
-import config from "../../deno.json" with { type: "json" };
+import { VERSION } from "../core/version.ts";
 import { digestOf } from "../core/digest.ts";
 import type { RunIdentity } from "../core/identity.ts";
 import type { Batches } from "../data/batches.ts";
@@ -119,7 +119,7 @@ export class Training {
     const { ranks } = this.#setup.original, { step } = this.position;
     if (!ranks) return;
     const state = arrays && { step, state: digestOf(Object.values(arrays)) };
-    await checkAlike(ranks, state ?? { ...this.identity(), version: config.version, step });
+    await checkAlike(ranks, state ?? { ...this.identity(), version: VERSION, step });
   }
 
   /** The present state. */
@@ -134,7 +134,7 @@ export class Training {
     this.pending = [];
     this.seekBatch();
     this.now.trainer.restore(arrays);
-    const selector = selectorOf(this.#setup, this.now); // the old selector may hold data from after the state
+    const selector = await selectorOf(this.#setup, this.now); // the old selector may hold data from after the state
     if (position.stage > pruning || position.begun === "hard") await selector.resumed();
     this.#allocated = { ...this.now, selector };
   }

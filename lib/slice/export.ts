@@ -5,9 +5,8 @@ import { holdThreads } from "../core/threads.ts";
 import { type FileSystem, isThere, type Staged } from "../files/system.ts";
 import { ggufArch, slidingWindows } from "../formats/gguf/architecture.ts";
 import { stageGguf } from "../formats/gguf/export.ts";
-import { fitTypes } from "../formats/gguf/fit_types.ts";
 import { blockOf, type GgufWriteType } from "../formats/gguf/mixes.ts";
-import { modelfile, type ModelfileInput } from "../formats/gguf/modelfile.ts";
+import type { ModelfileInput } from "../formats/gguf/modelfile.ts";
 import { ggufTokenizerMetadata } from "../formats/gguf/tokenizer_export.ts";
 import { stageHf, writtenBiases } from "../formats/hf/export.ts";
 import { fixedHeads } from "../families/all.ts";
@@ -99,7 +98,7 @@ export async function stageModel(
   const texts = licenseText === undefined ? card : { ...card, LICENSE: licenseText };
   const generation = options.generation ?? keptGeneration(source);
   const fitted = metadata && ggufSize !== null
-    ? await fitTypes(laidOut, {
+    ? await (await import("../formats/gguf/fit_types.ts")).fitTypes(laidOut, {
       ...{ most: ggufSize, tokenizerMetadata: metadata, name, importance, provenance },
       ...signal ? { signal } : {},
     })
@@ -177,6 +176,7 @@ async function stageModelfile(
 ): Promise<Staged> {
   try {
     const recipe = owned.use(await files.stageFile(path));
+    const { modelfile } = await import("../formats/gguf/modelfile.ts");
     const text = modelfile({ file: "model.gguf", spec, tokenizer, generation: isObject(generation) ? generation : {} });
     await recipe.write(new TextEncoder().encode(text));
     return recipe;

@@ -12,6 +12,7 @@ import { padded, shallow } from "./layouts.ts";
 import { sliceModel } from "./slice.ts";
 import { padLora, shallowLora, sliceLora } from "./lora.ts";
 import type { ExportResult } from "./export.ts";
+import { ADAPTER_FOLDER, UNMERGED_FOLDER } from "./export_options.ts";
 
 /** Input of {@link stageAdapter}. */
 export interface AdapterExport {
@@ -30,9 +31,6 @@ export interface AdapterExport {
   readonly files: FileSystem;
   readonly signal?: AbortSignal | undefined;
 }
-
-/** Folders of the sliced weights without LoRA and of the adapter, within the folder of a run. */
-export const UNMERGED_FOLDER = "unmerged", ADAPTER_FOLDER = "adapter";
 
 /**
  * Writes `outDir/unmerged/`, the sliced model without LoRA, and `outDir/adapter/`, its LoRA sliced in the same way, in

@@ -10,6 +10,9 @@ import type { WeightSource } from "../spec/source.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { type Layout, LAYOUTS } from "../units/layout.ts";
 
+/** Folders of the sliced weights without LoRA and of the adapter, within the folder of a run. */
+export const UNMERGED_FOLDER = "unmerged", ADAPTER_FOLDER = "adapter";
+
 /** The files that `exportModel` writes. */
 export type ExportFormat = "hf" | "gguf";
 

@@ -1,6 +1,6 @@
 // The README.md of an exported folder: what the model is, how it was made and from what, its licence, and how to load
 // it.
-import config from "../../deno.json" with { type: "json" };
+import { VERSION } from "../core/version.ts";
 import { cardMetadata, isHubId } from "../formats/hf/card.ts";
 import { familyFor } from "../families/all.ts";
 import { type DecoderSpec, parameterCount } from "../spec/decoder.ts";
@@ -45,10 +45,10 @@ export function modelCard(
     run ? `# ${base ?? "A model"}, ${run.removed === null ? "tuned" : "pruned"}` : `# ${base ?? "A model"}`,
     "",
     run?.removed === null
-      ? `Fine-tuned with Compresso ${config.version}: LoRA was trained and is merged into the weights.`
+      ? `Fine-tuned with Compresso ${VERSION}: LoRA was trained and is merged into the weights.`
       : run
-      ? `Made smaller by structural pruning with Compresso ${config.version}: ${run.removed} are removed, not set to zero.`
-      : `Written by Compresso ${config.version}.`,
+      ? `Made smaller by structural pruning with Compresso ${VERSION}: ${run.removed} are removed, not set to zero.`
+      : `Written by Compresso ${VERSION}.`,
     "",
     "| | |",
     "| - | - |",

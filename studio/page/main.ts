@@ -1,6 +1,7 @@
 // The page of the studio: what the user chooses goes to the worker, and what the worker tells is shown.
 import { formatBytes, formatCount } from "../../lib/report/numbers.ts";
 import type { Choices, Command, Place, Reply, Saved } from "../messages.ts";
+import { Parts } from "../parts.ts";
 import { byId, element, page, type PageElement } from "./dom.ts";
 import { chosenFiles, droppedFiles } from "./files.ts";
 import { figuresShown, planShown, resultShown, stepShown } from "./show.ts";
@@ -9,20 +10,26 @@ import { figuresShown, planShown, resultShown, stepShown } from "./show.ts";
 const PLAN_MS = 200;
 
 /** What there is so far. */
-const has = { gpu: false, model: false, rows: false, running: false, paused: false };
+const has = { gpu: false, model: false, rows: false, running: false, paused: false, fetching: false };
 let send: (command: Command) => void = () => {};
 
-/** Starts the worker. Its text is checked against the page's hash, and as a blob it obeys the page's content policy. */
+/** Starts the worker. Its scripts are checked against the page's hashes. */
 async function begin(): Promise<void> {
-  const { worker: integrity = "" } = page.body.dataset;
-  const response = await fetch(new URL("worker.js", page.baseURI), { integrity });
-  if (!response.ok) throw new Error(`worker.js: status ${response.status}`);
-  const worker = new Worker(URL.createObjectURL(await response.blob()), { type: "module" });
+  const words = page.body.dataset["parts"]?.split(" ") ?? [];
+  const hashes = Object.fromEntries(words.flatMap((name, at) => at % 2 ? [] : [[name, words[at + 1] ?? ""]]));
+  const parts = new Parts({ base: page.baseURI, hashes, made: {} });
+  const worker = new Worker(await parts.worker(), { type: "module" });
   worker.onmessage = ({ data }: MessageEvent<Reply>): void => hear(data);
   worker.onerror = (event): void =>
     failed("begin", event.message ?? "The program of the page has stopped.", ["What to do: reload the page."]);
   send = (command): void => worker.postMessage(command);
-  send({ kind: "begin", base: page.baseURI, width: Math.max(300, Math.min(760, byId("run").clientWidth - 34)) });
+  const state = await parts.state();
+  send({
+    kind: "begin",
+    parts: state,
+    hub: page.body.dataset["hub"] ?? "",
+    width: Math.max(300, Math.min(760, byId("run").clientWidth - 34)),
+  });
 }
 
 function hear(reply: Reply): void {
@@ -35,9 +42,14 @@ function hear(reply: Reply): void {
         ? `No GPU: ${reply.adapter} computes on the processor, which is slow. The demo works.`
         : `GPU: ${reply.adapter}`;
       break;
+    case "fetching":
+      byId("fetching").setAttribute("value", String(reply.done / reply.whole));
+      byId("model-state").textContent = `Fetching: ${formatBytes(reply.done)} of ${formatBytes(reply.whole)} …`;
+      break;
     case "model": {
       const { name, parameters, layers, hidden, bytes, context, questions } = reply.model;
       has.model = true;
+      fetching(false);
       byId("model-state").textContent = `${name}: ${
         formatCount(parameters)
       } parameters, ${layers} layers of ${hidden}, ${formatBytes(bytes)} of weights, texts of up to ${
@@ -117,7 +129,10 @@ function failed(at: Place, what: string, details: readonly string[]): void {
     byId("run-state").textContent = "Stopped. What you chose is still here.";
     byId("progress").removeAttribute("value");
   }
-  if (at === "model") byId("model-state").textContent = "No model yet.";
+  if (at === "model") {
+    byId("model-state").textContent = "No model yet.";
+    fetching(false);
+  }
   if (at === "rows") byId("rows-state").textContent = "No rows yet.";
   byId("ask").disabled = false;
   refresh();
@@ -136,7 +151,9 @@ function refresh(): void {
   byId("start").disabled = !(has.gpu && has.model && has.rows) || has.running;
   byId("pause").disabled = !has.running;
   byId("stop").disabled = !has.running;
-  for (const field of page.querySelectorAll("#choices input, #choices select, .choose")) field.disabled = has.running;
+  for (const field of page.querySelectorAll("#choices input, #choices select, .choose")) {
+    field.disabled = has.running || has.fetching;
+  }
   byId("missing").textContent = has.running
     ? ""
     : !has.model
@@ -166,10 +183,18 @@ function plan(): void {
   if (has.model) planning = setTimeout(() => send({ kind: "plan", choices: choices() }), PLAN_MS);
 }
 
+/** Shows that a model is being fetched, or that none is. */
+function fetching(isFetching: boolean): void {
+  has.fetching = isFetching;
+  for (const id of ["stop-fetching", "fetching"]) byId(id).hidden = !isFetching;
+  byId("fetching").removeAttribute("value");
+}
+
 function openModel(files: Extract<Command, { kind: "model" }>["files"]): void {
   has.model = false;
   byId("model-error").hidden = true;
   byId("model-state").textContent = "Opening …";
+  fetching(files !== "demo" && "hub" in files);
   send({ kind: "model", files });
   if (files === "demo") readRows("demo");
   refresh();
@@ -237,6 +262,11 @@ for (
 for (const input of ["gguf", "folder"]) {
   byId(input).addEventListener("change", () => openModel(chosenFiles(byId(input).files)));
 }
+byId("hub").addEventListener("submit", (event) => {
+  event.preventDefault();
+  openModel({ hub: byId("hub-name").value.trim() });
+});
+byId("stop-fetching").addEventListener("click", () => send({ kind: "stop-fetching" }));
 byId("rows").addEventListener("change", () => {
   const [file] = byId("rows").files ?? [];
   if (file) readRows(file);

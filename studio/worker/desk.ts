@@ -2,14 +2,14 @@
 import { openModelFiles, readRows } from "../../lib/browser/open.ts";
 import { refuse } from "../../lib/core/errors.ts";
 import type { Row } from "../../lib/data/rows.ts";
-import { createChat } from "../../lib/generate/chat.ts";
-import { generateText } from "../../lib/generate/text.ts";
+import type { Chat, ChatOptions } from "../../lib/generate/chat.ts";
 import { CompressoError } from "../../lib/core/errors.ts";
 import type { ModelFiles } from "../../lib/formats/open.ts";
 import type { Model } from "../../lib/model/model.ts";
 import { modelBefore } from "../../lib/run/mask_summary.ts";
 import { parameterCount } from "../../lib/spec/decoder.ts";
-import type { Command, ModelFacts, RowFacts } from "../messages.ts";
+import type { Command, ModelFacts, NamedFile, RowFacts } from "../messages.ts";
+import { tell } from "./tell.ts";
 
 /** Files of the demo. They lie in the folder `demo`, next to the page. */
 const DEMO_FILES = [
@@ -32,15 +32,21 @@ export interface ChosenRows {
   readonly bytes: number;
 }
 
-/** Opens the demo, a GGUF or the files of a folder. Weights are read later. */
+/** Opens the demo, a GGUF, the files of a folder, or a model of the Hub, which is fetched. Weights are read later. */
 export async function openChosen(
   { files }: Extract<Command, { kind: "model" }>,
-  base: string,
+  { base, hub, signal }: { readonly base: string; readonly hub: string; readonly signal: AbortSignal },
 ): Promise<ChosenModel> {
   if (files === "demo") {
     const named = DEMO_FILES.map((name) => [name, new URL(`demo/${name}`, base)] as const);
     const [opened, questions] = await Promise.all([openModelFiles(Object.fromEntries(named)), demoQuestions(base)]);
     return { ...opened, facts: factsOf(opened, { name: "demo", questions }) };
+  }
+  if ("hub" in files) {
+    const { fetchHubModel } = await import("../../lib/browser/hub.ts"), tellSometimes = sometimes();
+    const fetched = await fetchHubModel(files.hub, { endpoint: hub, signal, onProgress: tellSometimes });
+    const opened = await openModelFiles(fetched);
+    return { ...opened, facts: factsOf(opened, { name: files.hub.split("/").at(-1) ?? "model", questions: [] }) };
   }
   const [first] = files, gguf = files.find(({ name }) => name.toLowerCase().endsWith(".gguf")) ?? first;
   if (!gguf) {
@@ -69,18 +75,30 @@ export async function readChosen({ file }: Extract<Command, { kind: "rows" }>, b
 /** Answers of a model to a question, as pieces: as a chat where it has one, else it continues the text. */
 export async function* answers(model: Model, question: string): AsyncGenerator<string, void, undefined> {
   const how = { maxTokens: 96, temperature: 0 };
-  using chat = chatOf(model, how);
+  using chat = await chatOf(model, how);
   if (chat) return void (yield* chat.ask(question));
+  const { generateText } = await import("../../lib/generate/text.ts");
   yield* generateText(model, question, how);
 }
 
-function chatOf(model: Model, how: Parameters<typeof createChat>[1]): ReturnType<typeof createChat> | null {
+async function chatOf(model: Model, how: ChatOptions): Promise<Chat | null> {
+  const { createChat } = await import("../../lib/generate/chat.ts");
   try {
     return createChat(model, how);
   } catch (error) {
     if (error instanceof CompressoError && error.code === "input") return null; // it has no form of chats
     throw error;
   }
+}
+
+/** Tells the page how much has been fetched, ten times a second at most. */
+function sometimes(): (done: number, whole: number) => void {
+  let told = -Infinity;
+  return (done, whole) => {
+    if (performance.now() - told < 100 && done < whole) return;
+    told = performance.now();
+    tell({ kind: "fetching", done, whole });
+  };
 }
 
 function factsOf(
@@ -100,8 +118,8 @@ function factsOf(
 }
 
 /** The folder's name, where the browser tells it. */
-function folderOf(files: Extract<Command, { kind: "model" }>["files"]): string {
-  const [first] = files, path = typeof first === "object" ? first.file.webkitRelativePath : "";
+function folderOf([first]: readonly NamedFile[]): string {
+  const path = first?.file.webkitRelativePath ?? "";
   return path.split("/", 1)[0] || "model";
 }
 

@@ -1,8 +1,9 @@
 // The worker of the studio: it has the GPU, so that the page stays smooth. It answers the page's commands.
 import "./without_eval.ts";
-import { CompressoError } from "../../lib/core/errors.ts";
+import { CompressoError, stopped } from "../../lib/core/errors.ts";
 import { type Device, openDevice } from "../../lib/gpu/device.ts";
 import type { Command, Place } from "../messages.ts";
+import { Parts } from "../parts.ts";
 import { answers, type ChosenModel, type ChosenRows, openChosen, readChosen } from "./desk.ts";
 import { planOf } from "./plan.ts";
 import { StudioRun } from "./run.ts";
@@ -11,16 +12,20 @@ import { tell, tellFailure } from "./tell.ts";
 /** Milliseconds until a browser has told that it took the GPU away. */
 const LOST_TIME = 1000;
 
-let base = "", width = 640;
+let base = "", hub = "", width = 640;
 let device: Device | null = null, model: ChosenModel | null = null, rows: ChosenRows | null = null;
-let run: StudioRun | null = null;
+let run: StudioRun | null = null, fetching = new AbortController();
 
 globalThis.addEventListener("message", (event: Event) => {
   if (event instanceof MessageEvent) void answer(event.data);
 });
 
 async function answer(command: Command): Promise<void> {
-  const at: Place = command.kind === "pause" || command.kind === "stop" ? "run" : command.kind;
+  const at: Place = command.kind === "pause" || command.kind === "stop"
+    ? "run"
+    : command.kind === "stop-fetching"
+    ? "model"
+    : command.kind;
   try {
     await carryOut(command);
   } catch (error) {
@@ -43,13 +48,18 @@ async function causeOf(error: unknown): Promise<unknown> {
 async function carryOut(command: Command): Promise<void> {
   switch (command.kind) {
     case "begin": {
-      ({ base, width } = command);
+      ({ parts: { base }, hub, width } = command);
+      const parts = new Parts(command.parts);
+      Object.assign(globalThis, { loadPart: async (name: string) => await import(await parts.url(name)) });
       await usableDevice();
       return;
     }
     case "model":
-      model = await openChosen(command, base);
+      stopFetching();
+      model = await openChosen(command, { base, hub, signal: fetching.signal });
       return tell({ kind: "model", model: model.facts });
+    case "stop-fetching":
+      return stopFetching();
     case "rows":
       rows = await readChosen(command, base);
       return tell({ kind: "rows", rows: rows.facts });
@@ -69,11 +79,17 @@ async function carryOut(command: Command): Promise<void> {
     case "ask":
       return await ask(command.question);
     case "save": {
-      const saved = run?.save(command.what);
+      const saved = await run?.save(command.what);
       if (saved) tell({ kind: "saved", ...saved });
       return;
     }
   }
+}
+
+/** Ends the fetching of a model; the next one can begin. */
+function stopFetching(): void {
+  fetching.abort(stopped("the fetching was stopped"));
+  fetching = new AbortController();
 }
 
 /** The GPU; opened again where it was lost. */

@@ -7,7 +7,6 @@ import { loadModelFrom, type Model } from "../../lib/model/model.ts";
 import { keptRecords, secondsLeft } from "../../lib/report/derived.ts";
 import { figuresOf } from "../../lib/report/figures.ts";
 import type { ReportRun } from "../../lib/report/read_run.ts";
-import { renderReport } from "../../lib/report/report.ts";
 import { tilesOf } from "../../lib/report/tiles.ts";
 import type { StepRecord } from "../../lib/run/contract.ts";
 import { allAlarms } from "../../lib/run/monitors/shown_alarms.ts";
@@ -122,13 +121,14 @@ export class StudioRun {
   }
 
   /** A file to download. Null before the run has finished, and for what could not be written. */
-  save(what: Saved): { readonly name: string; readonly blob: Blob } | null {
+  async save(what: Saved): Promise<{ readonly name: string; readonly blob: Blob } | null> {
     if (!this.#finished) return null;
     const { files } = this.#finished, name = this.#inputs.model.facts.name.replace(/\.gguf$/i, "");
     const gguf = files.get("model.gguf"), json = files.get("run.json");
     if (what === "gguf") return gguf ? { name: `${name}-pruned.gguf`, blob: new Blob([gguf]) } : null;
     if (what === "run") return json ? { name: "run.json", blob: new Blob([json], { type: "application/json" }) } : null;
     if (what === "report") {
+      const { renderReport } = await import("../../lib/report/report.ts");
       return { name: "report.html", blob: new Blob([renderReport([this.#report()])], { type: "text/html" }) };
     }
     const packed = new Map([...files].filter(([path]) => path !== "model.gguf"));

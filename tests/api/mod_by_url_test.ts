@@ -2,10 +2,14 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import config from "../../deno.json" with { type: "json" };
+import { VERSION } from "../../lib/core/version.ts";
 import { Elsewhere, npmCache, ROOT, serveCheckout } from "./checkout.ts";
 
-/** The files that name packages: of lib/, with what it takes of zod, and of cli/, with YAML that only a file of YAML loads. */
-const PACKAGES = ["lib/core/packages.ts", "lib/core/zod.ts", "cli/packages.ts", "cli/options/yaml.ts"]
+/** The files that name packages: of lib/, with parquet's and what it takes of zod, and of cli/, with YAML that only a file of YAML loads. */
+const PACKAGES = [
+  ...["lib/core/packages.ts", "lib/core/parquet_package.ts", "lib/core/zod.ts"],
+  ...["cli/packages.ts", "cli/options/yaml.ts"],
+]
   .map((path) => join(ROOT, path));
 
 const cache = await npmCache();
@@ -44,6 +48,7 @@ console.log((await run.slice()).parameters.after < 979_008);`
 });
 
 Deno.test("the files of packages name the versions of deno.json", async () => {
+  assert.equal(VERSION, config.version);
   const declared: readonly string[] = Object.values(config.imports);
   for (const path of PACKAGES) {
     const text = await Deno.readTextFile(path);

@@ -59,15 +59,24 @@ export class FakeHub implements AsyncDisposable {
   readonly #hub: Deno.HttpServer<Deno.NetAddr>;
   readonly #large: Deno.HttpServer<Deno.NetAddr>;
 
-  constructor() {
+  /** With `forPages`, pages of any address may read the answers, as those of the real one. */
+  constructor({ forPages = false }: { readonly forPages?: boolean } = {}) {
+    const answer = async (host: Seen["host"], request: Request): Promise<Response> => {
+      const response = await this.#answer(host, request);
+      if (!forPages) return response;
+      const { status, statusText } = response, headers = new Headers(response.headers);
+      headers.set("access-control-allow-origin", "*");
+      headers.set("access-control-expose-headers", "link");
+      return new Response(response.body, { status, statusText, headers });
+    };
     const quiet = {
       hostname: "127.0.0.1",
       port: 0,
       onListen: () => {},
       onError: () => new Response(null, { status: 500 }),
     };
-    this.#hub = Deno.serve(quiet, (request) => this.#answer("hub", request));
-    this.#large = Deno.serve(quiet, (request) => this.#answer("store", request));
+    this.#hub = Deno.serve(quiet, (request) => answer("hub", request));
+    this.#large = Deno.serve(quiet, (request) => answer("store", request));
   }
 
   /** Address of the Hub. */

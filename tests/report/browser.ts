@@ -39,16 +39,25 @@ export function browserTest(
     sanitizeOps: false,
     sanitizeResources: false,
     async fn(): Promise<void> {
-      const browser = await chromium.launch({
-        executablePath: CHROMIUM ?? "",
-        args: [...FLAGS, ...gpu ? WITH_GPU : WITHOUT_GPU],
-      });
+      const browser = await launchChromium(gpu ? WITH_GPU : WITHOUT_GPU);
       try {
         await test(browser);
       } finally {
         await browser.close();
       }
     },
+  });
+}
+
+/** Starts a Chromium of its own; the caller closes it. */
+export async function launchChromium(
+  flags: readonly string[] = WITH_GPU,
+  env: Readonly<Record<string, string>> = {},
+): Promise<Browser> {
+  return await chromium.launch({
+    executablePath: CHROMIUM ?? "",
+    args: [...FLAGS, ...flags],
+    env: { ...Deno.env.toObject(), ...env },
   });
 }
 

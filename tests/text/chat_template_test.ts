@@ -1,4 +1,6 @@
 import assert from "node:assert/strict";
+// @ts-types="npm:@types/d3-time-format@^4.0.3"
+import { timeFormat } from "npm:d3-time-format@^4.1.0";
 import { renderChat } from "../../lib/text/chat_template.ts";
 import { encodeExample, formatExample } from "../../lib/data/prompts/encode.ts";
 import { encodeChat, encodeChatPrompt } from "../../lib/data/prompts/chat.ts";
@@ -129,6 +131,14 @@ Deno.test("strftime() writes what Python's does", () => {
     strftime(new Date(2024, 2, 5, 0, 7, 9, 45), "%F %T|%R %D|%c|%x %X|%w %u|%f|%z%Z|%h|%-e|%%F"),
     "2024-03-05 00:07:09|00:07 03/05/24|Tue Mar  5 00:07:09 2024|03/05/24 00:07:09|2 2|045000||Mar|5|%F",
   );
+});
+
+Deno.test("strftime() counts days and weeks as d3-time-format does", () => {
+  const format = "%A %a %B %b %d %e %j %U %u %V %W %w %G %Y %y %I %p %f %-j %-V", theirs = timeFormat(format);
+  for (let day = 0; day < 4000; day++) {
+    const date = new Date(2019, 0, 1 + day, day % 24, 0, 0, day % 1000);
+    assert.equal(strftime(date, format), theirs(date), String(date));
+  }
 });
 
 Deno.test("a chat template of a stranger has a budget: ranges of 100,000 items, and no list or text that grows without end", async () => {

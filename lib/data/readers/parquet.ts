@@ -5,7 +5,7 @@ import {
   parquetReadObjects,
   parquetSchema,
   toJson,
-} from "../../core/packages.ts";
+} from "../../core/parquet_package.ts";
 import { CompressoError } from "../../core/errors.ts";
 import { type ByteSource, readBytes } from "../../files/system.ts";
 import { checkChunks, checkPages, type TableFacts, unpackedBudget } from "./parquet_pages.ts";

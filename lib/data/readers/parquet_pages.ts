@@ -7,7 +7,7 @@ import {
   parquetHeader,
   type parquetMetadataAsync,
   type parquetSchema,
-} from "../../core/packages.ts";
+} from "../../core/parquet_package.ts";
 import type { Codecs } from "./bytes.ts";
 import { checkCount, checkLevels, checkValues } from "./parquet_values.ts";
 

@@ -1,5 +1,5 @@
 // Checks what a page of a parquet table decodes to before hyparquet decodes it: it makes as many values as a run claims, and copies as many bytes as a prefix says.
-import { deltaBinaryUnpack } from "../../core/packages.ts";
+import { deltaBinaryUnpack } from "../../core/parquet_package.ts";
 
 /** What decides how the values of a page lie in its bytes. */
 export interface PageValues {

@@ -16,8 +16,7 @@ import {
   type StoredModule,
   storedModules,
 } from "./config.ts";
-import { familyFor } from "../../families/all.ts";
-import { packedTensors } from "../hf/packed.ts";
+import { refusePacked } from "./packed.ts";
 import { openSafetensors, type SafetensorsEntry, type SafetensorsFile } from "../safetensors/read.ts";
 import { type SafetensorsItem, writeSafetensors } from "../safetensors/write.ts";
 import { withoutMark } from "../../core/text.ts";
@@ -56,22 +55,6 @@ const NAMES: NamesOf<PeftWriteOptions> = {
   readme: "text",
   replace: "switch",
 };
-
-/**
- * Refuses a model whose class in transformers has no module for each projection, so that no adapter of it can say what
- * ours does.
- *
- * @throws CompressoError("input") for such a model.
- */
-export function refusePacked(spec: DecoderSpec): void {
-  const family = familyFor(spec);
-  if (packedTensors(family, spec).length === 0 && !spec.neighbours) return;
-  refuse("input", "cannot write the adapter", {
-    rule: "each projection is a separate module in the model's class",
-    value: `transformers' ${family.type} has some in one, or their rows in another order`,
-    fix: "leave the adapter out: the exported model has its LoRA merged",
-  });
-}
 
 /** The two matrices of a module in the file. */
 interface Pair {

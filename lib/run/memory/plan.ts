@@ -36,7 +36,7 @@ import { compensates, methodOf } from "../methods/all.ts";
 import { measureInfluence } from "../methods/influence.ts";
 import { measuresActivations } from "../methods/method.ts";
 import { CUTTING_STEPS } from "../methods/stages.ts";
-import { withCompensation } from "../methods/one_shot_scores.ts";
+import { withCompensation } from "../methods/compensation.ts";
 import { Trainer } from "../trainer.ts";
 import { rehearseVerify, verifyShape } from "../../slice/verify.ts";
 import type { PlannedAdapter } from "../contract.ts";

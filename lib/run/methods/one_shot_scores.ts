@@ -10,19 +10,17 @@ import {
 import { type ActivationStats, flapScores, wandaScores } from "../../masks/baselines_activations.ts";
 import { createSaliency } from "../../masks/saliency.ts";
 import { type UnitMeasure, unitSaliency } from "../../masks/unit_saliency.ts";
-import { applyCompensation, withOutputBiases } from "../../masks/baselines_bias.ts";
 import { dealt, type Ranks } from "../../ranks/ranks.ts";
-import { option, refuse } from "../../core/errors.ts";
+import { refuse } from "../../core/errors.ts";
 import { type Selection, unitName, type UnitTable } from "../../units/table.ts";
 import type { ConvMatrix, Projection } from "../../spec/decoder.ts";
-import type { WeightSource } from "../../spec/source.ts";
 import type { MaskValues, SlotGradients } from "../../nn/mask_slots.ts";
-import { shareWeights, writeBiases } from "../../nn/weights.ts";
 import type { Batch } from "../../data/batches.ts";
 import { calibrate } from "./calibrate.ts";
 import { type LayerInfluence, measureInfluence, unitInfluence } from "./influence.ts";
 import { isOfGradients, measuresActivations, type OneShotMethod } from "./method.ts";
-import { Model } from "../../model/model.ts";
+import type { Model } from "../../model/model.ts";
+import { checkUnits, ROWS_FIX } from "./finite_scores.ts";
 
 /** Options of {@link oneShotScores}. */
 export interface OneShotOptions {
@@ -186,26 +184,6 @@ function checkScores(table: UnitTable, scores: Float64Array, { name }: OneShotMe
   });
 }
 
-/** Throws `CompressoError("numeric")` for values of units, computed from gradients on rows, that are not finite. */
-export function checkUnits(
-  table: UnitTable,
-  values: readonly number[] | Float64Array,
-  { what, fix = ROWS_FIX }: { readonly what: string; readonly fix?: string },
-): void {
-  const unit = values.findIndex((value) => !Number.isFinite(value));
-  if (unit < 0) return;
-  refuse("numeric", what, {
-    rule: "the model's gradients on the rows are finite",
-    value: `${values[unit]} for ${unitName(table, unit)}`,
-    fix,
-  });
-}
-
-/** Fix for training rows on which units cannot be scored. */
-export const OUT_OF_ROWS = "leave the rows out that do this";
-/** Fix for rows on which units cannot be scored. */
-export const ROWS_FIX = `${OUT_OF_ROWS}, or give others by ${option("calibration")}`;
-
 /** Throws `CompressoError("numeric")` for activations that are not finite, which give no score. */
 function checkFinite({ layers }: ActivationStats, what: string): void {
   for (const [layer, { o, down }] of layers.entries()) {
@@ -230,26 +208,4 @@ function checkInfluence(layers: readonly LayerInfluence[], what: string): void {
     value: `${layers[broken]?.layer} at layer ${broken}`,
     fix: ROWS_FIX,
   });
-}
-
-/**
- * The model with biases of o_proj and down_proj, 0 if the model had none, for a run that may compensate later. It
- * shares all other weights with `model` and must not outlive it. Disposing it frees its biases and its own passes.
- */
-export async function withCompensation(model: Model): Promise<Model> {
-  const { device, weights, tokenizer } = model, source = withOutputBiases(model.source);
-  return new Model(device, source, { weights: await shareWeights(device, weights, source), tokenizer });
-}
-
-/**
- * Writes the compensation for masks into the biases of a model from {@link withCompensation}. It applies from the next
- * forward pass. Returns the weights to slice with these masks instead of `model.source`.
- */
-export async function compensate(
-  model: Model,
-  { masks, stats }: { readonly masks: MaskValues; readonly stats: ActivationStats },
-): Promise<WeightSource> {
-  const source = applyCompensation(model.source, { masks, stats });
-  await writeBiases(model.device, model.weights, source);
-  return source;
 }

@@ -5,14 +5,8 @@ import type { WeightSource } from "../../spec/source.ts";
 import { writeBiases } from "../../nn/weights.ts";
 import { keptBy } from "./kept.ts";
 import { measuresActivations, measuresForward, type OneShotMethod } from "./method.ts";
-import {
-  batchesToMeasure,
-  compensate,
-  type CutBefore,
-  type OneShotScores,
-  oneShotScores,
-  ranks,
-} from "./one_shot_scores.ts";
+import { compensate } from "./compensation.ts";
+import { batchesToMeasure, type CutBefore, type OneShotScores, oneShotScores, ranks } from "./one_shot_scores.ts";
 import {
   CALIBRATION_BATCHES,
   calibrationBatches,

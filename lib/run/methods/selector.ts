@@ -12,7 +12,7 @@ import type { WeightSource } from "../../spec/source.ts";
 import type { Batch, Batches } from "../../data/batches.ts";
 import type { CalibrationData } from "../calibration.ts";
 import type { Model } from "../../model/model.ts";
-import { checkUnits, OUT_OF_ROWS, ROWS_FIX } from "./one_shot_scores.ts";
+import { checkUnits, OUT_OF_ROWS, ROWS_FIX } from "./finite_scores.ts";
 import type { ResolvedOptions } from "../options/options.ts";
 import type { SharedWork } from "../shared_work.ts";
 import type { Trainer } from "../trainer.ts";

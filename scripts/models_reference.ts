@@ -8,7 +8,6 @@ import { fits } from "../lib/families/fit.ts";
 import { parseHfConfig } from "../lib/formats/hf/config.ts";
 import type { DecoderSpec } from "../lib/spec/decoder.ts";
 import { recordOf, type UnitKind } from "../lib/units/kinds/all.ts";
-import type { KindRecord } from "../lib/units/kinds/kind.ts";
 
 const ROOT = join(dirname(fileURLToPath(import.meta.url)), "..");
 const GOLDEN = join(ROOT, "fixtures/golden"), GOLDEN_EXPERTS = join(ROOT, "fixtures/golden_experts");
@@ -64,8 +63,7 @@ const code = (text: string): string => `\`${text}\``;
 /** The units of a model; heads of a uniform cut are marked where its class derives their width. */
 function unitsOf(spec: DecoderSpec): string[] {
   const isFixed = fixedHeads(spec) !== null;
-  const isCut = ({ misfit, uncounted }: KindRecord): boolean => ![misfit, uncounted].some((one) => one?.isFor(spec));
-  return UNITS.filter((kind) => isCut(recordOf(kind)))
+  return UNITS.filter((kind) => !recordOf(kind).misfit?.isFor(spec))
     .map((kind) => isFixed && (kind === "heads" || kind === "kv") ? `${kind}*` : kind);
 }
 

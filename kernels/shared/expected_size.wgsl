@@ -1,7 +1,7 @@
 // Expected sparsity of the masks and its constraint. With p = P(z > 0), c = parameters of a unit per hidden dim, and
 // p_layer = p of the gate of a layer:
-//   R = Σ_layers p_layer·(c_fixed + Σ_units c·p + Σ_KV groups c·(1 − Π(1 − p)));
-//   H = Σ_hidden p (or the hidden size);  ŝ = 1 − H·R / total.
+//   R = Σ_layers p_layer·(c_fixed + Σ_units c·p + Σ_KV groups c·(1 − Π(1 − p))) − square·(hidden size − H);
+//   H = Σ_hidden p (or the hidden size);  ŝ = 1 − H·R / total. `square` counts weights from hidden dims to hidden dims.
 // Then ascent on λ of λ1·(ŝ − t) + λ2·(ŝ − t)², whose gradients are (ŝ − t) and (ŝ − t)²: by rate · gradient, or by
 // Adam with the settings of the masks (see state.lambdaAdam);  force = dL/dŝ = λ1 + 2·λ2·(ŝ − t).
 // Without a goal (state.goal < 0), ŝ − t counts as 0.

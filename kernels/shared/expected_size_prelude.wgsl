@@ -1,6 +1,6 @@
 // Prelude: (R, H) of all masks with log α moved by `shift`; see expected_size.wgsl. Declares bindings 1 to 4. Needs
 // logAlpha as binding 0, the preludes of pairs and tables, and a prelude that defines how a unit moves.
-struct Params { units: u32, hiddenFirst: u32, layerFirst: u32, groupCount: u32, layers: u32, hiddenSize: f32, fixedR: f32, total: f32 }
+struct Params { units: u32, hiddenFirst: u32, layerFirst: u32, groupCount: u32, layers: u32, hiddenSize: f32, fixedR: f32, total: f32, square: f32 }
 @group(0) @binding(1) var<storage, read> tables: array<vec4u>;
 @group(0) @binding(2) var<storage, read> state: StepState;
 @group(0) @binding(3) var<storage, read_write> constraint: array<f32>;
@@ -20,5 +20,6 @@ fn expected_size(shift: f32, lane: u32) -> vec2f {
   for (var u = params.hiddenFirst + lane; u < params.layerFirst; u += GROUP) { h += alive(moved(u, shift)); }
   r += gated_rest(lane);
   let sums = pair_sum(vec2f(r, h), lane);
-  return vec2f(sums.x + params.fixedR, select(params.hiddenSize, sums.y, params.layerFirst > params.hiddenFirst));
+  let hidden = select(params.hiddenSize, sums.y, params.layerFirst > params.hiddenFirst);
+  return vec2f(sums.x + params.fixedR - params.square * (params.hiddenSize - hidden), hidden);
 }

@@ -1,7 +1,7 @@
 // One descent step on log α by Adam, with
 //   gradient = slope · z_layer · Σ over the unit's slots of dz  +  force · dŝ/d(log α);
 //   dŝ/d(log α) = −p'·p_layer·H·(c + c_kv·Π_others(1 − p)) / total for heads and FFN columns,
-//   −p'·R / total for hidden dims, and
+//   −p'·(R + square·H) / total for hidden dims, and
 //   −p'·H·(expected parameters of the layer) / total for gates, whose sum over slots comes from mask_gates.wgsl.
 // The step also adds drift · log(S' / S), so that log α follows the saliency that it started from. S is a running mean
 // of the Σ over the unit's slots of squares, plus the unit's prior, and forgets the share 1 − memory at each step. The
@@ -11,7 +11,7 @@
 // their moments.
 // Grid: x units. Updates logAlpha and moments in place; log α is clamped to ±state.limit.
 const LEAST = 1e-30; // of a saliency
-struct Params { units: u32, hiddenFirst: u32, layerFirst: u32, groupCount: u32, slots: u32, total: f32 }
+struct Params { units: u32, hiddenFirst: u32, layerFirst: u32, groupCount: u32, slots: u32, total: f32, square: f32 }
 @group(0) @binding(0) var<storage, read> dz: array<f32>;
 @group(0) @binding(1) var<storage, read> draws: array<vec4f>;
 @group(0) @binding(2) var<storage, read> tables: array<vec4u>;
@@ -28,7 +28,7 @@ struct Params { units: u32, hiddenFirst: u32, layerFirst: u32, groupCount: u32, 
   let draw = draws[unit];
   var gradient = 0.0; // dz of the unit, then of its log α
   var squared = 0.0;
-  var kept = constraint[0];
+  var kept = constraint[0] + params.square * constraint[1];
   if (unit >= params.layerFirst) {
     let layer = layer_terms(bound_of(unit) / 3u);
     squared = layer.x * layer.x;

@@ -7,6 +7,7 @@ import {
   type DecoderSpec,
   ffnMatrices,
   linearPerDim,
+  mixerPerDim,
   presentProjections,
   type Projection,
   projectionName,
@@ -58,7 +59,9 @@ export async function magnitudeScores(source: WeightSource, table: UnitTable): P
         addSquares(await source.read(projectionName(index, projection)), { projection, units, width, hidden });
       }
     }
-    for (const part of layer.conv ? CONV_MATRICES : []) addAll(sums.conv, await source.read(convName(index, part)));
+    for (const part of layer.conv ? CONV_MATRICES : []) {
+      addConvolution(await source.read(convName(index, part)), { conv: sums.conv, hidden });
+    }
   }
   return scoresOf(table, layers, hidden);
 }
@@ -118,6 +121,12 @@ export function createTaylor(table: UnitTable): Taylor {
             units[unit] = (units[unit] ?? 0) + labels * term;
           });
           own.hidden.forEach((term, dim) => hidden[dim] = (hidden[dim] ?? 0) + labels * term);
+          if (units !== sums.conv) return;
+          // A channel goes with the hidden dim of its number.
+          own.units.forEach((term, row) => {
+            const dim = row % spec.hidden;
+            hidden[dim] = (hidden[dim] ?? 0) + labels * term;
+          });
         })
       );
     },
@@ -163,9 +172,17 @@ function emptySums({ heads, kvHeads, ffn, conv }: DecoderSpec["layers"][number])
   return { heads: sums(heads), kvHeads: sums(kvHeads), ffn: sums(ffn), conv: sums(conv ? 1 : 0) };
 }
 
-/** Adds the squares of all values to a sum. */
-function addAll(sums: Float64Array, data: Float32Array): void {
-  sums[0] = data.reduce((sum, value) => sum + value * value, sums[0] ?? 0);
+/** Adds the squares of a matrix of a convolution: to its own sum, and to those of the hidden dims of each row's channel and of each column. */
+function addConvolution(
+  data: Float32Array,
+  { conv, hidden }: { readonly conv: Float64Array; readonly hidden: Float64Array },
+): void {
+  const { length } = hidden;
+  for (const [at, value] of data.entries()) {
+    const square = value * value, channel = Math.floor(at / length) % length;
+    conv[0] = (conv[0] ?? 0) + square;
+    for (const dim of [channel, at % length]) hidden[dim] = (hidden[dim] ?? 0) + square;
+  }
 }
 
 /** The sums that a projection's rows (of o and down: columns) are added to, and how many of them form a unit. */
@@ -212,7 +229,10 @@ function scoresOf(table: UnitTable, layers: readonly LayerSums[], hidden: Float6
       return sum(Float64Array.from(all)) / unitParameters(table, unit);
     }
     if (place === "hidden") {
-      const perDim = spec.layers.reduce((total, own) => total + linearPerDim(spec, own), 0) || 1;
+      // Twice, as a convolution's weights go from hidden dims to hidden dims.
+      const perDim = spec.layers.reduce((total, own) => {
+        return total + linearPerDim(spec, own) + (own.conv ? mixerPerDim(spec, own) : 0);
+      }, 0) || 1;
       return (hidden[slot - layout.hidden] ?? 0) / perDim;
     }
     if (place === "ffn") return (sums.ffn[slot - slots.ffn] ?? 0) / (ffnMatrices(spec) * spec.hidden);

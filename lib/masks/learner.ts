@@ -201,7 +201,8 @@ export class MaskLearner implements Disposable {
     const { count: units, ranges, groups, layers, layout, rules: { minimum, fit } } = table;
     const variant = gateTerms ? "gated" : "plain", projection = maskProject[variant];
     const counts = [u32(units), u32(ranges.hidden.first), u32(ranges.layers.first), u32(groups.length)];
-    const sizes: Params = [...counts, u32(layers.length), f32(table.spec.hidden), f32(table.fixed), f32(table.total)];
+    const { spec, fixed, total, square } = table;
+    const sizes: Params = [...counts, u32(layers.length), ...[spec.hidden, fixed, total, square].map(f32)];
     const sized = [logAlpha, tables, state, constraint, { params: sizes }];
     plan.section("masks");
     plan.dispatch(this.#compiled(expectedSize[variant]), sized, { groups: [1], cost: 60 * units });
@@ -212,7 +213,7 @@ export class MaskLearner implements Disposable {
         cost: 10 * layout.count,
       });
     }
-    const params = [...counts, u32(layout.count), f32(table.total)];
+    const params = [...counts, u32(layout.count), f32(total), f32(square)];
     const shared = [dz, draws, tables, constraint, state, logAlpha, moments, { params }];
     plan.dispatch(this.#compiled(maskUpdate[variant]), gateTerms ? [...shared, gateTerms] : shared, {
       groups: [Math.ceil(units / LANES)],

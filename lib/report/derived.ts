@@ -47,7 +47,6 @@ export function sparsityOf({ options }: Pick<ReportRun, "options">): SizeResult[
 export function layerSparsity(
   { before, masks, layers, hidden }: Pick<RunSummary, "before" | "masks" | "layers" | "hidden">,
 ): { readonly layers: readonly number[]; readonly weights: readonly number[]; readonly uniform: number } {
-  const perDim = (layer: LayerSpec): number => linearPerDim(before, layer);
   const sizes = before.layers.map((layer, index) => {
     const z = masks.heads[index] ?? [], share = layer.kvHeads > 0 ? layer.heads / layer.kvHeads : 1;
     const groups = Array.from({ length: layer.kvHeads }, (_, group) => z.slice(group * share, (group + 1) * share));
@@ -59,7 +58,10 @@ export function layerSparsity(
       kvHeads: groups.filter((group) => group.some((value) => value !== 0)).length,
       ffn: layers[index]?.ffn ?? 0,
     };
-    return { before: perDim(layer) * before.hidden, after: perDim(kept) * hidden };
+    return {
+      before: linearPerDim(before, layer) * before.hidden,
+      after: linearPerDim({ ...before, hidden }, kept) * hidden,
+    };
   });
   const total = (key: "before" | "after"): number => sizes.reduce((sum, size) => sum + size[key], 0);
   return {

@@ -182,7 +182,8 @@ export function uniformMasks(
     if (!layer.conv) heads += count(mask.heads);
     size += linearPerDim(spec, layer);
   }
-  const wanted = target ?? 1 - dims * keptPerDim(spec, layers.map((part) => part.mask)) / (spec.hidden * size);
+  const kept = keptPerDim({ ...spec, hidden: dims }, layers.map((part) => part.mask));
+  const wanted = target ?? 1 - dims * kept / (spec.hidden * size);
   if (target !== undefined && !(target >= 0 && target < 1)) {
     refuse("usage", "cannot cut every layer to the same counts", {
       rule: "the target lies in [0, 1)",
@@ -197,7 +198,7 @@ export function uniformMasks(
     // The widest FFN with dims·(attention + convolutions + layers·matrices·ffn) ≤ (1 − target)·hidden·size. The small term
     // absorbs rounding of the quotient.
     const budget = (1 - wanted) * spec.hidden * size / (Math.max(1, dims) * layers.length);
-    const convolutions = convolved * mixerPerDim(spec, { heads: 0, kvHeads: 0, conv: true });
+    const convolutions = convolved * mixerPerDim({ ...spec, hidden: dims }, { heads: 0, kvHeads: 0, conv: true });
     const others = (attending.length * 2 * spec.headDim * kv * (share + 1) + convolutions) / layers.length;
     return Math.floor((budget - others) / ffnMatrices(spec) + 1e-9);
   };

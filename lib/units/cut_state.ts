@@ -88,7 +88,8 @@ export class CutState {
 
   /** Sparsity: 1 − kept parameters / total. */
   sparsity(): number {
-    return 1 - this.#perDim * this.#hidden / this.#table.total;
+    const { square, spec: { hidden }, total } = this.#table;
+    return 1 - (this.#perDim - square * (hidden - this.#hidden)) * this.#hidden / total;
   }
 
   /** Cut share of the linear weights of one layer, not counting hidden dims. */

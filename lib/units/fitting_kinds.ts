@@ -12,9 +12,8 @@ export function whyWhole(
   spec: DecoderSpec,
   layout: Layout,
 ): Pick<Uncut, "rule" | "value"> | null {
-  const { misfit, uncounted, place, many, isOnePerLayer } = recordOf(kind), heads = fixedHeads(spec);
-  const own = [misfit, uncounted].find((one) => one?.isFor(spec));
-  if (own) return own;
+  const { misfit, place, many, isOnePerLayer } = recordOf(kind), heads = fixedHeads(spec);
+  if (misfit?.isFor(spec)) return misfit;
   if (layout !== "uniform") return null;
   if (isOnePerLayer) return { rule: `all layers are cut alike, so whole ${many} stay`, value: kind };
   if (place !== "attention") return null;

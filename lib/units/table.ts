@@ -1,6 +1,6 @@
 // The unit table: what each mask cuts and how many parameters it saves.
 import { refuseExperts } from "../nn/experts.ts";
-import { refuse } from "../core/errors.ts";
+import { type CompressoError, refusal, refuse } from "../core/errors.ts";
 import { existing } from "../core/guards.ts";
 import { type MaskValues, type SlotLayout, slotLayout, unpackMasks } from "../nn/mask_slots.ts";
 import { type DecoderSpec, ffnMatrices, type LayerSpec, mixerPerDim } from "../spec/decoder.ts";
@@ -96,6 +96,11 @@ export interface UnitTable {
   readonly groupOf: Int32Array;
   /** Parameters per hidden dim that are never cut. */
   readonly fixed: number;
+  /**
+   * What the parameters per hidden dim fall by with each hidden dim that is cut: the weights of convolutions go from hidden dims to hidden dims. 0 unless
+   * hidden dims are units.
+   */
+  readonly square: number;
   /** Denominator of sparsity: parameters of all layers' linear weights, plus `rules.rest` for every hidden dim. */
   readonly total: number;
   /** Slots that the units control. */
@@ -127,10 +132,11 @@ export function unitTable(spec: DecoderSpec, kinds: readonly UnitKind[], rules: 
   const set = new Set(masked.length > 0 ? masked : (["ffn"] as const));
   const byPlace = new Map<Place | null, UnitKind>();
   for (const kind of set) {
-    const { misfit, uncounted, place } = recordOf(kind), own = [misfit, uncounted].find((one) => one?.isFor(spec));
-    if (own) throw cannotCut(own, `cannot prune ${kind}`);
+    const { misfit, place } = recordOf(kind);
+    if (misfit?.isFor(spec)) throw cannotCut(misfit, `cannot prune ${kind}`);
     byPlace.set(place, kind);
   }
+  if (byPlace.has("hidden") && byPlace.has("layers") && spec.convolution) throw bothOfConvolutions([...set]);
   const { protect, minimum, fit, rest } = resolved, layout = slotLayout(spec);
   const rows: Row[] = [], groups: UnitGroup[] = [];
   const ends: number[] = [], has = (place: Place): boolean => byPlace.has(place);
@@ -182,9 +188,27 @@ export function unitTable(spec: DecoderSpec, kinds: readonly UnitKind[], rules: 
     groups,
     groupOf: Int32Array.from(rows, (row) => row.group),
     fixed,
+    square: ranges.hidden.end > ranges.hidden.first ? squareOf(spec) : 0,
     total: perDim * spec.hidden,
     layout,
   };
+}
+
+/** Weights of convolutions for each pair of hidden dims. */
+function squareOf(spec: DecoderSpec): number {
+  return spec.layers.filter(({ conv }) => conv).length * mixerPerDim({ ...spec, hidden: 1 }, CONVOLUTION);
+}
+
+const CONVOLUTION = { heads: 0, kvHeads: 0, conv: true } as const;
+
+/** Refuses hidden dims and whole layers together: the weights of a convolution that goes with its layer would fall with both. */
+function bothOfConvolutions(kinds: readonly UnitKind[]): CompressoError {
+  return refusal("usage", "cannot prune hidden and layers together", {
+    rule: "of a model with short convolutions, either hidden dims or whole layers are cut",
+    value: kinds.join(","),
+    fix: "take one of the two out of the units",
+    option: "units",
+  });
 }
 
 /** Place of a unit. */
@@ -224,7 +248,7 @@ export function unitParameters(table: UnitTable, unit: number): number {
     const part = table.layers[table.layer[unit] ?? 0];
     return ((part?.attention.total ?? 0) + (part?.ffn.total ?? 0)) * hidden;
   }
-  if (unit >= ranges.hidden.first) return table.total / hidden;
+  if (unit >= ranges.hidden.first) return table.total / hidden + table.square * (hidden - 1);
   const group = table.groups[table.groupOf[unit] ?? -1];
   return ((table.cost[unit] ?? 0) + (group ? group.cost / group.count : 0)) * hidden;
 }

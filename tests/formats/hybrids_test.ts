@@ -5,9 +5,18 @@ import { parseHfConfig } from "../../lib/formats/hf/config.ts";
 import { padded, shallow, uniformMasks } from "../../lib/slice/layouts.ts";
 import { sliceModel } from "../../lib/slice/slice.ts";
 import { verifySliced } from "../../lib/slice/verify.ts";
-import { convName, type DecoderSpec, layersAlike, tensorShapes } from "../../lib/spec/decoder.ts";
+import {
+  convName,
+  type DecoderSpec,
+  layersAlike,
+  linearCount,
+  parameterCount,
+  tensorShapes,
+} from "../../lib/spec/decoder.ts";
 import type { WeightSource } from "../../lib/spec/source.ts";
-import { unitTable } from "../../lib/units/table.ts";
+import { hardSparsity, selectedSpec, selectUnits } from "../../lib/units/selection.ts";
+import { selectionMasks, unitTable } from "../../lib/units/table.ts";
+import { parameterTarget } from "../../lib/units/target_size.ts";
 import {
   exportGguf,
   exportHf,
@@ -131,14 +140,24 @@ Deno.test("uniform masks cut the layers with attention alike, and columns of all
   assert.ok(new Set(kept).size === 1 && (kept[0] ?? 0) < columns, kept.join());
 });
 
-Deno.test("a table of units counts the weights of convolutions, keeps them, and refuses hidden dims by name", async () => {
-  const { spec } = await sourceOf("lfm2");
-  const table = unitTable(spec, ["kv", "ffn", "layers"]),
-    linear = [...tensorShapes(spec)].filter(([name]) => /_proj\.weight$/.test(name));
+Deno.test("a table of units counts the weights of convolutions, which fall with hidden dims or with their layer", async () => {
+  const { spec } = await sourceOf("lfm2"), table = unitTable(spec, ["kv", "ffn", "hidden"]);
+  assert.equal(table.total, linearCount(spec));
+  const linear = [...tensorShapes(spec)].filter(([name]) => /_proj\.weight$/.test(name));
   assert.equal(table.total, linear.reduce((sum, [, [rows = 0, columns = 0]]) => sum + rows * columns, 0));
   assert.equal(table.ranges.attention.end - table.ranges.attention.first, 2);
-  assert.equal(table.ranges.layers.end - table.ranges.layers.first, 4);
-  refuses(() => unitTable(spec, ["hidden"]), "usage", { value: "convolutions" });
+  // As counted by the shapes of the sliced model.
+  const kept = selectUnits(table, Float64Array.from({ length: table.count }, (_, unit) => unit * 7919 % 101), {
+    target: 0.4,
+  });
+  const sliced = sliceModel(await sourceOf("lfm2"), { masks: selectionMasks(table, kept) });
+  assert.ok(sliced.spec.hidden < spec.hidden);
+  const share = 1 - linearCount(sliced.spec) / linearCount(spec);
+  assert.ok(Math.abs(hardSparsity(table, kept) - share) < 1e-12 && share >= 0.4, `${share}`);
+  const size = parameterTarget(spec, 12_000), fitted = selectUnits(table, new Float64Array(table.count), { size });
+  assert.ok(parameterCount({ ...spec, ...selectedSpec(table, fitted) }) <= 12_000);
+  assert.equal(unitTable(spec, ["layers"]).ranges.layers.end, 4);
+  refuses(() => unitTable(spec, ["hidden", "layers"]), "usage", { option: "units", value: ["hidden", "layers"] });
 });
 
 const CONFIG = JSON.parse(await Deno.readTextFile(`${(await openGolden("lfm2")).modelPath}/config.json`));

@@ -7,7 +7,7 @@ import { Plan, u32 } from "../../lib/gpu/plan.ts";
 import type { StepState } from "../../lib/nn/train/step_state.ts";
 import { CONSTRAINT_FLOATS } from "../../lib/masks/learner.ts";
 import { unitTable } from "../../lib/units/table.ts";
-import { decoder, GROUPED, KINDS, LAYER_KINDS, MULTI_HEAD, UNEVEN } from "../units/helpers/decoders.ts";
+import { CONVOLVED, decoder, GROUPED, KINDS, LAYER_KINDS, MULTI_HEAD, UNEVEN } from "../units/helpers/decoders.ts";
 import { assertCells, assertValues, type Cell, random, ROUND, STALE, stateBuffer } from "./helpers/cells.ts";
 import {
   aliveChance,
@@ -115,12 +115,15 @@ const TABLES = [
   unitTable(MULTI_HEAD, ["heads", "ffn"]),
   unitTable(GROUPED, ["heads", "ffn", "hidden"]),
   unitTable(GROUPED, ["kv"]),
+  unitTable(CONVOLVED, ["heads", "ffn", "hidden"]),
+  unitTable(CONVOLVED, ["hidden"]),
 ];
 /** The same with gates of whole layers, one of which is protected. */
 const ALL_TABLES = [
   ...TABLES,
   ...LAYER_KINDS.map((kinds) => unitTable(UNEVEN, kinds)),
   unitTable(GROUPED, ["heads", "ffn", "hidden", "layers"], { protect: [1] }),
+  unitTable(CONVOLVED, ["kv", "ffn", "layers"]),
 ];
 Deno.test("mask_expand writes the units' slots, heads of a KV group alike, and leaves all others", async () => {
   for (const table of TABLES) {

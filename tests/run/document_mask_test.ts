@@ -61,8 +61,7 @@ async function trainerOf(
   options: Pick<TrainerOptions, "batch"> & Partial<TrainerOptions>,
 ): Promise<Trainer> {
   const lora = { rank: 3, alpha: 6, targets: PROJECTIONS, dropout: 0 };
-  const { norm, convolution } = model.spec, hasHidden = norm === undefined && convolution === undefined;
-  const table = unitTable(model.spec, hasHidden ? ["kv", "ffn", "hidden"] : ["kv", "ffn"]);
+  const table = unitTable(model.spec, model.spec.norm === undefined ? ["kv", "ffn", "hidden"] : ["kv", "ffn"]);
   const trainer = new Trainer(model, { seq: SEQ, seed: 5, lora, table, ...options });
   const weights = [...await trainer.loraWeights()];
   trainer.setLora(

@@ -22,11 +22,4 @@ export const hidden = {
     value: "this model has LayerNorm",
     fix: "take hidden out of the units: heads, kv, ffn and layers can be cut",
   },
-  // A convolution has a channel for each of them, so that its weights fall with the square of their number.
-  uncounted: {
-    isFor: ({ convolution }) => convolution !== undefined,
-    rule: "all layers have attention: the channels of a short convolution are hidden dims, and stay whole",
-    value: "this model has short convolutions",
-    fix: "take hidden out of the units: heads, kv, ffn and layers can be cut",
-  },
 } as const satisfies KindRecord;

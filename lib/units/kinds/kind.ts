@@ -52,8 +52,6 @@ export interface KindRecord {
   readonly nothing: (spec: DecoderSpec, rules: ResolvedRules) => Pick<Uncut, "rule" | "value">;
   /** Models that it cannot be cut of. */
   readonly misfit?: Misfit;
-  /** Models whose table cannot count it, though they can be sliced. */
-  readonly uncounted?: Misfit;
 }
 
 /** Why nothing of a kind is cut. */

@@ -1,5 +1,12 @@
 // Specs to prune, and an independent count of their parameters.
-import { type DecoderSpec, type LayerSpec, PROJECTIONS, projectionShape } from "../../../lib/spec/decoder.ts";
+import {
+  CONV_MATRICES,
+  convShape,
+  type DecoderSpec,
+  type LayerSpec,
+  PROJECTIONS,
+  projectionShape,
+} from "../../../lib/spec/decoder.ts";
 import type { UnitKind } from "../../../lib/units/kinds/all.ts";
 import type { UnitTable } from "../../../lib/units/table.ts";
 
@@ -44,6 +51,17 @@ export const GROUPED: DecoderSpec = decoder([
   { heads: 6, kvHeads: 2, ffn: 65 },
 ], { hidden: 36, headDim: 8 });
 
+/** Short convolutions in two of four layers. */
+export const CONVOLVED: DecoderSpec = {
+  ...decoder([
+    { heads: 0, kvHeads: 0, ffn: 40, conv: true },
+    { heads: 6, kvHeads: 2, ffn: 33 },
+    { heads: 0, kvHeads: 0, ffn: 40, conv: true },
+    { heads: 6, kvHeads: 2, ffn: 33 },
+  ]),
+  convolution: { length: 3 },
+};
+
 /** Every choice of kinds that excludes nothing. */
 export const KINDS: readonly (readonly UnitKind[])[] = [
   ["heads"],
@@ -71,6 +89,10 @@ export function linearParameters(spec: DecoderSpec): number {
   for (const layer of spec.layers) {
     for (const projection of PROJECTIONS) {
       const [rows, cols] = projectionShape(spec, layer, projection);
+      total += rows * cols;
+    }
+    for (const part of layer.conv ? CONV_MATRICES : []) {
+      const [rows, cols] = convShape(spec, part);
       total += rows * cols;
     }
   }
@@ -146,5 +168,7 @@ export function sparsityOf(table: UnitTable, chance: ArrayLike<number>): number 
       ffn: gate * sum(ffn),
     })),
   };
-  return 1 - linearParameters(kept) / linearParameters(spec);
+  // Matrices [3H, H] and [H, H] of each convolution that lives.
+  const convolutions = layers.reduce((total, { gate }, index) => total + (spec.layers[index]?.conv ? gate : 0), 0);
+  return 1 - (linearParameters(kept) + 4 * kept.hidden ** 2 * convolutions) / linearParameters(spec);
 }

@@ -38,6 +38,10 @@ export type Command =
   | { readonly kind: "rows"; readonly file: "demo" | File }
   | { readonly kind: "plan"; readonly choices: Choices }
   | { readonly kind: "run"; readonly choices: Choices }
+  /** Goes on with the kept run. */
+  | { readonly kind: "resume" }
+  /** Deletes the kept run. */
+  | { readonly kind: "forget" }
   | { readonly kind: "pause"; readonly isPaused: boolean }
   | { readonly kind: "stop" }
   | { readonly kind: "ask"; readonly question: string }
@@ -93,6 +97,29 @@ export interface StepFacts {
   readonly alarms: readonly string[];
 }
 
+/** A run that was saved and can go on. */
+export interface KeptFacts {
+  /** Name of its model. */
+  readonly model: string;
+  readonly step: number;
+  /** 0 if it is not known. */
+  readonly steps: number;
+  /** Bytes of the browser's storage that it takes. */
+  readonly bytes: number;
+  /** Names of files that must be chosen again. */
+  readonly wanted: readonly string[];
+}
+
+/** Whether the run that goes on is saved. */
+export interface SavingFacts {
+  /** Step at which it was saved last; null if it was not. */
+  readonly step: number | null;
+  /** Bytes of the browser's storage that it takes. */
+  readonly bytes: number;
+  /** Why it is not saved now, as a sentence; null if it is. */
+  readonly problem: string | null;
+}
+
 /** A figure of the run so far. */
 export interface DrawnFigure {
   readonly id: string;
@@ -138,6 +165,10 @@ export type Reply =
   | { readonly kind: "doing"; readonly text: string; readonly share: number | null }
   | { readonly kind: "step"; readonly step: StepFacts }
   | { readonly kind: "figures"; readonly figures: readonly DrawnFigure[] }
+  | { readonly kind: "kept"; readonly run: KeptFacts | null }
+  /** The choices of the run that goes on. */
+  | { readonly kind: "resumed"; readonly choices: Choices }
+  | { readonly kind: "saving"; readonly saving: SavingFacts }
   | { readonly kind: "paused"; readonly isPaused: boolean }
   | { readonly kind: "result"; readonly result: ResultFacts }
   | { readonly kind: "said"; readonly who: "dense" | "pruned"; readonly text: string }

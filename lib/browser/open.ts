@@ -1,5 +1,5 @@
 // Opens models and rows in a browser: from bytes, from files that the user chose, or from addresses.
-import { CompressoError, refusal } from "../core/errors.ts";
+import { addressSource } from "./address.ts";
 import { blobSource } from "../files/blob.ts";
 import { memoryFiles, memorySource } from "../files/memory.ts";
 import type { ByteSource, FileSystem } from "../files/system.ts";
@@ -7,7 +7,10 @@ import { type DataSet, type ReadOptions, readRowsFrom } from "../data/rows.ts";
 import { type ModelFiles, openModel as openFiles } from "../formats/open.ts";
 import { loadModelFrom, type LoadModelOptions, type Model } from "../model/model.ts";
 
-/** A file of a model: its bytes; a `File` or `Blob`, which is read piece by piece; or a URL, which is fetched. */
+/**
+ * A file of a model: its bytes; a `File` or `Blob`, which is read piece by piece; or a URL, which is read by ranges, or
+ * fetched whole where the server gives no ranges.
+ */
 export type ModelFile = Uint8Array<ArrayBuffer> | Blob | URL;
 
 /** Path of the model within the file system that it is opened from. */
@@ -39,7 +42,7 @@ export async function openModel(
 
 /**
  * Opens weights and tokenizer of a GGUF file, or of the files of a Hugging Face folder by their names, without a GPU.
- * Weights of a `File` or `Blob` are read as they are asked for.
+ * Weights of a `File`, `Blob` or `URL` are read as they are asked for.
  *
  * @throws CompressoError("input") for a file that cannot be read, or that is no model.
  * @example
@@ -102,17 +105,6 @@ function filesOf(sources: ReadonlyMap<string, ByteSource>): FileSystem {
 
 async function sourceOf(path: string, file: ModelFile): Promise<ByteSource> {
   if (file instanceof Uint8Array) return memorySource(path, file);
-  if (file instanceof URL) return memorySource(path, await fetched(file));
+  if (file instanceof URL) return await addressSource(path, file);
   return blobSource(path, file);
-}
-
-async function fetched(url: URL): Promise<Uint8Array<ArrayBuffer>> {
-  try {
-    const response = await fetch(url);
-    if (response.ok) return new Uint8Array(await response.arrayBuffer());
-    throw refusal("input", `cannot read ${url.href}`, { rule: "the server gives the file", value: response.status });
-  } catch (cause) {
-    if (cause instanceof CompressoError) throw cause;
-    throw refusal("input", `cannot read ${url.href}`, { rule: "the server answers", value: String(cause), cause });
-  }
 }

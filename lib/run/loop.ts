@@ -63,7 +63,8 @@ export class Loop {
   /** Records since the last kept state. */
   #since: RecordView[] = [];
   #lastRead = performance.now();
-  #lastSave = performance.now();
+  /** When the run saved itself. By seconds it does so first after its first step. */
+  #lastSave = -Infinity;
   /** The periodic checkpoint that is being written during the next step. */
   #writing: Promise<void> | null = null;
 
@@ -91,7 +92,8 @@ export class Loop {
   async *drive(): Records<PruneResult> {
     const run = this.#run, { life } = this.#parts, { original, options } = run.setup;
     run.seekBatch();
-    this.#lastRead = this.#lastSave = performance.now();
+    this.#lastRead = performance.now();
+    this.#lastSave = -Infinity;
     try {
       for (let stage = run.stage; stage; stage = run.stage) yield* this.#driveStage(stage);
       await checkTrained(run.now.trainer);

@@ -4,10 +4,12 @@ import type { Choices, Command, Place, Reply, Saved } from "../messages.ts";
 import { Parts } from "../parts.ts";
 import { byId, element, page, type PageElement } from "./dom.ts";
 import { chosenFiles, droppedFiles } from "./files.ts";
-import { figuresShown, planShown, resultShown, stepShown } from "./show.ts";
+import { choicesShown, figuresShown, keptShown, planShown, resultShown, savingShown, stepShown } from "./show.ts";
 
 /** Milliseconds after the last change of a field before memory is planned. */
 const PLAN_MS = 200;
+
+const { storage } = navigator as Navigator & { readonly storage?: { persist(): Promise<boolean> } };
 
 /** What there is so far. */
 const has = { gpu: false, model: false, rows: false, running: false, paused: false, fetching: false };
@@ -71,6 +73,18 @@ function hear(reply: Reply): void {
     case "plan":
       planShown(reply.plan);
       break;
+    case "kept":
+      keptShown(reply.run);
+      if (reply.run && !byId("live").hidden) {
+        byId("run-state").textContent = "Stopped. The run is saved and can go on: see the top of the page.";
+      }
+      break;
+    case "resumed":
+      choicesShown(reply.choices);
+      break;
+    case "saving":
+      savingShown(reply.saving);
+      break;
     case "doing":
       progress(reply.text, reply.share);
       break;
@@ -92,7 +106,8 @@ function hear(reply: Reply): void {
     case "result":
       has.running = false;
       progress("Done", 1);
-      byId("run-state").textContent = "Done. The files are ready to download.";
+      byId("run-state").textContent = "Done. Download the files before you close this tab.";
+      byId("saving").textContent = "";
       resultShown(reply.result);
       byId("result").hidden = false;
       byId("result-title").focus();
@@ -151,6 +166,7 @@ function refresh(): void {
   byId("start").disabled = !(has.gpu && has.model && has.rows) || has.running;
   byId("pause").disabled = !has.running;
   byId("stop").disabled = !has.running;
+  byId("resume").disabled = byId("forget").disabled = !has.gpu || has.running || has.fetching;
   for (const field of page.querySelectorAll("#choices input, #choices select, .choose")) {
     field.disabled = has.running || has.fetching;
   }
@@ -211,17 +227,23 @@ function readRows(file: "demo" | File): void {
 
 function start(): void {
   for (const field of page.querySelectorAll("#choices input")) if (!field.checkValidity()) return field.focus();
+  begun({ kind: "run", choices: choices() });
+}
+
+/** Shows a run that begins or goes on. */
+function begun(command: Command): void {
   has.running = true;
-  byId("run-error").hidden = true;
-  byId("result").hidden = true;
-  byId("idle").hidden = true;
+  for (const id of ["run-error", "result", "idle", "kept"]) byId(id).hidden = true;
   byId("live").hidden = false;
   byId("pause").textContent = "Pause";
   byId("run-state").textContent = "Running.";
+  savingShown({ step: null, bytes: 0, problem: null });
   figuresShown([]);
   progress("Starting", null);
-  send({ kind: "run", choices: choices() });
+  send(command);
   refresh();
+  // A browser may ask the user, or delete what is stored when the disk is full.
+  storage?.persist().catch(() => false);
 }
 
 function ask(): void {
@@ -281,6 +303,8 @@ byId("choices").addEventListener("submit", (event) => {
   event.preventDefault();
   start();
 });
+byId("resume").addEventListener("click", () => begun({ kind: "resume" }));
+byId("forget").addEventListener("click", () => send({ kind: "forget" }));
 byId("pause").addEventListener("click", () => send({ kind: "pause", isPaused: !has.paused }));
 byId("stop").addEventListener("click", () => send({ kind: "stop" }));
 byId("asking").addEventListener("submit", (event) => {

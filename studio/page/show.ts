@@ -1,6 +1,6 @@
 // Shows what the worker tells of plans, steps and results.
 import { duration, formatBytes, formatCount } from "../../lib/report/numbers.ts";
-import type { DrawnFigure, PlanFacts, ResultFacts, StepFacts } from "../messages.ts";
+import type { Choices, DrawnFigure, KeptFacts, PlanFacts, ResultFacts, SavingFacts, StepFacts } from "../messages.ts";
 import { byId, element } from "./dom.ts";
 
 /** The memory that a run takes, and whether the GPU allows it. */
@@ -25,6 +25,36 @@ export function planShown({ peakBytes, parts, largest, refusal, advice }: PlanFa
     row.append(element("th", name, { scope: "row" }), element("td", formatBytes(bytes), { class: "number" }), share);
     return row;
   }));
+}
+
+/** A run that can go on. */
+export function keptShown(run: KeptFacts | null): void {
+  byId("kept").hidden = run === null;
+  if (!run) return;
+  const { model, step, steps, bytes, wanted } = run, of = steps > 0 ? ` of ${formatCount(steps)}` : "";
+  const files = wanted.length > 0 ? ` Its files were not copied: first choose ${wanted.join(" and ")} again.` : "";
+  byId("kept-text").textContent = `A run of ${model} stopped at step ${formatCount(step)}${of}. It takes ${
+    formatBytes(bytes)
+  } of this browser's storage.${files} A new run replaces it.`;
+}
+
+/** Whether the run is saved. */
+export function savingShown({ step, bytes, problem }: SavingFacts): void {
+  byId("saving").textContent = step === null
+    ? ""
+    : `Saved at step ${formatCount(step)}, in ${
+      formatBytes(bytes)
+    } of this browser's storage. After the tab was closed the run goes on from there.`;
+  byId("saving-error").hidden = problem === null;
+  byId("saving-error").textContent = problem ?? "";
+}
+
+/** The choices of a run that goes on. */
+export function choicesShown({ sparsity, writesTexts, ...others }: Choices): void {
+  byId("sparsity").value = String(Math.round(100 * sparsity));
+  byId("sparsity-value").textContent = `${byId("sparsity").value} %`;
+  byId("writesTexts").checked = writesTexts;
+  for (const [id, value] of Object.entries(others)) byId(id).value = String(value);
 }
 
 /** The numbers of the last step. */

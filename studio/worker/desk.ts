@@ -23,6 +23,10 @@ const DEMO_FILES = [
 /** A model that was chosen. */
 export interface ChosenModel extends ModelFiles {
   readonly facts: ModelFacts;
+  /** Its files; those of a model of the Hub as they were fetched. */
+  readonly files: "demo" | readonly NamedFile[];
+  /** Whether they lie in the storage of the studio. */
+  readonly isKept: boolean;
 }
 
 /** Rows that were chosen. */
@@ -30,6 +34,9 @@ export interface ChosenRows {
   readonly rows: readonly Row[];
   readonly facts: RowFacts;
   readonly bytes: number;
+  readonly file: Extract<Command, { kind: "rows" }>["file"];
+  /** Whether it lies in the storage of the studio. */
+  readonly isKept: boolean;
 }
 
 /** Opens the demo, a GGUF, the files of a folder, or a model of the Hub, which is fetched. Weights are read later. */
@@ -40,13 +47,16 @@ export async function openChosen(
   if (files === "demo") {
     const named = DEMO_FILES.map((name) => [name, new URL(`demo/${name}`, base)] as const);
     const [opened, questions] = await Promise.all([openModelFiles(Object.fromEntries(named)), demoQuestions(base)]);
-    return { ...opened, facts: factsOf(opened, { name: "demo", questions }) };
+    return { ...opened, files, isKept: false, facts: factsOf(opened, { name: "demo", questions }) };
   }
   if ("hub" in files) {
     const { fetchHubModel } = await import("../../lib/browser/hub.ts"), tellSometimes = sometimes();
     const fetched = await fetchHubModel(files.hub, { endpoint: hub, signal, onProgress: tellSometimes });
     const opened = await openModelFiles(fetched);
-    return { ...opened, facts: factsOf(opened, { name: files.hub.split("/").at(-1) ?? "model", questions: [] }) };
+    const name = files.hub.split("/").at(-1) ?? "model",
+      parts = fetched instanceof Blob ? { [name]: fetched } : fetched;
+    const named = Object.entries(parts).map(([name, blob]) => ({ name, file: new File([blob], name) }));
+    return { ...opened, files: named, isKept: false, facts: factsOf(opened, { name, questions: [] }) };
   }
   const [first] = files, gguf = files.find(({ name }) => name.toLowerCase().endsWith(".gguf")) ?? first;
   if (!gguf) {
@@ -57,7 +67,7 @@ export async function openChosen(
     isFolder ? Object.fromEntries(files.map(({ name, file }) => [name, file])) : gguf.file,
   );
   const name = isFolder ? folderOf(files) : gguf.name;
-  return { ...opened, facts: factsOf(opened, { name, questions: [] }) };
+  return { ...opened, files, isKept: false, facts: factsOf(opened, { name, questions: [] }) };
 }
 
 /** Reads the demo's rows, or those of a file. */
@@ -67,6 +77,8 @@ export async function readChosen({ file }: Extract<Command, { kind: "rows" }>, b
   const { rows } = await readRows(name, blob), [first] = rows;
   return {
     rows,
+    file,
+    isKept: false,
     bytes: blob.size,
     facts: { name, count: rows.length, first: first ? rowText(first).slice(0, 240) : "" },
   };

@@ -1,13 +1,14 @@
 // The worker of the studio: it has the GPU, so that the page stays smooth. It answers the page's commands.
 import "./without_eval.ts";
-import { CompressoError, stopped } from "../../lib/core/errors.ts";
+import { CompressoError, refuse, stopped } from "../../lib/core/errors.ts";
 import { type Device, openDevice } from "../../lib/gpu/device.ts";
-import type { Command, Place } from "../messages.ts";
+import type { Choices, Command, Place } from "../messages.ts";
 import { Parts } from "../parts.ts";
 import { answers, type ChosenModel, type ChosenRows, openChosen, readChosen } from "./desk.ts";
 import { planOf } from "./plan.ts";
 import { StudioRun } from "./run.ts";
-import { tell, tellFailure } from "./tell.ts";
+import { StudioStorage } from "./storage.ts";
+import { failureOf, tell, tellFailure } from "./tell.ts";
 
 /** Milliseconds until a browser has told that it took the GPU away. */
 const LOST_TIME = 1000;
@@ -15,23 +16,27 @@ const LOST_TIME = 1000;
 let base = "", hub = "", width = 640;
 let device: Device | null = null, model: ChosenModel | null = null, rows: ChosenRows | null = null;
 let run: StudioRun | null = null, fetching = new AbortController();
+let storage: StudioStorage | null = null;
 
 globalThis.addEventListener("message", (event: Event) => {
   if (event instanceof MessageEvent) void answer(event.data);
 });
 
 async function answer(command: Command): Promise<void> {
-  const at: Place = command.kind === "pause" || command.kind === "stop"
-    ? "run"
-    : command.kind === "stop-fetching"
-    ? "model"
-    : command.kind;
+  const at = PLACES[command.kind];
   try {
     await carryOut(command);
   } catch (error) {
     tellFailure(at, await causeOf(error));
+    if (at === "run" && storage) tell({ kind: "kept", run: await storage.found() });
   }
 }
+
+/** Where a failed command is told. */
+const PLACES: Readonly<Record<Command["kind"], Place>> = {
+  ...{ begin: "begin", model: "model", rows: "rows", plan: "plan", run: "run", ask: "ask", save: "save" },
+  ...{ "stop-fetching": "model", pause: "run", stop: "run", resume: "run", forget: "run" },
+};
 
 /** The loss of the GPU if that is why a call failed: a browser may say so a moment after the call. */
 async function causeOf(error: unknown): Promise<unknown> {
@@ -52,6 +57,14 @@ async function carryOut(command: Command): Promise<void> {
       const parts = new Parts(command.parts);
       Object.assign(globalThis, { loadPart: async (name: string) => await import(await parts.url(name)) });
       await usableDevice();
+      // Why there is none is told when a run begins.
+      storage = await StudioStorage.open(base).catch(() => null);
+      if (storage) {
+        const kept = await storage.found();
+        // The files of a run that has ended are deleted with its tab.
+        if (!kept) await storage.clear({ model, rows });
+        tell({ kind: "kept", run: kept });
+      }
       return;
     }
     case "model":
@@ -66,12 +79,14 @@ async function carryOut(command: Command): Promise<void> {
     case "plan":
       if (model && device) tell({ kind: "plan", plan: await planOf(model.source, command.choices, device) });
       return;
-    case "run": {
-      if (!model || !rows) return;
-      run?.free();
-      run = new StudioRun({ device: await usableDevice(), model, rows, choices: command.choices, width });
-      return tell({ kind: "result", result: await run.work() });
-    }
+    case "run":
+      if (model && rows) await prune({ model, rows }, { choices: command.choices, resume: false });
+      return;
+    case "resume":
+      return await resume();
+    case "forget":
+      await storage?.clear({ model, rows });
+      return tell({ kind: "kept", run: null });
     case "pause":
       return run?.pause(command.isPaused);
     case "stop":
@@ -90,6 +105,54 @@ async function carryOut(command: Command): Promise<void> {
 function stopFetching(): void {
   fetching.abort(stopped("the fetching was stopped"));
   fetching = new AbortController();
+}
+
+/** Starts a run, or goes on with the one that is kept. */
+async function prune(
+  chosen: { readonly model: ChosenModel; readonly rows: ChosenRows },
+  { choices, resume }: { readonly choices: Choices; readonly resume: boolean },
+): Promise<void> {
+  run?.free();
+  const inputs = { device: await usableDevice(), ...chosen, choices, width, storage: await usableStorage(), resume };
+  run = new StudioRun(inputs);
+  tell({ kind: "result", result: await run.work() });
+}
+
+/** Takes up what the kept run was made from, and goes on. */
+async function resume(): Promise<void> {
+  if (!storage) return;
+  const kept = await storage.inputs();
+  if (kept.model.files) {
+    const opened = await openChosen({ kind: "model", files: kept.model.files }, {
+      ...{ base, hub, signal: fetching.signal },
+    });
+    model = { ...opened, facts: { ...opened.facts, name: kept.model.name }, isKept: kept.model.files !== "demo" };
+    tell({ kind: "model", model: model.facts });
+  }
+  if (kept.rows.file) {
+    rows = { ...await readChosen({ kind: "rows", file: kept.rows.file }, base), isKept: kept.rows.file !== "demo" };
+    tell({ kind: "rows", rows: rows.facts });
+  }
+  for (const [own, name] of [[model?.facts.name, kept.model.name], [rows?.facts.name, kept.rows.name]] as const) {
+    if (own === name) continue;
+    const rule = `${name} is chosen again: it was too large to be copied`, fix = "choose it above, then go on";
+    refuse("input", "cannot go on", { rule, value: own ?? "nothing", fix });
+  }
+  if (!model || !rows) return;
+  tell({ kind: "resumed", choices: kept.choices });
+  await prune({ model, rows }, { choices: kept.choices, resume: true });
+}
+
+/** Where a run is saved; null where it cannot be, which is told. */
+async function usableStorage(): Promise<StudioStorage | null> {
+  try {
+    return storage ??= await StudioStorage.open(base);
+  } catch (error) {
+    const { what, details } = failureOf("run", error);
+    const problem = [`The run is not saved: keep this tab open. ${what}.`, ...details].join(" ");
+    tell({ kind: "saving", saving: { step: null, bytes: 0, problem } });
+    return null;
+  }
 }
 
 /** The GPU; opened again where it was lost. */

@@ -1,7 +1,9 @@
 // One run in the worker: it prunes, draws as it goes, can be paused and stopped, and keeps the files.
 import { openModelFiles } from "../../lib/browser/open.ts";
-import { pruneInMemory } from "../../lib/browser/prune.ts";
+import { pruneInMemory, pruneToFiles } from "../../lib/browser/prune.ts";
 import { respelled, stopped } from "../../lib/core/errors.ts";
+import { memoryFiles } from "../../lib/files/memory.ts";
+import type { FileSystem } from "../../lib/files/system.ts";
 import type { Device } from "../../lib/gpu/device.ts";
 import { loadModelFrom, type Model } from "../../lib/model/model.ts";
 import { keptRecords, secondsLeft } from "../../lib/report/derived.ts";
@@ -11,8 +13,14 @@ import { tilesOf } from "../../lib/report/tiles.ts";
 import type { StepRecord } from "../../lib/run/contract.ts";
 import { allAlarms } from "../../lib/run/monitors/shown_alarms.ts";
 import type { RunSummary } from "../../lib/run/result.ts";
+import { RECORDS_FILE } from "../../lib/run/folder.ts";
+import { linesUpTo } from "../../lib/run/record_lines.ts";
+import type { RunIntoOptions } from "../../lib/run/run_into.ts";
+import { parseRecords } from "../../lib/run/run_json.ts";
+import type { Unsaved } from "../../lib/run/sink/files.ts";
 import type { Choices, DrawnFigure, ResultFacts, Saved } from "../messages.ts";
 import type { ChosenModel, ChosenRows } from "./desk.ts";
+import { RUN, type StudioStorage } from "./storage.ts";
 import { spellField, tell } from "./tell.ts";
 import { zipOf } from "./zip.ts";
 
@@ -24,7 +32,26 @@ export interface RunInputs {
   readonly choices: Choices;
   /** Pixels that figures are drawn wide. */
   readonly width: number;
+  /** Where the run is saved; null for nowhere. */
+  readonly storage: StudioStorage | null;
+  /** Whether the run that is saved there goes on. */
+  readonly resume: boolean;
 }
+
+/** A run that has ended. */
+interface Finished {
+  readonly summary: RunSummary;
+  /** The files by their names: those of the browser's storage are not read. */
+  readonly files: ReadonlyMap<string, Blob>;
+}
+
+/** What is told where the storage is full. */
+const FULL: Readonly<Record<Unsaved, string>> = {
+  checkpoint:
+    "The browser has no storage left for this page. The run goes on without being saved: keep this tab open. To make room, free space on the disk or remove what other pages have stored; the run then saves itself again.",
+  files:
+    "The browser has no storage left for this page. The files below are in the memory of this tab: download them before you close it.",
+};
 
 /** Milliseconds between two drawings of the figures. */
 const DRAW_MS = 1000;
@@ -39,8 +66,10 @@ export class StudioRun {
   #records: StepRecord[] = [];
   #live: Pick<ReportRun, "liveMasks" | "options"> = { liveMasks: null, options: null };
   #drawnAt = -Infinity;
-  #finished: { readonly summary: RunSummary; readonly files: ReadonlyMap<string, Uint8Array<ArrayBuffer>> } | null =
-    null;
+  #finished: Finished | null = null;
+  /** Step of the last record, and of the last checkpoint. */
+  #step = 0;
+  #savedAt: number | null = null;
   #models: { readonly dense: Model; readonly pruned: Model } | null = null;
 
   /** Prepares a run; `work` starts it. */
@@ -77,24 +106,32 @@ export class StudioRun {
   /**
    * Loads the model, prunes it, and loads the smaller one beside it.
    *
-   * @throws what `pruneInMemory` and loading throw.
+   * @throws what `pruneToFiles` and loading throw.
    */
   async work(): Promise<ResultFacts> {
     const { device, model: { source, tokenizer, facts }, rows, choices } = this.#inputs, { signal } = this;
     const { baseDtype, writesTexts, ...options } = choices;
     const doing = (text: string) => (share: number): void => tell({ kind: "doing", text, share });
     const loading = { device, tokenizer, signal };
+    const { model, storage, resume } = this.#inputs;
+    if (!resume) {
+      const kept = { model: { ...model, name: facts.name }, rows: { ...rows, name: rows.facts.name }, choices };
+      await storage?.begin(kept, { signal, onProgress: doing("Keeping a copy of the files, for a closed tab") });
+    }
     using stack = new DisposableStack();
     const dense = stack.use(
       await loadModelFrom(source, { ...loading, baseDtype, onProgress: doing("Loading the weights") }),
     );
     tell({ kind: "doing", text: "Encoding the rows, compiling kernels", share: null });
-    this.#finished = await pruneInMemory(dense, {
+    this.#finished = await this.#pruned(dense, {
       ...options,
       rows: rows.rows,
       ...(writesTexts ? {} : { calibration: "none" }),
       signal,
-      onStart: (session) => void (this.#live = { ...this.#live, options: { ...session.options } }),
+      onStart: async (session, doneBefore) => {
+        this.#live = { ...this.#live, options: { ...session.options } };
+        await this.#takeUp(session.steps, doneBefore);
+      },
       onCalibration: doing("The model writes texts for calibration"),
       onScoring: doing("Scoring what can be cut"),
       onMasks: (step, masks) => void (this.#live = { ...this.#live, liveMasks: { step, masks } }),
@@ -125,14 +162,14 @@ export class StudioRun {
     if (!this.#finished) return null;
     const { files } = this.#finished, name = this.#inputs.model.facts.name.replace(/\.gguf$/i, "");
     const gguf = files.get("model.gguf"), json = files.get("run.json");
-    if (what === "gguf") return gguf ? { name: `${name}-pruned.gguf`, blob: new Blob([gguf]) } : null;
-    if (what === "run") return json ? { name: "run.json", blob: new Blob([json], { type: "application/json" }) } : null;
+    if (what === "gguf") return gguf ? { name: `${name}-pruned.gguf`, blob: gguf } : null;
+    if (what === "run") return json ? { name: "run.json", blob: json } : null;
     if (what === "report") {
       const { renderReport } = await import("../../lib/report/report.ts");
       return { name: "report.html", blob: new Blob([renderReport([this.#report()])], { type: "text/html" }) };
     }
     const packed = new Map([...files].filter(([path]) => path !== "model.gguf"));
-    return { name: `${name}-pruned.zip`, blob: zipOf(packed) };
+    return { name: `${name}-pruned.zip`, blob: await zipOf(packed) };
   }
 
   /** Frees the models. */
@@ -142,7 +179,53 @@ export class StudioRun {
     this.#models = null;
   }
 
+  /** Prunes into the storage, or into memory where there is none. */
+  async #pruned(dense: Model, options: RunIntoOptions): Promise<Finished> {
+    const { storage, resume } = this.#inputs;
+    if (!storage) {
+      const { summary, files } = await pruneInMemory(dense, options);
+      return { summary, files: new Map([...files].map(([path, bytes]) => [path, new Blob([bytes])])) };
+    }
+    const { files } = storage, spare = memoryFiles();
+    let isSpare = false;
+    const summary = await pruneToFiles(dense, {
+      ...{ ...options, files, spare, out: RUN, resume },
+      export: { ...options.export, replace: true },
+      onSaved: () => this.#tellSaved(),
+      onFull: (what) => {
+        if (what === "files") isSpare = true;
+        this.#tellSaving(FULL[what]);
+      },
+    });
+    const open = async (path: string): Promise<Blob> =>
+      isSpare ? new Blob([spare.files.get(path) ?? new Uint8Array()]) : await files.file(path);
+    return { summary, files: await blobsIn(isSpare ? spare : files, open) };
+  }
+
+  /** Shows the records that a run had before it goes on. */
+  async #takeUp(steps: number, doneBefore: number): Promise<void> {
+    const { storage } = this.#inputs;
+    await storage?.noteSteps(steps);
+    if (!storage || doneBefore === 0) return;
+    const path = `${RUN}/${RECORDS_FILE}`, text = linesUpTo(await storage.files.text(path) ?? "", doneBefore);
+    this.#records = keptRecords(parseRecords(text, { path, isFinished: true }));
+    this.#step = doneBefore;
+    this.#tellSaved();
+    this.#draw();
+  }
+
+  #tellSaved(): void {
+    this.#savedAt = this.#step;
+    this.#tellSaving(null);
+  }
+
+  #tellSaving(problem: string | null): void {
+    const step = this.#savedAt;
+    void this.#inputs.storage?.bytes().then((bytes) => tell({ kind: "saving", saving: { step, bytes, problem } }));
+  }
+
   async #take(record: StepRecord): Promise<void> {
+    this.#step = record.step;
     this.#records = keptRecords([...this.#records, record]);
     const { step, steps, stage, loss, expected, target, tokensPerSecond } = record, records = this.#records;
     const alarms = allAlarms([records.flatMap((one) => one.alarms)]);
@@ -194,25 +277,37 @@ export class StudioRun {
   }
 
   #result(): ResultFacts {
-    const { files, summary } = this.#finished ?? { files: new Map<string, Uint8Array<ArrayBuffer>>(), summary: null };
+    const { files, summary } = this.#finished ?? { files: new Map<string, Blob>(), summary: null };
     const skipped = summary?.skipped.find(({ format }) => format === "gguf")?.reason ?? "";
-    const folder = [...files].filter(([path]) => path !== "model.gguf").reduce(
-      (sum, [, { length }]) => sum + length,
-      0,
-    );
+    const folder = [...files].reduce((sum, [path, { size }]) => sum + (path === "model.gguf" ? 0 : size), 0);
     return {
       tiles: tilesOf(this.#report(), { isLive: false }),
       files: [
-        { what: "gguf", bytes: files.get("model.gguf")?.length ?? null, reason: skipped },
+        { what: "gguf", bytes: files.get("model.gguf")?.size ?? null, reason: skipped },
         { what: "folder", bytes: folder, reason: "" },
-        { what: "run", bytes: files.get("run.json")?.length ?? null, reason: "" },
+        { what: "run", bytes: files.get("run.json")?.size ?? null, reason: "" },
         { what: "report", bytes: null, reason: "" },
       ],
     };
   }
 
-  #folder(): Readonly<Record<string, Uint8Array<ArrayBuffer>>> {
+  #folder(): Readonly<Record<string, Blob>> {
     const files = [...this.#finished?.files ?? []].filter(([path]) => path.startsWith("model/"));
     return Object.fromEntries(files.map(([path, bytes]) => [path.slice("model/".length), bytes]));
   }
+}
+
+/** The files of a run by their names in its folder. */
+async function blobsIn(
+  files: FileSystem,
+  open: (path: string) => Promise<Blob>,
+  folder = "",
+): Promise<Map<string, Blob>> {
+  const found = new Map<string, Blob>();
+  for (const name of await files.names(RUN + folder)) {
+    const path = `${folder}/${name}`, info = await files.info(RUN + path);
+    if (info?.isFolder) { for (const [inner, blob] of await blobsIn(files, open, path)) found.set(inner, blob); }
+    else found.set(path.slice(1), await open(RUN + path));
+  }
+  return found;
 }

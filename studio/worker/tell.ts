@@ -35,7 +35,8 @@ function gpuFix(at: Place): string {
     : "start the run again; fewer tokens a sequence, fewer sequences a step and smaller weights need less memory";
 }
 
-function failureOf(at: Place, error: unknown): Failure {
+/** A failure in the words of the page. */
+export function failureOf(at: Place, error: unknown): Failure {
   if (!(error instanceof CompressoError)) {
     const message = error instanceof Error ? error.message : String(error);
     return { code: "unknown", what: message, details: [] };

@@ -1,7 +1,7 @@
 // A real Chromium for the tests of pages, and the checks that hold for every page.
 import axe from "npm:axe-core@^4.14.1";
 import assert from "node:assert/strict";
-import { type Browser, chromium, type Page } from "npm:playwright-core@^1.65.0";
+import { type Browser, type BrowserContext, chromium, type Page } from "npm:playwright-core@^1.65.0";
 
 /** Why a test of pages is left out; null where there is a browser. */
 export const CHROMIUM: string | null = await findChromium();
@@ -88,12 +88,21 @@ export async function openPage(
     // Our own policy must not keep axe out.
     bypassCSP: false,
   });
-  const page = await context.newPage(), complaints: string[] = [], requests: string[] = [];
+  const watched = await watch(context);
+  await watched.page.goto(url);
+  return watched;
+}
+
+/** A new tab that is watched; what goes wrong is added to what did. */
+export async function watch(
+  context: BrowserContext,
+  { complaints = [], requests = [] }: Partial<Omit<Watched, "page">> = {},
+): Promise<Watched> {
+  const page = await context.newPage();
   page.on("console", (message) => complaints.push(`${message.type()}: ${message.text()}`));
   page.on("pageerror", (error) => complaints.push(error.message));
   page.on("requestfailed", (request) => complaints.push(`failed: ${request.url()}`));
   page.on("request", (request) => requests.push(request.url()));
-  await page.goto(url);
   return { page, complaints, requests };
 }
 

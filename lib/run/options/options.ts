@@ -290,7 +290,7 @@ export interface CheckpointOptions {
   readonly path: string;
   /** Steps between two checkpoints, an integer. 0 or Infinity disables periodic checkpoints. */
   readonly every: number;
-  /** Seconds after which the run saves itself also between those steps. Default: never. */
+  /** Seconds between two checkpoints; the first one comes after the first step. Default: never by seconds. */
   readonly seconds?: number | undefined;
   /**
    * Whether to resume from the file. If it does not exist the run starts from the beginning; with names in `mayDiffer`,

@@ -38,7 +38,7 @@ export interface PlaceOptions {
   readonly out: string;
   /** Steps between two checkpoints, an integer; default Infinity. */
   readonly checkpointEvery?: number | undefined;
-  /** Seconds between two checkpoints; default 30. */
+  /** Seconds between two checkpoints; the first one comes after the first step. Default 30. */
   readonly checkpointSeconds?: number | undefined;
   /** Whether to resume from the folder's checkpoint. "auto" resumes if there is one. Default false. */
   readonly resume?: boolean | "auto" | undefined;

@@ -18,7 +18,7 @@ export const PROGRAM_OPTIONS = {
     least: 0,
     mayChange: true,
     work: "training",
-    help: "seconds after which a checkpoint is saved also between those steps; without it never",
+    help: "seconds between checkpoints, from the first step on; without it none by seconds",
   },
   "checkpoint.resume": {
     name: null,

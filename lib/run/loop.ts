@@ -127,7 +127,7 @@ export class Loop {
       if (run.endsEarly(plan) || !await run.step(plan)) break;
       await this.#written();
       const { step, stageStep } = run.position;
-      const due = step % every === 0 || performance.now() - this.#lastSave >= seconds * 1000;
+      const due = step % every === 0 || seconds < Infinity && performance.now() - this.#lastSave >= seconds * 1000;
       const looks = this.#oversight.looksAt(step) || stageStep === plan.steps;
       const measures = isMeasured(run.position, plan, run.setup.options);
       if ((due || looks || measures || this.#isReadDue()) && (yield* this.#flush({ looks }))) return;

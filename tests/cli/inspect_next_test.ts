@@ -22,6 +22,13 @@ Deno.test("inspect proposes nothing for a configuration alone, which has nothing
   assert.deepEqual((await json(["inspect", "fixtures/demo/config.json"])).next, []);
 });
 
+Deno.test("inspect says which layers have a short convolution, and of how many tokens", async () => {
+  const { code, stdout } = await cli(["inspect", "fixtures/golden_hybrids/lfm2_long/model"]);
+  assert.equal(code, 0);
+  const [line = ""] = stdout.split("\n").filter((line) => line.startsWith("convolution"));
+  assert.deepEqual(line.match(/\d+/g), ["5", "1"]);
+});
+
 Deno.test("inspect says how many experts layers have, and how many a token", async () => {
   const { code, stdout } = await cli(["inspect", "fixtures/golden_experts/qwen3_moe/model"]);
   assert.equal(code, 0);

@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { loadModelFrom } from "../../lib/model/model.ts";
 import { parseHfConfig } from "../../lib/formats/hf/config.ts";
+import { peftConfig } from "../../lib/formats/peft/config.ts";
 import { padded, shallow, uniformMasks } from "../../lib/slice/layouts.ts";
 import { sliceModel } from "../../lib/slice/slice.ts";
 import { verifySliced } from "../../lib/slice/verify.ts";
@@ -158,6 +159,15 @@ Deno.test("a table of units counts the weights of convolutions, which fall with 
   assert.ok(parameterCount({ ...spec, ...selectedSpec(table, fitted) }) <= 12_000);
   assert.equal(unitTable(spec, ["layers"]).ranges.layers.end, 4);
   refuses(() => unitTable(spec, ["hidden", "layers"]), "usage", { option: "units", value: ["hidden", "layers"] });
+});
+
+Deno.test("an adapter names the modules of attention and FFN so that PEFT finds no out_proj of a convolution", async () => {
+  const { spec } = await sourceOf("lfm2"), { rank, alpha, targets } = await openGolden("lfm2");
+  const { target_modules: names } = peftConfig({ rank, alpha, targets }, { spec, baseModel: null }) as {
+    target_modules: readonly string[];
+  };
+  assert.equal(names.length, targets.length);
+  assert.ok(names.includes("self_attn.out_proj") && names.includes("feed_forward.w2"), names.join());
 });
 
 const CONFIG = JSON.parse(await Deno.readTextFile(`${(await openGolden("lfm2")).modelPath}/config.json`));

@@ -213,6 +213,8 @@ function show(
   print(`context     ${spec.maxPosition} tokens, ${positionsLine(spec)}`);
   const experts = expertsLine(spec);
   if (experts) print(`experts     ${experts}`);
+  const convolution = convolutionLine(spec);
+  if (convolution) print(`convolution ${convolution}`);
   const window = windowLine(spec);
   if (window) print(`window      ${window}`);
   const { attention, logits } = spec.softCaps ?? {};
@@ -249,6 +251,13 @@ function expertsLine({ layers, router }: DecoderSpec): string | null {
   );
   const places = [...kinds].map(([kind, those]) => `${kind} in ${those.length} of ${layers.length} layers`);
   return `${places.join(", ")}; ${router.topK} for each token`;
+}
+
+/** The short convolutions, with their layers; null in a model without them. */
+function convolutionLine({ layers, convolution }: DecoderSpec): string | null {
+  if (!convolution) return null;
+  const own = [...layers.entries()].filter(([, { conv }]) => conv).map(([index]) => index);
+  return `short, of ${convolution.length} tokens, in place of attention in layers ${own.join(", ")}`;
 }
 
 /** How positions enter the model. */

@@ -55,7 +55,7 @@ export async function buildStudio({ hub = HUB }: { readonly hub?: PageHub } = {}
     PARTS: [...scripts].map(([name, script]) => `${name} ${integrity(script)}`).join(" "),
   };
   const files = new Map([
-    ["index.html", bytesOf(page.replace(/\{\{(\w+)\}\}/g, (_, name: string) => facts[name] ?? ""))],
+    ["index.html", bytesOf(page.replace(/\{\{\s*(\w+)\s*\}\}/g, (_, name: string) => facts[name] ?? ""))],
     ...scripts,
     ["studio.css", css],
   ]);

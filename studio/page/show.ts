@@ -44,7 +44,7 @@ export function savingShown({ step, bytes, problem }: SavingFacts): void {
     ? ""
     : `Saved at step ${formatCount(step)}, in ${
       formatBytes(bytes)
-    } of this browser's storage. After the tab was closed the run goes on from there.`;
+    } of this browser's storage. If this tab is closed, the run can go on from there.`;
   byId("saving-error").hidden = problem === null;
   byId("saving-error").textContent = problem ?? "";
 }

@@ -135,7 +135,7 @@ async function resume(): Promise<void> {
   }
   for (const [own, name] of [[model?.facts.name, kept.model.name], [rows?.facts.name, kept.rows.name]] as const) {
     if (own === name) continue;
-    const rule = `${name} is chosen again: it was too large to be copied`, fix = "choose it above, then go on";
+    const rule = `${name} is chosen again: it was too large to be copied`, fix = "choose it, then go on";
     refuse("input", "cannot go on", { rule, value: own ?? "nothing", fix });
   }
   if (!model || !rows) return;
@@ -148,8 +148,7 @@ async function usableStorage(): Promise<StudioStorage | null> {
   try {
     return storage ??= await StudioStorage.open(base);
   } catch (error) {
-    const { what, details } = failureOf("run", error);
-    const problem = [`The run is not saved: keep this tab open. ${what}.`, ...details].join(" ");
+    const problem = ["The run is not saved: keep this tab open.", ...failureOf("run", error).details].join(" ");
     tell({ kind: "saving", saving: { step: null, bytes: 0, problem } });
     return null;
   }

@@ -153,6 +153,7 @@ browserTest("without WebGPU the studio says what to do, and nothing can be start
   try {
     const watched = await openPage(browser, `http://127.0.0.1:${server.addr.port}/`);
     await watched.page.locator("#begin-error:not([hidden])", { hasText: "WebGPU" }).waitFor();
+    assert.doesNotMatch(await watched.page.textContent("main") ?? "", /\{\{/, "a name was not filled in");
     await watched.page.click("#demo");
     await watched.page.locator("#rows-state", { hasText: "4,000" }).waitFor();
     assert.equal(await watched.page.isDisabled("#start"), true);

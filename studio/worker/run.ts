@@ -16,13 +16,11 @@ import type { RunSummary } from "../../lib/run/result.ts";
 import { RECORDS_FILE } from "../../lib/run/folder.ts";
 import { linesUpTo } from "../../lib/run/record_lines.ts";
 import type { RunIntoOptions } from "../../lib/run/run_into.ts";
-import { parseRecords } from "../../lib/run/run_json.ts";
 import type { Unsaved } from "../../lib/run/sink/files.ts";
 import type { Choices, DrawnFigure, ResultFacts, Saved } from "../messages.ts";
 import type { ChosenModel, ChosenRows } from "./desk.ts";
 import { RUN, type StudioStorage } from "./storage.ts";
 import { spellField, tell } from "./tell.ts";
-import { zipOf } from "./zip.ts";
 
 /** What a run is made from. */
 export interface RunInputs {
@@ -168,6 +166,7 @@ export class StudioRun {
       const { renderReport } = await import("../../lib/report/report.ts");
       return { name: "report.html", blob: new Blob([renderReport([this.#report()])], { type: "text/html" }) };
     }
+    const { zipOf } = await import("./zip.ts");
     const packed = new Map([...files].filter(([path]) => path !== "model.gguf"));
     return { name: `${name}-pruned.zip`, blob: await zipOf(packed) };
   }
@@ -208,6 +207,7 @@ export class StudioRun {
     await storage?.noteSteps(steps);
     if (!storage || doneBefore === 0) return;
     const path = `${RUN}/${RECORDS_FILE}`, text = linesUpTo(await storage.files.text(path) ?? "", doneBefore);
+    const { parseRecords } = await import("../../lib/run/run_json.ts");
     this.#records = keptRecords(parseRecords(text, { path, isFinished: true }));
     this.#step = doneBefore;
     this.#tellSaved();

@@ -33,8 +33,11 @@ export interface HttpListener {
 const MOST_HEAD = 2 ** 15;
 /** Most requests of a connection that wait for their answers; at this number the connection is not read further. */
 const MOST_WAITING = 16;
-/** Bytes and milliseconds that are still read after the last answer: closing earlier would lose the answer. */
-const LINGER_BYTES = 2 ** 20, LINGER_TIME = 1000;
+/**
+ * Bytes and milliseconds that are still read after the last answer: closing earlier would lose the answer. While there
+ * are free places, a client that stays costs less than one that is closed and comes again.
+ */
+const LINGER_BYTES = 2 ** 20, LINGER_TIME = 5000;
 /** Milliseconds after which a client that reads nothing of its answer is disconnected. */
 const STALL_TIME = 60_000;
 /** How many waiting connections are closed if the system has no file descriptor left. */
@@ -256,7 +259,7 @@ class Connection extends Duplex {
     this.destroySoon();
   }
 
-  /** Ends the connection once all is written, when the client ends it or a second later. node:http calls it after the last answer. */
+  /** Ends the connection once all is written, when the client ends it or five seconds later. node:http calls it after the last answer. */
   destroySoon(): void {
     if (this.#isLast) return;
     this.#isLast = true;
@@ -280,7 +283,7 @@ class Connection extends Duplex {
   override _read(): void {
     this.#isHeld = this.#waiting >= MOST_WAITING && !this.#isLast;
     if (this.#isHeld) return;
-    const piece = new Uint8Array(2 ** 16);
+    const piece = new Uint8Array(2 ** 14);
     this.#conn.read(piece).then((count) => {
       this.#wasRead = true;
       this.#hasBegun ||= count !== null && this.#waiting === 0;

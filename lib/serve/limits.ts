@@ -14,7 +14,7 @@ export interface ServeLimits {
   readonly queue: number;
   /** Seconds of a request from its first byte to the last of its answer, waiting included. Default 300. */
   readonly seconds: number;
-  /** Connections at once. A further one takes the place of a connection that waits for its client, in the network with most connections. If there is no such place it is closed. Default 256. */
+  /** Connections at once. A further one takes the place of a connection that waits for its client, in the network with most connections. If there is no such place it is closed. Default 768. */
   readonly connections: number;
   /** Seconds that a connection gets for its first or next head. Default 30. */
   readonly headSeconds: number;
@@ -40,7 +40,7 @@ const DEFAULTS: ServeLimits = {
   parallel: 8,
   queue: 32,
   seconds: 300,
-  connections: 256,
+  connections: 768,
   headSeconds: 30,
   graceSeconds: 10,
 };

@@ -19,14 +19,16 @@ export interface CrowdCount {
   readonly open: number;
 }
 
-/** Milliseconds after which a client that was closed is back, and milliseconds between the bytes by which it sees that it was closed. */
+/** Milliseconds after which a client that was closed is back, and between the bytes by which one that ignores the server's end sees that it was closed. */
 const BACK = 250, PROBE = 250;
 
 const GET = "GET /v1/models HTTP/1.1\r\nHost: 127.0.0.1\r\n";
+/** Requests of clients that stay: nonsense, two whose answer is the last one, and one whose connection may be used again. */
 const LINGERING: readonly string[] = [
+  " nonsense",
   `${GET}Connection: close\r\n\r\n`,
+  `${GET.replace("1.1", "1.0")}\r\n`,
   `${GET}\r\n`,
-  GET.replace("1.1", "1.0") + "\r\n",
 ];
 const SILENT =
   "POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{";
@@ -35,7 +37,7 @@ const SILENT =
 function besiege({ port, lingering, silent, resets }: CrowdSize, report: (count: CrowdCount) => void): void {
   const open = new Set<Socket>();
   let made = 0, reset = 0;
-  /** Keeps one connection, and makes the next one when the server has closed it. */
+  /** Keeps one connection, and makes the next one when the server has closed it. A probing one ignores the server's end. */
   const keep = (text: string, isProbing: boolean): void => {
     const socket = connect({ port, host: "127.0.0.1", allowHalfOpen: isProbing });
     made++;
@@ -51,7 +53,7 @@ function besiege({ port, lingering, silent, resets }: CrowdSize, report: (count:
       setTimeout(() => keep(text, isProbing), Math.random() * BACK);
     });
   };
-  for (let at = 0; at < lingering; at++) keep(LINGERING[at % LINGERING.length] ?? "", at % LINGERING.length !== 2);
+  for (let at = 0; at < lingering; at++) keep(LINGERING[at % LINGERING.length] ?? "", at % LINGERING.length !== 3);
   for (let at = 0; at < silent; at++) keep(SILENT, false);
   if (resets > 0) {
     setInterval(() => {

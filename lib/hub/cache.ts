@@ -87,14 +87,15 @@ export class RepoCache {
     await this.#write(join(this.folder, "refs", revision), commit);
   }
 
-  /** All files of a commit, where the list was kept; null otherwise. */
+  /** All files of a commit, where a list with a valid file was kept; null otherwise. */
   async files(commit: string): Promise<HubFile[] | null> {
     const text = await textIfThere(join(this.folder, "trees", `${commit}.json`)).catch(() => null);
     if (text === null) return null;
     try {
       const tree: unknown = JSON.parse(text);
       if (!isObject(tree) || tree["format_version"] !== 1 || !isObject(tree["files"])) return null;
-      return Object.entries(tree["files"]).flatMap(([path, entry]) => storedFile(path, entry) ?? []);
+      const files = Object.entries(tree["files"]).flatMap(([path, entry]) => storedFile(path, entry) ?? []);
+      return files.length > 0 ? files : null;
     } catch {
       return null;
     }

@@ -301,7 +301,7 @@ Deno.test("what others left in the cache is fetched again or refused by its path
   await Deno.writeTextFile(join(folder, "refs", "main"), "../../x");
   for (const text of ["{", "[]", '{"format_version":1,"files":{"../../x":{"size":1,"blob_id":"x"}}}']) {
     await Deno.writeTextFile(tree, text);
-    await (text.length > 5 ? rejects(again(), "input", { names: "model.safetensors" }) : again());
+    assert.deepEqual(await again(), WEIGHTS, text);
   }
   await Deno.remove(tree);
   await Deno.remove(blob);

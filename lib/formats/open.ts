@@ -4,8 +4,8 @@ import { type FileInfo, type FileSystem, firstBytes, isThere, missing } from "..
 import type { DecoderSpec } from "../spec/decoder.ts";
 import type { WeightSource } from "../spec/source.ts";
 import { loadHfTokenizer, type Tokenizer } from "../text/tokenizer.ts";
-import { type GgufSource, openGguf } from "./gguf/model.ts";
-import { NO_TOKENIZER, tokenizerFromGguf } from "./gguf/tokenizer.ts";
+import type { GgufSource } from "./gguf/model.ts";
+import { NO_TOKENIZER } from "./gguf/tokenizer_parts.ts";
 import { type HfSource, noWeights, openHfFolder, readHfConfig } from "./hf/model.ts";
 import { isGguf, looksLike, SNIFFED_BYTES } from "./sniff.ts";
 
@@ -25,7 +25,7 @@ export interface ModelFiles {
 export async function openWeights(files: FileSystem, path: string): Promise<HfSource | GgufSource> {
   const kind = await modelKind(files, path);
   if (kind === "folder") return await openHfFolder(files, path);
-  if (kind === "gguf") return await openGguf(await files.open(path));
+  if (kind === "gguf") return await gguf(files, path);
   const { what, fix } = kind.guess ?? { what: "something else", fix: "give a Hugging Face folder or a GGUF file" };
   refuse("input", `cannot open the model ${path}`, {
     rule: "it is a Hugging Face folder, or a file that starts with GGUF",
@@ -34,10 +34,17 @@ export async function openWeights(files: FileSystem, path: string): Promise<HfSo
   });
 }
 
+async function gguf(files: FileSystem, path: string): Promise<GgufSource> {
+  // Pages that read folders alone need not load it.
+  const { openGguf } = await import("./gguf/model.ts");
+  return await openGguf(await files.open(path));
+}
+
 /** Opens weights and tokenizer of a Hugging Face folder or a GGUF. Throws as {@link openWeights}, and for a broken tokenizer. */
 export async function openModel(files: FileSystem, path: string): Promise<ModelFiles> {
   const source = await openWeights(files, path);
   if (source.format === "hf") return { source, tokenizer: await loadHfTokenizer(files, path) };
+  const { tokenizerFromGguf } = await import("./gguf/tokenizer.ts");
   const kind = source.metadata.get("tokenizer.ggml.model") ?? NO_TOKENIZER;
   return { source, tokenizer: kind === NO_TOKENIZER ? null : tokenizerFromGguf(source.metadata) };
 }
@@ -50,7 +57,7 @@ export async function openModel(files: FileSystem, path: string): Promise<ModelF
 export async function readSpec(files: FileSystem, path: string): Promise<DecoderSpec> {
   const kind = await modelKind(files, path);
   if (kind === "folder") return (await readHfConfig(files, `${path}/config.json`)).spec;
-  if (kind === "gguf") return (await openGguf(await files.open(path))).spec;
+  if (kind === "gguf") return (await gguf(files, path)).spec;
   if (kind.startsAsJson) return (await readHfConfig(files, path)).spec;
   refuse("input", `cannot tell the shape of the model ${path}`, {
     rule: "it is a folder with config.json, such a file, or a file that starts with GGUF",

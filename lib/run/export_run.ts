@@ -6,7 +6,6 @@ import { type FileSystem, writeFile } from "../files/system.ts";
 import { keptGeneration } from "../formats/hf/model.ts";
 import type { OpenedModel } from "../model/opened.ts";
 import { stageModel } from "../slice/export.ts";
-import { measureImportance } from "../slice/importance.ts";
 import {
   checkSessionExport,
   type ExportOptions,
@@ -80,9 +79,10 @@ export async function exportRun(dir: string, asked: SessionExportOptions, run: R
   const sized = exportDefaults(options.size);
   // Chosen by the original model, not by the sliced weights.
   const ggufDtype = sized.ggufDtype ?? ggufDtypeFor(dense.source, written);
-  const ggufImportance: ExportOptions["ggufImportance"] = (source, signal) => {
+  const ggufImportance: ExportOptions["ggufImportance"] = async (source, signal) => {
+    const { measureImportance } = await import("../slice/importance.ts");
     const { batch, seq } = options, shape = { window: seq, rows: batch * seq };
-    return measureImportance(source, { device: model.device, tokens: run.sequences(), ...shape, signal });
+    return await measureImportance(source, { device: model.device, tokens: run.sequences(), ...shape, signal });
   };
   const how = {
     layout: options.layout,

@@ -56,7 +56,7 @@ const cli = fileURLToPath(new URL("../../cli/main.ts", import.meta.url));
 const { code } = await new Deno.Command(Deno.execPath(), {
   args: [
     ...["run", "-A", cli, "prune", "demo", "--sparsity", "0.3", "--steps", steps, "--batch", batch, "--seq", seq],
-    ...["--base-dtype", "f16", "--calibration", "none", "--out", line, "--replace"],
+    ...["--base-dtype", "f16", "--calibration", "none", "--out", line],
   ],
   env: { NO_COLOR: "1", VK_ICD_FILENAMES: options.icd },
   stdout: "null",

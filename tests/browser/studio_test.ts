@@ -4,10 +4,14 @@ import type { Page } from "npm:playwright-core@^1.65.0";
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { join } from "node:path";
-import { crc32 } from "node:zlib";
+import { brotliCompressSync, crc32, gzipSync } from "node:zlib";
 import { openModelFiles } from "../../lib/local/open_model.ts";
 import { answerFrom, buildStudio } from "../../studio/build.ts";
+import { PACK } from "../../studio/parts.ts";
 import { assertAccessible, browserTest, openPage, watch, type Watched } from "../report/browser.ts";
+
+/** Most bytes of the scripts that a visit fetches until the demo is pruned, as brotli and as gzip compress them. */
+const MOST_BROTLI = 300 * 1024, MOST_GZIP = 365 * 1024;
 
 /** Milliseconds to wait: while kernels are compiled on a processor, the browser draws nothing and takes no click. */
 const PATIENCE = 400_000;
@@ -108,6 +112,15 @@ browserTest(
       assert.ok(await page.locator("#figures svg").count() >= 2, "loss and masks are drawn");
       assert.ok(await page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "it scrolls sideways");
       await assertAccessible(watched, "with a result");
+      const scripts = [...files].filter(([name]) =>
+        /\.(js|txt)$/.test(name) && watched.requests.some((one) => one === `${url}${name}`)
+      );
+      assert.ok(scripts.some(([name]) => name === PACK), "the worker's scripts are among the requests");
+      const compressed = (by: (bytes: Uint8Array) => Uint8Array): number =>
+        scripts.reduce((sum, [, bytes]) => sum + by(bytes).length, 0);
+      const brotli = compressed(brotliCompressSync), gzip = compressed((bytes) => gzipSync(bytes, { level: 9 }));
+      const fetched = scripts.map(([name]) => name).join(", ");
+      assert.ok(brotli <= MOST_BROTLI && gzip <= MOST_GZIP, `${fetched}: ${brotli} with brotli, ${gzip} with gzip`);
       for (const [button, name] of [["save-gguf", "demo-pruned.gguf"], ["save-folder", "demo-pruned.zip"]] as const) {
         const [download] = await Promise.all([page.waitForEvent("download"), page.click(`#${button}`)]);
         assert.equal(download.suggestedFilename(), name);

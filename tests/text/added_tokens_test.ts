@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { withAddedTokens } from "../../lib/text/added_tokens.ts";
 import { ggufTokenizerMetadata } from "../../lib/formats/gguf/tokenizer_export.ts";
-import { TOKEN_TYPE } from "../../lib/formats/gguf/tokenizer.ts";
+import { TOKEN_TYPE } from "../../lib/formats/gguf/tokenizer_parts.ts";
 import { exportHf } from "../disk.ts";
 import { loadHfTokenizer } from "../disk.ts";
 import { type Tokenizer } from "../../lib/text/tokenizer.ts";

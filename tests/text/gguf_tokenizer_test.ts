@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
-import { mergesByScore, tokenizerFromGguf } from "../../lib/formats/gguf/tokenizer.ts";
+import { tokenizerFromGguf } from "../../lib/formats/gguf/tokenizer.ts";
+import { mergesByScore } from "../../lib/formats/gguf/tokenizer_parts.ts";
 import { ggufTokenizerMetadata } from "../../lib/formats/gguf/tokenizer_export.ts";
 import { familyByName } from "../../lib/text/pre_tokenizers.ts";
 import { openModelFiles } from "../../lib/local/open_model.ts";

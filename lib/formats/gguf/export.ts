@@ -28,7 +28,7 @@ import {
   QUERY_GROWTH_KEY,
   WINDOW_KEY,
   WINDOW_PATTERN_KEY,
-} from "./spec.ts";
+} from "./spec_keys.ts";
 import {
   epsKey,
   type GgufName,
@@ -43,7 +43,7 @@ import {
 import type { Importance } from "./importance.ts";
 import { fileTypeId, type GgufWriteType, matrixTypes } from "./mixes.ts";
 import { provenanceEntries } from "./provenance.ts";
-import { NO_TOKENIZER, TOKEN_TYPE } from "./tokenizer.ts";
+import { NO_TOKENIZER, TOKEN_TYPE } from "./tokenizer_parts.ts";
 import { type GgufTensorType, type GgufTyped, type GgufValue, TENSOR_FORMATS } from "./types.ts";
 import { ggufBytes, type GgufContent, type GgufItem, stageGgufFile } from "./write.ts";
 import { elementCount } from "../../spec/row_range.ts";

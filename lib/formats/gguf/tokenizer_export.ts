@@ -1,7 +1,7 @@
 // A tokenizer as `tokenizer.*` metadata of a GGUF, the inverse of tokenizer.ts.
 import { type CompressoError, refusal } from "../../core/errors.ts";
 import { sampleChat } from "../../text/sample_chat.ts";
-import { mergesByScore, STYLE_KEY, TOKEN_TYPE } from "./tokenizer.ts";
+import { mergesByScore, STYLE_KEY, TOKEN_TYPE } from "./tokenizer_parts.ts";
 import { familyByNode, PRE_TOKENIZER_FAMILIES } from "../../text/pre_tokenizers.ts";
 import { isObject, type Json } from "../../core/guards.ts";
 import { tokenText } from "../../text/tokenizer_json.ts";

@@ -30,10 +30,7 @@ import { createAgreementPass } from "../../nn/agreement.ts";
 import { createPass } from "../../nn/pass.ts";
 import { shareLayers } from "../../nn/weights.ts";
 import { loadModelFrom, Model } from "../../model/model.ts";
-import { rehearseHead, rehearseLayers } from "../experts/rehearse.ts";
-import { calibrate } from "../methods/calibrate.ts";
 import { compensates, methodOf } from "../methods/all.ts";
-import { measureInfluence } from "../methods/influence.ts";
 import { measuresActivations } from "../methods/method.ts";
 import { CUTTING_STEPS } from "../methods/stages.ts";
 import { withCompensation } from "../methods/compensation.ts";
@@ -161,6 +158,7 @@ async function planExperts(
   const { misfit } = recordOf("experts"), run = { ...resolved(spec, options), baseDtype };
   if (misfit?.isFor(spec)) throw cannotCut(misfit, "cannot plan a cut of experts");
   const source = zeros(...distinctLayers(spec, storedDtype));
+  const { rehearseHead, rehearseLayers } = await import("../experts/rehearse.ts");
   const weights = await rehearseLayers(device, source, run), walk = measured(device);
   device.resetPeak();
   await rehearseHead(device, source, run);
@@ -251,8 +249,14 @@ async function dryTraining(model: Model, table: UnitTable, options: ResolvedMemo
   const state = { state: IDLE_STATE };
   const how = methodOf(method), from = how.kind === "one-shot" ? how.from : [], cutting = CUTTING_STEPS[how.kind];
   const shape = { batch, seq, documentMask };
-  if (how.kind === "one-shot" && measuresActivations(how)) await calibrate(trained, { batches: [], ...shape });
-  if (from.includes("influence")) await measureInfluence(trained, { batches: [data], ...shape });
+  if (how.kind === "one-shot" && measuresActivations(how)) {
+    const { calibrate } = await import("../methods/calibrate.ts");
+    await calibrate(trained, { batches: [], ...shape });
+  }
+  if (from.includes("influence")) {
+    const { measureInfluence } = await import("../methods/influence.ts");
+    await measureInfluence(trained, { batches: [data], ...shape });
+  }
   await trainer.step("lora", data, state);
   if (from.includes("firstOrder")) await trainer.weightTerms(data, state);
   if (how.kind === "learned" || from.includes("fisher")) await trainer.maskGradients(data, state);

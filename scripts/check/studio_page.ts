@@ -14,6 +14,8 @@ export interface PageRun {
   /** Flags of Chromium that choose its WebGPU; SwiftShader by default. */
   readonly flags?: readonly string[];
   readonly env?: Readonly<Record<string, string>>;
+  /** PNG file of the page with its result. */
+  readonly picture?: string | undefined;
   /** Folder that the files are saved in. */
   readonly out: string;
   /** Called with the state of the run, when it has changed. */
@@ -29,6 +31,8 @@ export interface PageResult {
   readonly memory: Readonly<Record<string, number>>;
   readonly gguf: string;
   readonly run: string;
+  /** The folder, as a zip archive. */
+  readonly zip: string;
 }
 
 /** Milliseconds of the longest run. */
@@ -39,7 +43,9 @@ const PATIENCE = 3 * 3_600_000;
  *
  * @throws Error with the page's words if the run fails.
  */
-export async function pruneInPage({ model, rows, choices, flags, env, out, onState }: PageRun): Promise<PageResult> {
+export async function pruneInPage(
+  { model, rows, choices, flags, env, out, picture, onState }: PageRun,
+): Promise<PageResult> {
   if (CHROMIUM === null) throw new Error("there is no Chromium: install one, or name it in CHROMIUM");
   const files = await buildStudio();
   const server = Deno.serve({ port: 0, hostname: "127.0.0.1", onListen: () => {} }, (one) => answerFrom(files, one));
@@ -71,18 +77,19 @@ export async function pruneInPage({ model, rows, choices, flags, env, out, onSta
     const seconds = (performance.now() - begun) / 1000;
     const [failure] = await page.locator(".error:not([hidden])").allTextContents();
     if (failure !== undefined) throw new Error(`${failure} ${complaints.join(" ")}`);
+    if (picture !== undefined) await page.screenshot({ path: picture, fullPage: true });
     const { processInfo } = await (await browser.newBrowserCDPSession()).send("SystemInfo.getProcessInfo");
     const memory = Object.fromEntries(
       processInfo.map(({ type, id }) => [type, mostResident(id)] as const)
         .sort(([, a], [, b]) => a - b),
     );
     const saved: Record<string, string> = {};
-    for (const [id, name] of [["gguf", "model.gguf"], ["run", "run.json"]] as const) {
+    for (const [id, name] of [["gguf", "model.gguf"], ["run", "run.json"], ["folder", "model.zip"]] as const) {
       const [download] = await Promise.all([page.waitForEvent("download"), page.click(`#save-${id}`)]);
       await download.saveAs(saved[id] = join(out, name));
     }
     const adapter = await page.textContent("#adapter") ?? "";
-    return { adapter, seconds, memory, gguf: saved["gguf"] ?? "", run: saved["run"] ?? "" };
+    return { adapter, seconds, memory, gguf: saved["gguf"] ?? "", run: saved["run"] ?? "", zip: saved["folder"] ?? "" };
   } finally {
     await browser.close();
     await server.shutdown();
@@ -96,4 +103,18 @@ function mostResident(id: number): number {
   } catch {
     return 0;
   }
+}
+
+/** A file of a zip archive without compression. */
+export function storedText(path: string, name: string): string {
+  const bytes = readFileSync(path), end = bytes.length - 22;
+  let at = bytes.readUInt32LE(end + 16);
+  for (let left = bytes.readUInt16LE(end + 10); left > 0; left--) {
+    const length = bytes.readUInt16LE(at + 28), begin = bytes.readUInt32LE(at + 42) + 30 + length;
+    if (bytes.toString("utf8", at + 46, at + 46 + length) === name) {
+      return bytes.toString("utf8", begin, begin + bytes.readUInt32LE(at + 24));
+    }
+    at += 46 + length;
+  }
+  throw new Error(`${path} has no ${name}`);
 }

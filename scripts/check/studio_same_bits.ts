@@ -1,21 +1,21 @@
 // Compares the demo pruned in the page of the studio with the demo pruned on the command line, on the same kind of adapter.
-import { createHash } from "node:crypto";
 import { join } from "node:path";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { openModelFiles } from "../../lib/local/open_model.ts";
 import { tensorShapes } from "../../lib/spec/decoder.ts";
-import { pruneInPage } from "./studio_page.ts";
+import { pruneInPage, storedText } from "./studio_page.ts";
 
 const HELP = `usage: deno run -A scripts/check/studio_same_bits.ts --out FOLDER [options]
 
 Prunes the demo in the studio, in headless Chromium on SwiftShader, and on the command line on the SwiftShader that lies
-next to Chromium. Prints what is equal: which units are kept, the bytes of the tensors, and the losses on held-out rows.
-Exit status 1 if other units are kept.
+next to Chromium. Prints whether the same units are kept, the first step whose losses differ, the losses on held-out
+rows, and how many weights of the GGUFs are equal. Exit status 1 if other units are kept.
 
   --out FOLDER      where both results go
   --icd FILE        Vulkan driver of the command line (/usr/lib/chromium/vk_swiftshader_icd.json)
+  --picture FILE    PNG of the page with its result
   --steps N         steps of the pruning stage (8)
   --batch N         sequences a step (2)
   --seq N           tokens a sequence (64)
@@ -25,6 +25,7 @@ const { values: options } = parseArgs({
   options: {
     out: { type: "string" },
     icd: { type: "string", default: "/usr/lib/chromium/vk_swiftshader_icd.json" },
+    picture: { type: "string" },
     steps: { type: "string", default: "8" },
     batch: { type: "string", default: "2" },
     seq: { type: "string", default: "64" },
@@ -38,10 +39,11 @@ if (options.help || options.out === undefined) {
 
 const { out, steps, batch, seq } = options, page = join(out, "page"), line = join(out, "line");
 await Deno.mkdir(page, { recursive: true });
-const { adapter } = await pruneInPage({
+const { adapter, zip } = await pruneInPage({
   model: "demo",
   rows: null,
   out: page,
+  picture: options.picture,
   choices: {
     sparsity: 0.3,
     steps: Number(steps),
@@ -60,25 +62,31 @@ const { code } = await new Deno.Command(Deno.execPath(), {
   ],
   env: { NO_COLOR: "1", VK_ICD_FILENAMES: options.icd },
   stdout: "null",
+  stderr: "inherit",
 }).output();
 if (code !== 0) throw new Error(`the command line ended with status ${code}`);
 
-const both = await Promise.all([page, line].map(resultIn));
-const [inPage, onLine] = both;
-if (!inPage || !onLine) throw new Error("no result");
+const [inPage, onLine] = await Promise.all([resultIn(page, storedText(zip, "records.jsonl")), lineResult()]);
 console.log(`page: ${adapter}; command line: ${onLine.run.adapter}`);
-for (
-  const [what, a, b] of [
-    ["kept units", JSON.stringify(inPage.run.masks), JSON.stringify(onLine.run.masks)],
-    ["bytes of the tensors", inPage.digest, onLine.digest],
-    ["loss before", inPage.run.heldoutLoss.before, onLine.run.heldoutLoss.before],
-    ["loss after", inPage.run.heldoutLoss.after, onLine.run.heldoutLoss.after],
-  ] as const
-) console.log(`${a === b ? "equal" : "other"}  ${what}${typeof a === "number" ? ` ${a} ${b}` : ""}`);
-process.exitCode = JSON.stringify(inPage.run.masks) === JSON.stringify(onLine.run.masks) ? 0 : 1;
+const isSame = JSON.stringify(inPage.run.masks) === JSON.stringify(onLine.run.masks);
+console.log(
+  `${isSame ? "the same" : "other"} units are kept, and values of masks that are no 0 or 1 are ${
+    isSame ? "" : "not "
+  }equal`,
+);
+const first = inPage.losses.findIndex((loss, at) => loss !== onLine.losses[at]);
+console.log(
+  first < 0
+    ? `the losses of all ${inPage.losses.length} steps are equal`
+    : `the losses differ from step ${first + 1} on: ${inPage.losses[first]} and ${onLine.losses[first]}`,
+);
+const { before, after } = inPage.run.heldoutLoss, theirs = onLine.run.heldoutLoss;
+console.log(`loss on held-out rows: before ${before} and ${theirs.before}, after ${after} and ${theirs.after}`);
+if (isSame) await compareValues();
+process.exitCode = isSame ? 0 : 1;
 
 interface Result {
-  readonly digest: string;
+  readonly losses: readonly number[];
   readonly run: {
     readonly adapter: string;
     readonly masks: unknown;
@@ -86,12 +94,28 @@ interface Result {
   };
 }
 
-/** run.json, and one digest of all tensors of the GGUF by their names; other facts in the file name the run. */
-async function resultIn(folder: string): Promise<Result> {
-  const { source } = await openModelFiles(join(folder, "model.gguf")), hash = createHash("sha256");
-  for (const name of [...tensorShapes(source.spec).keys()].toSorted()) {
-    const { buffer, byteOffset, byteLength } = await source.read(name);
-    hash.update(name).update(new Uint8Array(buffer, byteOffset, byteLength));
+async function lineResult(): Promise<Result> {
+  return await resultIn(line, await Deno.readTextFile(join(line, "records.jsonl")));
+}
+
+async function resultIn(folder: string, records: string): Promise<Result> {
+  const losses = records.trim().split("\n").map((text): number => JSON.parse(text).loss);
+  return { losses, run: JSON.parse(await Deno.readTextFile(join(folder, "run.json"))) };
+}
+
+/** Compares the values of both GGUFs; other facts in the files name the run. */
+async function compareValues(): Promise<void> {
+  const [a, b] = await Promise.all([page, line].map((folder) => openModelFiles(join(folder, "model.gguf"))));
+  if (!a || !b) return;
+  let count = 0, equal = 0, worst = 0;
+  for (const name of tensorShapes(a.source.spec).keys()) {
+    const [ours, others] = await Promise.all([a.source.read(name), b.source.read(name)]);
+    count += ours.length;
+    ours.forEach((value, index) => {
+      const difference = Math.abs(value - (others[index] ?? NaN));
+      if (difference === 0) equal++;
+      worst = Math.max(worst, difference);
+    });
   }
-  return { digest: hash.digest("hex"), run: JSON.parse(await Deno.readTextFile(join(folder, "run.json"))) };
+  console.log(`${equal} of ${count} weights are equal; the largest difference is ${worst.toExponential(2)}`);
 }

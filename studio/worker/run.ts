@@ -144,7 +144,8 @@ export class StudioRun {
       },
     });
     tell({ kind: "doing", text: "Loading the smaller model", share: null });
-    const gguf = this.#finished.files.get("model.gguf");
+    // The GGUF of a model that came as one has its types. Else both have the same values, and GGUFs need not be read.
+    const gguf = tokenizer?.ggufMetadata ? this.#finished.files.get("model.gguf") : undefined;
     const written = await openModelFiles(gguf ?? this.#folder());
     const pruned = stack.use(
       await loadModelFrom(written.source, { ...loading, tokenizer: written.tokenizer, baseDtype }),

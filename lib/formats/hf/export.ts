@@ -25,8 +25,6 @@ import { pack, packedTensors } from "./packed.ts";
 import { ownKey } from "./config.ts";
 import { shapeInFolder } from "./taps.ts";
 import { storedName, storedPlus } from "./stored.ts";
-import configurationText from "./remote_code/configuration_compresso.py" with { type: "text" };
-import modelingText from "./remote_code/modeling_compresso.py" with { type: "text" };
 import { elementCount } from "../../spec/row_range.ts";
 import { type SafetensorsItem, shardedSafetensorsBytes, writeShardedSafetensors } from "../safetensors/write.ts";
 import type { WeightSource } from "../../spec/source.ts";
@@ -108,6 +106,7 @@ export async function stageHf(
     await text("config.json", withFloats(`${JSON.stringify(config, null, 2)}\n`));
     await json("generation_config.json", { ...tokenIds(spec, { nulls: false }), ...options.generation });
     if (family.remoteCode) {
+      const { configurationText, modelingText } = await import("./remote_code.ts");
       await text("configuration_compresso.py", configurationText);
       await text("modeling_compresso.py", modelingText);
     }

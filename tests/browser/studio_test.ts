@@ -11,7 +11,7 @@ import { PACK } from "../../studio/parts.ts";
 import { assertAccessible, browserTest, openPage, watch, type Watched } from "../report/browser.ts";
 
 /** Most bytes of the scripts that a visit fetches until the demo is pruned, as brotli and as gzip compress them. */
-const MOST_BROTLI = 300 * 1024, MOST_GZIP = 365 * 1024;
+const MOST_BROTLI = 320_000, MOST_GZIP = 380_000;
 
 /** Milliseconds to wait: while kernels are compiled on a processor, the browser draws nothing and takes no click. */
 const PATIENCE = 400_000;

@@ -125,6 +125,7 @@ export class FakeHub implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await Promise.all([this.#hub.shutdown(), this.#large.shutdown()]);
+    await Promise.all(PAUSES);
   }
 
   async #answer(host: Seen["host"], request: Request): Promise<Response> {
@@ -359,11 +360,11 @@ function body(request: Request, whole: Uint8Array<ArrayBuffer>, { seen, fault, h
     async pull(controller): Promise<void> {
       if (fault?.dropAfter !== undefined && at >= fault.dropAfter) {
         // What was handed over goes out first.
-        await new Promise((resolve) => setTimeout(resolve, 50));
+        await pause(50);
         return controller.error(new Error("dropped"));
       }
       if (at >= bytes.length) return controller.close();
-      if (fault?.slow) await new Promise((resolve) => setTimeout(resolve, fault.slow));
+      if (fault?.slow) await pause(fault.slow);
       const part = bytes.subarray(at, Math.min(at + piece, fault?.dropAfter ?? Infinity));
       at += part.length;
       seen.sent += part.length;
@@ -410,4 +411,14 @@ function pointer(bytes: Uint8Array): Uint8Array {
   return new TextEncoder().encode(
     `version https://git-lfs.github.com/spec/v1\noid sha256:${sha("sha256", bytes)}\nsize ${bytes.length}\n`,
   );
+}
+
+/** Pauses of answers that are not over. A client may leave within one. */
+const PAUSES = new Set<Promise<void>>();
+
+async function pause(milliseconds: number): Promise<void> {
+  const over = new Promise<void>((resolve) => setTimeout(resolve, milliseconds));
+  PAUSES.add(over);
+  await over;
+  PAUSES.delete(over);
 }

@@ -11,7 +11,7 @@ import { StudioStorage } from "./storage.ts";
 import { failureOf, tell, tellFailure } from "./tell.ts";
 
 /** Milliseconds until a browser has told that it took the GPU away. */
-const LOST_TIME = 1000;
+const LOST_TIME = 5000;
 
 let base = "", hub = "", width = 640;
 let device: Device | null = null, model: ChosenModel | null = null, rows: ChosenRows | null = null;

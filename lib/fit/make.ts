@@ -150,7 +150,7 @@ export async function measureModel(
   const { device, weights: { baseDtype } } = dense, { context } = budget;
   const memory = budget.memory === undefined
     ? null
-    : await memoryOfUse(source.spec, { device, baseDtype, context: Math.min(context, source.spec.maxPosition) });
+    : await memoryOfUse(source, { device, baseDtype, context: Math.min(context, source.spec.maxPosition) });
   if (memory !== null) checkMemory(memory, budget.memory);
   const { vocab } = source.spec, isCut = vocab !== dense.spec.vocab;
   const reference = references.get(vocab) ?? await readReference(dense, text, {

@@ -5,7 +5,7 @@ import { loadModelFrom, type Model } from "../model/model.ts";
 import { createDecodePass } from "../nn/decode/pass.ts";
 import type { BaseDtype } from "../nn/weights.ts";
 import { adapterOf, zeros } from "../run/memory/plan.ts";
-import type { DecoderSpec } from "../spec/decoder.ts";
+import type { WeightSource } from "../spec/source.ts";
 
 /** Tokens that are read before the clock starts, tokens on the clock, and how often. */
 const READ = 8, WRITTEN = 16, REPEATS = 3;
@@ -15,7 +15,7 @@ const READ = 8, WRITTEN = 16, REPEATS = 3;
  * included. As the memory plan of a run, it is counted by running the program on a dry device.
  */
 export async function memoryOfUse(
-  spec: DecoderSpec,
+  source: Pick<WeightSource, "spec" | "storedDtype">,
   { device, baseDtype, context }: {
     readonly device: Pick<Device, "limits" | "facts" | "subgroups">;
     readonly baseDtype: BaseDtype;
@@ -23,7 +23,7 @@ export async function memoryOfUse(
   },
 ): Promise<number> {
   using dry = openDryDevice(adapterOf(device));
-  using model = await loadModelFrom(zeros(spec), { device: dry, baseDtype });
+  using model = await loadModelFrom(zeros(source.spec, (name) => source.storedDtype(name)), { device: dry, baseDtype });
   await writeText(model, context);
   return dry.peakBytes;
 }

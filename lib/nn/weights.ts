@@ -38,6 +38,7 @@ import {
   projectionShape,
   routerName,
   sharedGateName,
+  tensorShapes,
 } from "../spec/decoder.ts";
 import { refuse } from "../core/errors.ts";
 import type { DeviceBuffer } from "../gpu/types.ts";
@@ -152,9 +153,29 @@ export interface LoadOptions {
   readonly baseDtype: BaseDtype;
   /** Called after each tensor with the share of parameters loaded, 0 to 1. */
   readonly onProgress?: ((done: number) => void) | undefined;
+  /** Called with each matrix that is not f32 whatever `baseDtype` is. */
+  readonly onMatrix?: ((matrix: HeldMatrix) => void) | undefined;
   readonly signal?: AbortSignal | undefined;
 }
 
+/** How a matrix of the file lies on the GPU. */
+export interface HeldMatrix {
+  readonly name: string;
+  /** Its type in the file, as `WeightSource.storedDtype` names it. */
+  readonly stored: string;
+  readonly dtype: MatrixDtype;
+  /** Why it does not keep the blocks of the file; null if it does, or was not to. */
+  readonly lost: LostBlocks | null;
+}
+
+/**
+ * Why a matrix is not the blocks of its file: no product reads their type; its heads are padded on the GPU; its columns
+ * were cut; or the values were changed.
+ */
+export type LostBlocks = "type" | "heads" | "columns" | "values";
+
+/** Types of a file that are no blocks. */
+const FLOATS: readonly string[] = ["f32", "f16", "bf16", "f64"];
 /** The matrices outside the layers. */
 const OUTER: readonly string[] = [EMBEDDING, PROJECT_IN, PROJECT_OUT, HEAD];
 /** Number of values read at once: few enough that they stay in a CPU's cache from the file to the GPU. */
@@ -183,9 +204,18 @@ export function matrixDtype(
   { baseDtype, storedDtype }: { readonly baseDtype: BaseDtype; readonly storedDtype: WeightSource["storedDtype"] },
 ): MatrixDtype {
   if (baseDtype !== "file") return baseDtype === "q4" && OUTER.includes(name) ? "q8" : baseDtype;
-  const type = storedDtype(name);
+  return dtypeOfBlocks(storedDtype(name)) ?? "f16";
+}
+
+/** The dtype that holds these blocks of a file as they are; null if there is none. */
+function dtypeOfBlocks(type: string): MatrixDtype | null {
   // The layout of q4 is that of q4_1.
-  return type === "q4_1" ? "q4" : isFileDtype(type) ? type : "f16";
+  return type === "q4_1" ? "q4" : isFileDtype(type) ? type : null;
+}
+
+/** Whether a file has blocks that "file" keeps. */
+export function hasOwnBlocks(source: Pick<WeightSource, "spec" | "storedDtype">): boolean {
+  return tensorShapes(source.spec).keys().some((name) => dtypeOfBlocks(source.storedDtype(name)) !== null);
 }
 
 /**
@@ -203,8 +233,11 @@ export async function loadWeights(device: Device, source: WeightSource, options:
   let done = 0;
   const progress = (): void => options.onProgress?.(++done / steps);
 
-  const matrix = async (name: string, shape: readonly [number, number], logical: readonly [number, number]) =>
-    await loadMatrix(device, source, { name, shape, logical, own, options, writer });
+  const matrix = async (name: string, shape: readonly [number, number], logical: readonly [number, number]) => {
+    const { matrix, lost } = await loadMatrix(device, source, { name, shape, logical, own, options, writer });
+    options.onMatrix?.({ name, stored: source.storedDtype(name), dtype: matrix.dtype, lost });
+    return matrix;
+  };
   const { logits: divisor = 1 } = spec.scales ?? {};
   const vector = async (name: string, width = strideOf(spec.hidden)): Promise<DeviceBuffer> => {
     const padded = new Float32Array(width);
@@ -237,7 +270,7 @@ export async function loadWeights(device: Device, source: WeightSource, options:
   /** The router decides between experts whose logits may be close, so it keeps f32. */
   const exact = async (name: string, rows: number): Promise<Matrix> => {
     const shape = [rows, spec.hidden] as const, f32 = { ...options, baseDtype: "f32" } as const;
-    return await loadMatrix(device, source, { name, shape, logical: shape, own, options: f32, writer });
+    return (await loadMatrix(device, source, { name, shape, logical: shape, own, options: f32, writer })).matrix;
   };
   const experts = async (index: number, counts: ExpertCounts): Promise<ExpertWeights> => {
     const { [index]: layer } = spec.layers;
@@ -368,7 +401,7 @@ function softplus(x: number): number {
   return Math.max(x, 0) + Math.log1p(Math.exp(-Math.abs(x)));
 }
 
-/** Uploads a matrix in pieces. */
+/** Uploads a matrix in pieces, and says why it does not keep the blocks of the file. */
 async function loadMatrix(device: Device, source: WeightSource, { name, shape, logical, own, options, writer }: {
   readonly name: string;
   /** Shape in memory, and in the source. */
@@ -377,13 +410,23 @@ async function loadMatrix(device: Device, source: WeightSource, { name, shape, l
   readonly own: <T extends Disposable>(resource: T) => T;
   readonly options: Pick<LoadOptions, "baseDtype" | "signal">;
   readonly writer: StoredWriter;
-}): Promise<Matrix> {
+}): Promise<{ readonly matrix: Matrix; readonly lost: LostBlocks | null }> {
   options.signal?.throwIfAborted();
   const { baseDtype } = options, storedDtype = (of: string): string => source.storedDtype(of);
   const [rows, cols] = shape, isPadded = shape[0] !== logical[0] || shape[1] !== logical[1];
   const dtype = matrixDtype(name, { baseDtype, storedDtype });
+  const type = source.storedDtype(name);
   // Heads may be padded in memory, and columns cut: those are no blocks of the file.
-  if (baseDtype === "file" && dtype !== "f16" && !isPadded && hasWholeBlocks({ dtype, cols })) {
+  let lost: LostBlocks | null = baseDtype !== "file" || FLOATS.includes(type)
+    ? null
+    : dtype === "f16"
+    ? "type"
+    : isPadded
+    ? "heads"
+    : hasWholeBlocks({ dtype, cols })
+    ? null
+    : "columns";
+  if (baseDtype === "file" && dtype !== "f16" && lost === null) {
     const target = createMatrix(device, name, { rows, cols, dtype });
     let isKept = device.isDry;
     try {
@@ -391,16 +434,16 @@ async function loadMatrix(device: Device, source: WeightSource, { name, shape, l
     } finally {
       if (!isKept) target[Symbol.dispose]();
     }
-    if (isKept) return own(target);
+    if (isKept) return { matrix: own(target), lost };
+    lost = "values";
   }
   const target = own(createMatrix(device, name, { rows, cols, dtype: baseDtype === "file" ? "f16" : dtype }));
-  if (device.isDry) return target;
+  if (device.isDry) return { matrix: target, lost };
   if (isPadded) {
     writeRows(device, target, 0, padHeads(source.spec, await source.read(name), { shape, logical }));
     await device.settleWrites();
-    return target;
+    return { matrix: target, lost };
   }
-  const type = source.storedDtype(name);
   for (const range of chunksOf(target)) {
     const stored = takesStored(target, type)
       ? await source.readStored?.(name, range, writer.room(target, type, range.count))
@@ -412,7 +455,7 @@ async function loadMatrix(device: Device, source: WeightSource, { name, shape, l
     }
     await device.settleWrites();
   }
-  return target;
+  return { matrix: target, lost };
 }
 
 /** Ranges of rows that are read at once. */
@@ -458,8 +501,8 @@ export async function shareLayers(
   const dispose = (): void => owned.forEach((resource) => resource[Symbol.dispose]());
   const options = { baseDtype: weights.baseDtype, signal };
   using writer = new StoredWriter(device);
-  const load = (name: string): Promise<Matrix> =>
-    loadMatrix(device, source, { name, shape, logical: shape, own, options, writer });
+  const load = async (name: string): Promise<Matrix> =>
+    (await loadMatrix(device, source, { name, shape, logical: shape, own, options, writer })).matrix;
   try {
     const embedding = await load(EMBEDDING), head = spec.tied ? embedding : await load(HEAD);
     const headBias = spec.headBias ? own(await loadHeadBias(device, source)) : null;

@@ -6,9 +6,10 @@ import { comparesWithDense } from "../nn/train/objective.ts";
 import { FORMATS } from "../slice/export_options.ts";
 import { comparedCount } from "../slice/verify.ts";
 import type { DecoderSpec } from "../spec/decoder.ts";
+import type { WeightSource } from "../spec/source.ts";
 import { CALIBRATION_SEQUENCES, calibrationDefault, calibrationTexts } from "./calibration.ts";
 import { MOST_WINDOWS, WINDOW } from "./evaluation.ts";
-import { zeros } from "./memory/plan.ts";
+import { ofLayers, zeros } from "./memory/plan.ts";
 import { methodOf } from "./methods/all.ts";
 import { scoresOnRows } from "./methods/method.ts";
 import { stagesOf } from "./methods/stages.ts";
@@ -68,16 +69,17 @@ export async function measureSpeed(
     readonly batch: number;
     readonly seq: number;
     readonly baseDtype?: BaseDtype | undefined;
+    /** Types of the tensors in their file, which a base of the file's blocks follows. */
+    readonly storedDtype?: WeightSource["storedDtype"] | undefined;
     readonly signal?: AbortSignal | undefined;
   },
 ): Promise<DeviceSpeed> {
-  const count = spec.layers.length;
-  const part = async (layers: number): Promise<DeviceSpeed> =>
-    await timed(
-      device,
-      { ...spec, layers: spec.layers.slice(-layers), vocab: Math.ceil(spec.vocab * layers / count) },
-      how,
-    );
+  const count = spec.layers.length, { storedDtype } = how;
+  const part = async (layers: number): Promise<DeviceSpeed> => {
+    const places = Array.from({ length: layers }, (_, at) => count - layers + at);
+    const [shape, types] = ofLayers(spec, { storedDtype, places });
+    return await timed(zeros({ ...shape, vocab: Math.ceil(spec.vocab * layers / count) }, types), { device, ...how });
+  };
   if (count <= 2) return await part(count);
   const one = await part(1), two = await part(2);
   const whole = (of: keyof DeviceSpeed): number => one[of] + (count - 1) * Math.max(0, two[of] - one[of]);
@@ -85,12 +87,11 @@ export async function measureSpeed(
 }
 
 async function timed(
-  device: Device,
-  spec: DecoderSpec,
-  { batch, seq, baseDtype = "f16", signal }: Parameters<typeof measureSpeed>[2],
+  source: WeightSource,
+  { device, batch, seq, baseDtype = "f16", signal }: Parameters<typeof measureSpeed>[2] & { readonly device: Device },
 ): Promise<DeviceSpeed> {
   const start = performance.now();
-  using model = await loadModelFrom(zeros(spec), { device, baseDtype, signal });
+  using model = await loadModelFrom(source, { device, baseDtype, signal });
   const load = performance.now() - start, tokens = new Uint32Array(batch * seq), labels = new Int32Array(batch * seq);
   const pass = async (): Promise<number> => {
     const from = performance.now();
@@ -130,9 +131,10 @@ export async function forecast(
   const { evaluate, ranks, signal, calibration, export: { formats = FORMATS } = {} } = run;
   const resolved = resolvedFor(model.source, run);
   if (trainsNothing(resolved)) return null;
-  const { batch, seq } = resolved, { device, spec, baseDtype } = model;
+  const { batch, seq } = resolved, { device, spec, source, baseDtype } = model;
+  const storedDtype = (name: string): string => source.storedDtype(name);
   const usual = calibrationDefault(resolved, { resume: false, areThere: false });
-  return forecastRun(await measureSpeed(device, spec, { batch, seq, baseDtype, signal }), resolved, {
+  return forecastRun(await measureSpeed(device, spec, { batch, seq, baseDtype, storedDtype, signal }), resolved, {
     formats: formats.length,
     writesTexts: (calibration ?? usual) === "own",
     hasText: evaluate?.text !== undefined,

@@ -168,7 +168,7 @@ Deno.test("the search stops where a larger cut loses more, and then joins the be
 Deno.test("memory and speed are budgets, too: memory is what a device holds, and the file may have any size", async () => {
   const { source, tokenizer } = await shortDemo(), context = 40;
   using device = await openDevice();
-  const planned = await memoryOfUse(source.spec, { device, baseDtype: "f16", context });
+  const planned = await memoryOfUse(source, { device, baseDtype: "f16", context });
   {
     using model = await loadModelFrom(source, { device, tokenizer });
     await writeText(model, context);

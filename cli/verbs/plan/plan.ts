@@ -10,6 +10,8 @@ import { type DecoderSpec, hasProjection, parameterCount } from "../../../lib/sp
 import type { BaseDtype } from "../../../lib/nn/weights.ts";
 import { type MemoryPlan, planMemory } from "../../../lib/run/memory/plan.ts";
 import { adviseMemory, changeWords, fits, overMemory } from "../../../lib/run/memory/advice.ts";
+import { heldText, type HeldType, heldTypes } from "../../../lib/run/memory/held.ts";
+import type { WeightSource } from "../../../lib/spec/source.ts";
 import { MEMORY_PARTS, type MemoryPart } from "../../../lib/gpu/memory_parts.ts";
 import { checkTogether, valueOf } from "../../../lib/run/options/check.ts";
 import { forecastRun, measureSpeed } from "../../../lib/run/forecast.ts";
@@ -70,10 +72,11 @@ export function planVerb(): CommandUnknownOpts {
       const adapter = await adapterHere();
       const asked = resolveMemory(given, spec, kind === "gguf" ? { formats: ["gguf"] } : {});
       const run = { ...asked, rules: withFittingWidths(asked, spec, null) };
-      const stored = baseDtype === "file" ? await openWeights(files, path) : null;
+      const stored = kind === "gguf" ? await openWeights(files, path) : null;
+      const storedDtype = stored ? (name: string): string => stored.storedDtype(name) : undefined;
       const options = memoryOptionsOf(run, {
         baseDtype,
-        storedDtype: stored ? (name) => stored.storedDtype(name) : undefined,
+        storedDtype,
         adapter: adapter === null
           ? undefined
           : { limits: adapter.limits, isCpu: adapter.facts.isCpu, subgroupSize: adapter.subgroupSize },
@@ -84,7 +87,10 @@ export function planVerb(): CommandUnknownOpts {
       const advice = isEnough ? [] : await adviseMemory(spec, options, budget);
       const ofExperts = await planExperts(spec, given, { run, view, isGguf: kind === "gguf" });
       const target = targetParams === undefined ? null : targetOf(spec, targetParams, run);
-      const forecast = time && isEnough ? await timeOf(spec, given, { ...run, baseDtype, memoryLimit }) : null;
+      const forecast = time && isEnough
+        ? await timeOf(spec, given, { ...run, baseDtype, storedDtype, memoryLimit })
+        : null;
+      const held = baseDtype === "file" && storedDtype ? await heldTypes({ spec, storedDtype }, options) : null;
       if (json) {
         const { adapter: _adapter, storedDtype: _types, ...shown } = options;
         printJson({
@@ -98,6 +104,7 @@ export function planVerb(): CommandUnknownOpts {
           ...budget,
           target,
           experts: ofExperts,
+          held,
           time: forecast,
           fits: isEnough,
           ...plan,
@@ -105,7 +112,7 @@ export function planVerb(): CommandUnknownOpts {
         });
       } else {
         const choices = choiceLines(spec, given, run);
-        show(model, { spec, adapter, run: { ...run, baseDtype }, choices, memoryLimit, target, ofExperts, plan });
+        show(model, { spec, adapter, run: { ...run, baseDtype }, choices, memoryLimit, target, ofExperts, held, plan });
         if (forecast) print(forecastLine(forecast));
       }
       if (!isEnough) throw overMemory({ ...plan, otherBytes: 0 }, { ...budget, advice });
@@ -118,6 +125,7 @@ async function timeOf(
   given: Partial<RunOptions>,
   { memoryLimit, ...run }: ResolvedMemory & {
     readonly baseDtype: BaseDtype;
+    readonly storedDtype: WeightSource["storedDtype"] | undefined;
     readonly memoryLimit: number | undefined;
   },
 ): Promise<PartSeconds> {
@@ -162,7 +170,7 @@ async function adapterHere(): Promise<AdapterOffer | null> {
   }
 }
 
-function show(model: string, { spec, adapter, run, choices, memoryLimit, target, ofExperts, plan }: {
+function show(model: string, { spec, adapter, run, choices, memoryLimit, target, ofExperts, held, plan }: {
   readonly spec: DecoderSpec;
   readonly adapter: AdapterOffer | null;
   readonly run: ResolvedMemory & { readonly baseDtype: BaseDtype };
@@ -170,6 +178,8 @@ function show(model: string, { spec, adapter, run, choices, memoryLimit, target,
   readonly memoryLimit: number | undefined;
   readonly target: Target | null;
   readonly ofExperts: PlannedExperts | null;
+  /** Types of the matrices of a base of the file's blocks. */
+  readonly held: readonly HeldType[] | null;
   readonly plan: MemoryPlan;
 }): void {
   const { batch, accumulate, seq, lora: { rank, targets }, units, recompute, baseDtype } = run;
@@ -196,6 +206,7 @@ function show(model: string, { spec, adapter, run, choices, memoryLimit, target,
     );
     for (const line of choices) print(`chosen    ${line}`);
   }
+  if (held) print(`weights   ${heldText(held)}`);
   if (target) {
     const whole = target.sparsityOf === "model" ? "model" : "layers' linear weights";
     print(

@@ -4,6 +4,7 @@ import type { EncodeReport } from "../../../lib/data/encode_report.ts";
 import { haveEnds } from "../../../lib/data/prompts/encode.ts";
 import type { Row } from "../../../lib/data/rows.ts";
 import type { StepRecord } from "../../../lib/run/contract.ts";
+import { heldText, type HeldType } from "../../../lib/run/memory/held.ts";
 import { stagesOf } from "../../../lib/run/methods/stages.ts";
 import type { Alarm } from "../../../lib/run/monitors/alarm.ts";
 import { ShownAlarms } from "../../../lib/run/monitors/shown_alarms.ts";
@@ -38,13 +39,15 @@ type Shown = Pick<
 /** Shows a run. `earlier` are the records of the run that is resumed. */
 export function showRun(
   { model, progress, listen }: Opened,
-  { out, asked, resolved, rows, origin, forecast, dashboard, ranks, earlier }: {
+  { out, asked, resolved, rows, origin, held, forecast, dashboard, ranks, earlier }: {
     readonly out: string;
     /** The options that were given. */
     readonly asked: AskedShape;
     readonly resolved: ResolvedOptions;
     readonly rows: readonly Row[];
     readonly origin: readonly OriginFile[];
+    /** Types of the matrices of a base of the file's blocks. */
+    readonly held: readonly HeldType[] | null;
     readonly forecast: PartSeconds | undefined;
     readonly dashboard: Dashboard | null;
     readonly ranks: MpiRanks | null;
@@ -73,6 +76,7 @@ export function showRun(
     ) {
       progress.note(line);
     }
+    if (held) progress.note(`weights: ${heldText(held)}`);
     if (forecast) progress.note(forecastLine(forecast));
   };
   return {

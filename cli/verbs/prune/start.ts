@@ -10,6 +10,7 @@ import { disk } from "../../../lib/files/disk.ts";
 import { modelInfo, openWeights } from "../../../lib/formats/open.ts";
 import { DEMO, modelPath } from "../../../lib/local/open_model.ts";
 import { checkMemory } from "../../../lib/run/memory/advice.ts";
+import { heldTypes } from "../../../lib/run/memory/held.ts";
 import { adapterOf } from "../../../lib/run/memory/plan.ts";
 import { stagesOf } from "../../../lib/run/methods/stages.ts";
 import { recordsIn } from "../../../lib/run/record_file.ts";
@@ -121,7 +122,8 @@ export async function startRun<T>(path: string, driven: Driven<T>): Promise<T | 
         if (trainsNothing(resolved) && !isOfExperts) return;
         const asked = memoryOptionsOf(resolved, { adapter: adapterOf(device), baseDtype, storedDtype });
         await checkMemory(spec, asked, { memoryLimit });
-        const { batch, seq } = resolved, speed = await measureSpeed(device, spec, { batch, seq, baseDtype });
+        const { batch, seq } = resolved;
+        const speed = await measureSpeed(device, spec, { batch, seq, baseDtype, storedDtype });
         forecast = forecastRun(speed, resolved, {
           formats: (flags.formats ?? FORMATS).length,
           writesTexts: calibration === "own",
@@ -202,7 +204,8 @@ async function drive<T>(
   }
   progress.phase(`encoding ${formatCount(rows.length)} rows`);
   const earlier = resume ? await recordsIn(join(out, RECORDS_FILE)) : [];
-  const isFirst = ranks === null || ranks.rank === 0;
+  const isFirst = ranks === null || ranks.rank === 0, { source, device, baseDtype } = opened.model;
+  const held = baseDtype === "file" ? await heldTypes(source, { adapter: adapterOf(device) }) : null;
   return await go({
     ...asked,
     rows,
@@ -241,7 +244,7 @@ async function drive<T>(
     },
     // The other ranks are silent.
     ...(isFirst
-      ? showRun(opened, { out, asked, resolved, rows, origin, forecast, dashboard, ranks, earlier })
+      ? showRun(opened, { out, asked, resolved, rows, origin, held, forecast, dashboard, ranks, earlier })
       : { onStart: () => listen() }),
   });
 }

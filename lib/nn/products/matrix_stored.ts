@@ -171,7 +171,8 @@ function wholeWords(bytes: Uint8Array<ArrayBuffer>): Uint8Array<ArrayBuffer> {
   return padded;
 }
 
-function bytesOfRow(type: string, cols: number): number {
+/** Bytes of a row of so many columns in the file. */
+export function bytesOfRow(type: string, cols: number): number {
   if (!isBlocked(type)) return cols * (type === "f32" ? 4 : 2);
   const { halves, block } = scalesOfBlock(type);
   return cols / block * 2 * halves;

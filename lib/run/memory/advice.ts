@@ -3,6 +3,7 @@
 import { type CompressoError, option, refusal } from "../../core/errors.ts";
 import { checkNames, type NamesOf } from "../../core/check_options.ts";
 import { VALUE_DTYPES, type ValueDtype } from "../../nn/products/matrix.ts";
+import { type BaseDtype, hasOwnBlocks } from "../../nn/weights.ts";
 import type { DecoderSpec } from "../../spec/decoder.ts";
 import { type MemoryChange, type MemoryPlan, planMemory, plannerWithin } from "./plan.ts";
 import { checkMemoryOptions } from "../options/check.ts";
@@ -44,7 +45,7 @@ export function fits({ peakBytes, excesses }: MemoryPlan, budget: MemoryBudget):
  * otherwise all changes together; otherwise nothing. The changes are, in order:
  *
  * - recomputation, if it is off;
- * - a smaller dtype of the frozen weights;
+ * - the blocks of a quantised file as they are, which change no weight, or a smaller dtype of the frozen weights;
  * - fewer sequences per step;
  * - shorter sequences.
  *
@@ -68,7 +69,11 @@ export async function adviseMemory(
     largest(Math.ceil(seq / SEQ_STEP) - 1, (steps) => attempt({ ...fixed, seq: steps * SEQ_STEP }));
   const single: (MemoryAdvice | null)[] = [];
   if (options.recompute === false) single.push(await attempt({ recompute: true }));
-  const smaller = baseDtype === "file" ? CODES : VALUE_DTYPES.slice(VALUE_DTYPES.indexOf(baseDtype) + 1);
+  const { storedDtype } = options, hasBlocks = storedDtype !== undefined && hasOwnBlocks({ spec, storedDtype });
+  const smaller: readonly BaseDtype[] = baseDtype === "file" ? CODES : [
+    ...hasBlocks ? ["file"] as const : [],
+    ...VALUE_DTYPES.slice(VALUE_DTYPES.indexOf(baseDtype) + 1),
+  ];
   for (const dtype of smaller) {
     single.push(await attempt({ baseDtype: dtype }));
   }

@@ -28,7 +28,9 @@ import type { MemoryPart } from "../../gpu/memory_parts.ts";
 import { bytesByPart } from "./parts.ts";
 import { createAgreementPass } from "../../nn/agreement.ts";
 import { createPass } from "../../nn/pass.ts";
+import { bytesOfRow } from "../../nn/products/matrix_stored.ts";
 import { shareLayers } from "../../nn/weights.ts";
+import { isBlocked } from "../../../kernels/mod.ts";
 import { loadModelFrom, Model } from "../../model/model.ts";
 import { compensates, methodOf } from "../methods/all.ts";
 import { measuresActivations } from "../methods/method.ts";
@@ -125,7 +127,10 @@ export function adapterOf(
   return { limits, isCpu, subgroupSize: subgroups?.size ?? null };
 }
 
-function adapterFor({ adapter = { limits: DEFAULT_LIMITS, isCpu: false } }: MemoryOptions): PlannedAdapter {
+/** The adapter that a plan is for; without one, any GPU. */
+export function adapterFor(
+  { adapter = { limits: DEFAULT_LIMITS, isCpu: false } }: Pick<MemoryOptions, "adapter">,
+): PlannedAdapter {
   return adapter;
 }
 
@@ -287,9 +292,20 @@ function distinctLayers(
     const key = [shapeKey(layer), ...types, ...experts].join(" ");
     if (!kept.has(key)) kept.set(key, index);
   }
-  const places = [...kept.values()], layers = places.flatMap((index) => spec.layers[index] ?? []);
+  return ofLayers(spec, { storedDtype, places: [...kept.values()] });
+}
+
+/** The shape with the layers at these places alone, and the types of its tensors. */
+export function ofLayers(
+  spec: DecoderSpec,
+  { storedDtype = ofNoBlocks, places }: {
+    readonly storedDtype?: WeightSource["storedDtype"] | undefined;
+    readonly places: readonly number[];
+  },
+): [DecoderSpec, WeightSource["storedDtype"]] {
   const own = (name: string): string =>
     name.replace(LAYER_NAME, (_, at) => `model.layers.${places[Number(at)] ?? at}.`);
+  const layers = places.flatMap((index) => spec.layers[index] ?? []);
   return [{ ...spec, layers }, (name) => storedDtype(own(name))];
 }
 
@@ -319,6 +335,12 @@ export function zeros(spec: DecoderSpec, storedDtype: WeightSource["storedDtype"
     read(name, rows): Promise<Float32Array<ArrayBuffer>> {
       const [count = 0, ...others] = shapes.get(name) ?? [];
       return Promise.resolve(new Float32Array(others.reduce((size, side) => size * side, rows?.count ?? count)));
+    },
+    readStored(name, rows): Promise<Uint8Array<ArrayBuffer> | null> {
+      const [count = 0, cols = 0] = shapes.get(name) ?? [], type = storedDtype(name);
+      return Promise.resolve(
+        isBlocked(type) ? new Uint8Array((rows?.count ?? count) * bytesOfRow(type, cols)) : null,
+      );
     },
     storedDtype,
   };

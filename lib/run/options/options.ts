@@ -378,7 +378,7 @@ export interface MemoryOptions extends Pick<RunOptions, Exclude<MemoryName & key
   readonly rules?: Omit<UnitRules, "rest"> | undefined;
   /** Storage of the frozen weights; default "f16". */
   readonly baseDtype?: BaseDtype | undefined;
-  /** For "file": the type in which the file stores a matrix. Default: in no blocks. */
+  /** The type in which the file stores a matrix, for "file" and for advice of it. Default: in no blocks. */
   readonly storedDtype?: WeightSource["storedDtype"] | undefined;
   /** The adapter to plan for; default: the limits that every adapter grants, and a GPU. */
   readonly adapter?: PlannedAdapter | undefined;

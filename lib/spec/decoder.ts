@@ -279,6 +279,11 @@ export function expertsName(layer: number, matrix: ExpertMatrix): string {
   return `model.layers.${layer}.mlp.experts.${matrix}_proj.weight`;
 }
 
+/** Whether a canonical name is that of a matrix of all experts of a layer. */
+export function isOfExperts(name: string): boolean {
+  return name.includes(".mlp.experts.");
+}
+
 /** Canonical name of the gate of a shared expert, shape [1, hidden]; only with `sharedGate`. */
 export function sharedGateName(layer: number): string {
   return `model.layers.${layer}.mlp.shared_expert_gate.weight`;

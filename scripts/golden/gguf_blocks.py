@@ -5,6 +5,7 @@ Owns fixtures/gguf_blocks.safetensors; refuses whole GGUF files. Seeded: running
   <type>.values  F32 [blocks, block]  gguf.quants.dequantize of them
   input          F32 [rows, 64]       values to quantise: ordinary, tiny, large, constant, zero rows, ties
   input.<type>   U8  [rows, bytes]    gguf.quants.quantize of them (f16, bf16 and the types of blocks of 32)
+  input_mxfp4    F32 [rows, 64]       as input, but without values so small that the exponents of their scales do not exist
   input_k        F32 [rows, 256]      values to quantise into blocks of 256
   input_k.<type> U8  [rows, bytes]    ggml_quantize_chunk of them without an importance matrix (q2_k to q6_k; gguf-py does not quantise them)
   importance     F32 [512]            importance of columns: of unlike sizes, with a group of zeros
@@ -39,6 +40,30 @@ def scale(random: np.random.Generator) -> np.float16:
     if kind == 1:
         return np.float16(random.normal() * 500)
     return np.float16(random.normal() * 0.02)
+
+
+def mxfp4_blocks() -> dict[str, np.ndarray]:
+    """Exponents of scales from the subnormal 0 to the largest whose products are finite; each code in each half."""
+    random = np.random.default_rng(20250805)
+    raw = random.integers(0, 256, (12, 17), dtype=np.uint8)
+    raw[:, 0] = [0, 1, 2, 60, 110, 120, 127, 128, 140, 200, 250, 251]
+    raw[4:6, 1:] = (np.arange(32) * 17 % 256).astype(np.uint8).reshape(2, 16)
+    values = dequantize(raw, Type.MXFP4)
+    assert np.isfinite(values).all()
+    rows = random.normal(size=(12, 64)).astype(np.float32) * np.float32(0.05)
+    rows[1] *= np.float32(1e-30)
+    rows[2] *= np.float32(1e30)
+    rows[3] = 0
+    rows[4] = np.float32(0.37)
+    rows[5] = np.linspace(-6, 6, 64, dtype=np.float32)
+    rows[6] = (np.arange(64) - 32).astype(np.float32) / 4  # ties of rounding
+    rows[7, ::8] *= 40
+    rows[8] = np.nextafter(np.float32(2), np.float32(0))  # the logarithm rounds up
+    rows[9] = np.nextafter(np.float32(16), np.float32(0)) * np.sign(rows[9])
+    return {
+        "mxfp4.raw": raw, "mxfp4.values": values, "input_mxfp4": rows,
+        "input_mxfp4.mxfp4": np.ascontiguousarray(quantize(rows, Type.MXFP4)).view(np.uint8).reshape(12, -1),
+    }
 
 
 def k_blocks(random: np.random.Generator, library: str) -> dict[str, np.ndarray]:
@@ -116,6 +141,7 @@ def main() -> None:
     for name in WRITTEN:
         tensors[f"input.{name.lower()}"] = np.ascontiguousarray(quantize(rows, Type[name])).view(np.uint8).reshape(12, -1)
     tensors |= k_blocks(random, sys.argv[1])
+    tensors |= mxfp4_blocks()
     path = Path(__file__).parents[2] / "fixtures" / "gguf_blocks.safetensors"
     save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, path)
     print(f"{path.name}: {len(tensors)} tensors, {path.stat().st_size} bytes")

@@ -35,9 +35,9 @@ for (const type of ["q4_0", "q4_1", "q5_0", "q5_1", ...WRITTEN_K] as const) {
   });
 }
 
-for (const [types, input] of [[WRITTEN, "input"], [WRITTEN_K, "input_k"]] as const) {
+for (const [types, input] of [[WRITTEN, "input"], [WRITTEN_K, "input_k"], [["mxfp4"], "input_mxfp4"]] as const) {
   for (const type of types) {
-    Deno.test(`quantize() to ${type} equals ${types === WRITTEN ? "gguf-py" : "ggml"} byte for byte`, async () => {
+    Deno.test(`quantize() to ${type} equals ${types === WRITTEN_K ? "ggml" : "gguf-py"} byte for byte`, async () => {
       const golden = await openSafetensors(fixture("gguf_blocks.safetensors"));
       const expected = await golden.readRaw(`${input}.${type}`);
       const actual = quantize(await golden.read(input), type);

@@ -4,8 +4,18 @@ import type { GgufSource } from "../../lib/formats/gguf/model.ts";
 import { remapSource } from "../../lib/slice/remap.ts";
 import { sliceModel } from "../../lib/slice/slice.ts";
 import { cutSource } from "../../lib/slice/vocabulary/cut_source.ts";
-import { type DecoderSpec, EMBEDDING, HEAD, projectionName, tensorShapes } from "../../lib/spec/decoder.ts";
+import {
+  type DecoderSpec,
+  EMBEDDING,
+  expertsName,
+  HEAD,
+  isOfExperts,
+  projectionName,
+  tensorShapes,
+} from "../../lib/spec/decoder.ts";
 import type { WeightSource } from "../../lib/spec/source.ts";
+import { fitTypes } from "../../lib/formats/gguf/fit_types.ts";
+import { ggufDtypeFor } from "../../lib/slice/export_options.ts";
 import { exportGguf, openGguf } from "../disk.ts";
 import { inTemporaryFolder } from "./files.ts";
 import { randomSource, SPEC } from "./models.ts";
@@ -86,5 +96,53 @@ Deno.test("rows of FFN columns and of heads that stay keep their blocks; those t
     const [before, after] = [await file.read(gate), await (await written(scaled)).read(gate)];
     const most = before.reduce((sum, value) => Math.max(sum, Math.abs(value)), 0);
     assert.ok(before.every((value, i) => Math.abs((after[i] ?? NaN) - 2 * value) < most / 4));
+  });
+});
+
+Deno.test("experts of MXFP4 keep their blocks, whole and where some are cut, and as other types their values", async () => {
+  const spec: DecoderSpec = {
+    ...SPEC,
+    hidden: 64,
+    headDim: 16,
+    layers: [1, 2].map(() => ({ heads: 4, kvHeads: 2, ffn: 0, experts: { count: 5, ffn: 32 } })),
+    router: { topK: 2, renormalised: true },
+  };
+  const options = { tokenizerMetadata: new Map<string, never>(), name: "test" };
+  await inTemporaryFolder(async (folder) => {
+    await exportGguf(randomSource(spec), `${folder}/a.gguf`, { dtype: "mxfp4_moe", ...options });
+    const file = await openGguf(`${folder}/a.gguf`);
+    for (const [name, { length }] of tensorShapes(spec)) {
+      const type = isOfExperts(name) ? "mxfp4" : "q8_0";
+      if (length > 1 && !name.endsWith("mlp.gate.weight")) assert.equal(file.storedDtype(name), type, name);
+    }
+    const dtype = ggufDtypeFor(file, { ggufDtype: "auto" });
+    assert.equal(dtype, "mxfp4_moe");
+    const experts = { count: 3, ffn: 32 }, layers = spec.layers.map((layer) => ({ ...layer, experts }));
+    const fewer = remapSource(file, { ...spec, layers }, (name) => {
+      const rows = name.includes("experts.down")
+        ? 64
+        : isOfExperts(name)
+        ? 32
+        : name.endsWith("mlp.gate.weight")
+        ? 1
+        : 0;
+      const kept = [0, 2, 4].flatMap((expert) => Array.from({ length: rows }, (_, row) => expert * rows + row));
+      return rows > 0 ? { from: name, rows: Int32Array.from(kept) } : { from: name };
+    });
+    await exportGguf(fewer, `${folder}/b.gguf`, { dtype, ...options });
+    const cut = await openGguf(`${folder}/b.gguf`);
+    for (const matrix of ["gate", "up", "down"] as const) {
+      const name = expertsName(1, matrix), before = await rowsOf(file, name), rows = before.length / 5;
+      const kept = before.filter((_, row) => [0, 2, 4].includes(Math.floor(row / rows)));
+      assert.deepEqual(await rowsOf(cut, name), kept, name);
+      await exportGguf(file, `${folder}/c.gguf`, { dtype: "f16", ...options });
+      assert.deepEqual(await (await openGguf(`${folder}/c.gguf`)).read(name), await file.read(name), "f16 holds them");
+    }
+    // A size that holds the file as it is keeps the blocks; no other model gets such.
+    const { size } = await Deno.stat(`${folder}/a.gguf`);
+    const fitted = await fitTypes(file, { most: size, ...options });
+    assert.equal(fitted.types.get(expertsName(0, "up")), "mxfp4");
+    const others = await fitTypes(randomSource(spec), { most: size, ...options });
+    assert.ok(![...others.types.values()].includes("mxfp4"));
   });
 });

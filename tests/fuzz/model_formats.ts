@@ -28,6 +28,13 @@ const BLOCKS: DecoderSpec = {
   tied: true,
 };
 
+const MXFP4: DecoderSpec = {
+  ...BLOCKS,
+  vocab: 400,
+  layers: [{ heads: 4, kvHeads: 2, ffn: 0, experts: { count: 3, ffn: 32 } }],
+  router: { topK: 2, renormalised: true },
+};
+
 /** Folders of the golden models, of all families, as `golden/NAME/model`; first those with experts. */
 function goldenModels(): string[] {
   return ["golden_experts", "golden", "golden_hybrids"].flatMap((root) => {
@@ -120,6 +127,7 @@ const GGUF: Format = {
       await ggufFile({ ...SPEC, vocab: 400 }, "f16"),
       await ggufFile({ ...BLOCKS, vocab: 400 }, "q8_0"),
       await ggufFile({ ...BLOCKS, vocab: 400 }, "q4_0"),
+      await ggufFile(MXFP4, "mxfp4_moe"),
       ...await Promise.all(
         ["golden_experts/mixtral", "golden_experts/glm4_moe", "golden_hybrids/lfm2_long"].map(async (name) => {
           const { source } = await openModel(memoryFiles(goldenFolder(name)), "model");

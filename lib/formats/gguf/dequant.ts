@@ -76,6 +76,16 @@ const BLOCKS: Readonly<Record<Exclude<GgufTensorType, "f32" | "f16" | "bf16">, B
     for (let i = 0; i < 32; i++) out[to + i] = d * (((raw[at + 2 + i] as number) ^ 0x80) - 128); // two's complement
   },
 
+  // e, nibbles as in q4_0: 2^(e − 128) · value of the code
+  mxfp4(raw, at, out, to): void {
+    const d = mxfp4Scale(byte(raw, at));
+    for (let i = 0; i < 16; i++) {
+      const q = byte(raw, at + 1 + i);
+      out[to + i] = d * (MXFP4_VALUES[q & 15] as number);
+      out[to + 16 + i] = d * (MXFP4_VALUES[q >> 4] as number);
+    }
+  },
+
   // 16 × (low nibble: scale, high: minimum), 64 bytes of 2-bit q, d, m: d·s·q − m·s'. Bits 2k of 32 bytes are 32 values in a row.
   q2_k(raw, at, out, to): void {
     const d = half(raw, at + 80), m = half(raw, at + 82);
@@ -143,6 +153,14 @@ const BLOCKS: Readonly<Record<Exclude<GgufTensorType, "f32" | "f16" | "bf16">, B
     }
   },
 };
+
+/** The values of MXFP4's codes (E2M1 of the OCP Microscaling Formats), doubled so that they are whole. */
+export const MXFP4_VALUES: readonly number[] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+
+/** Half of the scale of a block of MXFP4, whose bits are the exponent of a power of two: 2^(e − 128). */
+export function mxfp4Scale(exponent: number): number {
+  return 2 ** (exponent - 128);
+}
 
 /** Bit i of 32, as the fifth bit of a value. */
 function fifth(raw: Uint8Array, at: number, i: number): number {

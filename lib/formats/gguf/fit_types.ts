@@ -13,8 +13,11 @@ import { typeErrors } from "./type_errors.ts";
 import { type GgufTensorType, TENSOR_FORMATS } from "./types.ts";
 import { GGUF_ALIGNMENT } from "./write.ts";
 
-/** Types that a matrix may get. No f32: f16 holds the weights of models as they are published, or nearly. */
-const TYPES = (Object.keys(TENSOR_FORMATS) as GgufTensorType[]).filter((type) => type !== "f32");
+/**
+ * Types that any matrix may get. No f32: f16 holds the weights of models as they are published, or nearly. MXFP4 is for matrices that have it: q4_0 has
+ * less error in about as many bits, and runs everywhere.
+ */
+const TYPES = (Object.keys(TENSOR_FORMATS) as GgufTensorType[]).filter((type) => type !== "f32" && type !== "mxfp4");
 
 /** Values of a matrix that are tried, in so many spans of rows. */
 const SAMPLE = 1 << 18, SPANS = 16;
@@ -72,7 +75,13 @@ export class TooSmallError extends CompressoError {
 export async function fitTypes(source: WeightSource, options: FitOptions): Promise<FittedTypes> {
   const { most, onProgress, ...others } = options, { spec } = source;
   const arch = ggufArch(spec, options.arch), matrices = ggufMatrices(spec, arch);
-  const sizes = matrices.map(({ shape }) => typesOf(shape.at(-1) ?? 1).map((type) => bytesAs(type, shape)));
+  const kept = await Promise.all(
+    matrices.map(async ({ parts: [first = ""] }) => await keepsMxfp4(source, first, arch)),
+  );
+  const candidates = matrices.map(({ shape }, at): GgufTensorType[] => {
+    return [...typesOf(shape.at(-1) ?? 1), ...kept[at] ? ["mxfp4" as const] : []];
+  });
+  const sizes = matrices.map(({ shape }, at) => candidates[at]?.map((type) => bytesAs(type, shape)) ?? []);
   const smallest = sizes.reduce((sum, own) => sum + Math.min(...own), 0);
   const bytesWith = (types: ReadonlyMap<string, GgufTensorType>): number =>
     ggufFileBytes(spec, { ...others, dtype: "f16", types });
@@ -84,10 +93,10 @@ export async function fitTypes(source: WeightSource, options: FitOptions): Promi
   }
   const choices: { readonly type: GgufTensorType; readonly choice: Choice }[][] = [];
   await inOrder(
-    matrices,
-    async ({ parts, shape }) => {
+    [...matrices.entries()],
+    async ([index, { parts, shape }]) => {
       options.signal?.throwIfAborted();
-      const types = typesOf(shape.at(-1) ?? 1), errors = types.map(() => 0);
+      const types = candidates[index] ?? [], errors = types.map(() => 0);
       for (const part of parts) {
         const own = await relativeErrors(source, part, { types, arch, importance: options.importance?.get(part) });
         // A fused matrix is not copied: its parts may have other types in the source.
@@ -122,6 +131,12 @@ function countsOf(types: ReadonlyMap<string, string>): Record<string, number> {
 /** Types whose blocks divide a row. */
 function typesOf(columns: number): GgufTensorType[] {
   return TYPES.filter((type) => columns % TENSOR_FORMATS[type].block === 0);
+}
+
+/** Whether a matrix is of MXFP4 blocks that are copied. */
+async function keepsMxfp4(source: WeightSource, name: string, arch: GgufArch): Promise<boolean> {
+  return tensorShapes(source.spec).has(name) && source.storedDtype(name) === "mxfp4" &&
+    await copiedType(source, name, arch) !== null;
 }
 
 function bytesAs(type: GgufTensorType, shape: readonly number[]): number {

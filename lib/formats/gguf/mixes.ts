@@ -3,6 +3,7 @@ import {
   type DecoderSpec,
   EMBEDDING,
   HEAD,
+  isOfExperts,
   isRouter,
   isTaps,
   type LayerSpec,
@@ -29,6 +30,7 @@ export type GgufWriteType =
   | "q4_k_s"
   | "q4_1"
   | "q4_0"
+  | "mxfp4_moe"
   | "q3_k_l"
   | "q3_k_m"
   | "q3_k_s"
@@ -49,6 +51,7 @@ const FILES: Readonly<Record<GgufWriteType, { readonly id: number; readonly base
   q4_k_s: { id: 14, base: "q4_k" },
   q4_1: { id: 3, base: "q4_1" },
   q4_0: { id: 2, base: "q4_0" },
+  mxfp4_moe: { id: 38, base: "q8_0" },
   q3_k_l: { id: 13, base: "q3_k" },
   q3_k_m: { id: 12, base: "q3_k" },
   q3_k_s: { id: 11, base: "q3_k" },
@@ -82,8 +85,8 @@ export type MatrixPlace =
   | typeof EMBEDDING
   | typeof HEAD
   | typeof OTHER
-  /** The weight of a projection, of the nth of the layers that have one. */
-  | { readonly projection: Projection; readonly nth: number };
+  /** The weight of a projection, or of all experts in its place, of the nth of the layers that have one. */
+  | { readonly projection: Projection; readonly nth: number; readonly isExpert?: boolean };
 
 /**
  * Chooses the type of matrices of a model with rows of `columns` values; vectors and learned positions are always f32.
@@ -102,7 +105,8 @@ export function typeChooser(
   const wantedAt = (place: MatrixPlace, columns: number): GgufTensorType => {
     if (place === HEAD || (place === EMBEDDING && tied)) return headType(base, columns);
     if (place === EMBEDDING || place === OTHER) return base;
-    const { projection, nth } = place;
+    const { projection, nth, isExpert } = place;
+    if (dtype === "mxfp4_moe") return isExpert ? "mxfp4" : base;
     if (projection === "v" || (fusesQkv && (projection === "q" || projection === "k"))) {
       const type = valueType(dtype, { nth, layers: values, groups }) ?? base;
       return isWide && (type === "q3_k" || type === "q4_k") ? "q5_k" : type;
@@ -204,7 +208,10 @@ export function matrixTypes(
     if (shape.length < 2 || name === POSITIONS || isRouter(name) || isTaps(name)) continue;
     const nth = part ? seen.get(part.projection) ?? 0 : 0;
     if (part) seen.set(part.projection, nth + 1);
-    types.set(name, choose(placeOf(name, part && { projection: part.projection, nth }), columns));
+    types.set(
+      name,
+      choose(placeOf(name, part && { projection: part.projection, nth, isExpert: isOfExperts(name) }), columns),
+    );
   }
   return types;
 }

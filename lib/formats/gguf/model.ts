@@ -33,7 +33,7 @@ export interface GgufSource extends WeightSource, GgufHeader {
 
 /**
  * Opens a GGUF (version 2 or 3) of one of `GGUF_ARCHS`. Only the header, and `rope_freqs.weight`, are read here.
- * Tensors of type F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 and Q2_K to Q6_K are dequantised on reading.
+ * Tensors of type F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K to Q6_K and MXFP4 are dequantised on reading.
  *
  * @throws CompressoError("input") for a broken file, another architecture or tensor type, and tensors that the metadata do not imply.
  */

@@ -11,6 +11,7 @@ import {
   HEAD,
   HEAD_BIAS,
   headNormName,
+  isOfExperts,
   layerOf,
   normBiasName,
   normName,
@@ -119,7 +120,7 @@ export function ggufShape(
   shape: readonly number[],
 ): readonly number[] {
   const { count = 0 } = layers[layerOf(canonical)]?.experts ?? {}, [rows = 0, columns = 0] = shape;
-  if (count > 0 && canonical.includes(".mlp.experts.")) return [count, rows / count, columns];
+  if (count > 0 && isOfExperts(canonical)) return [count, rows / count, columns];
   if (canonical.endsWith(".shared_expert_gate.weight")) return [columns];
   const isOfHeads = qkNorm === "layer" && /\.self_attn\.[qk]_norm\.weight$/.test(canonical);
   return isOfHeads ? [(shape[0] ?? 0) / headDim, headDim] : shape;

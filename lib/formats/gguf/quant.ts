@@ -1,5 +1,6 @@
 // f32 to GGML's stored types, rounded as ggml's quantisers do with and without an importance matrix, bit for bit. Blocks of 256 values: see quant_k.ts.
 import { narrowBf16, narrowF16 } from "../../core/half.ts";
+import { MXFP4_VALUES, mxfp4Scale } from "./dequant.ts";
 import { createWork, fitFromLeast, fitSigned, squaresOf, weighErrors, WEIGHTED_STEPS } from "./quant_fit.ts";
 import { quantizeK } from "./quant_k.ts";
 import { type GgufTensorType, TENSOR_FORMATS } from "./types.ts";
@@ -9,8 +10,8 @@ const fround = Math.fround;
 /**
  * Encodes finite values; their number must be a multiple of the type's block. A scale too large for f16 becomes infinite.
  *
- * @param importance - Of each column: how much an error counts, as in llama.cpp's importance matrix. Values are then whole rows. Types with 8 bits or
- * more do not use it. Default: by the values alone.
+ * @param importance - Of each column: how much an error counts, as in llama.cpp's importance matrix. Values are then whole rows. MXFP4 and types
+ * with 8 bits or more do not use it. Default: by the values alone.
  */
 export function quantize(
   values: Float32Array,
@@ -34,6 +35,8 @@ export function quantize(
       return importance ? quantizeWeighted(values, type, importance) : quantizeFromLeast(values, type, 4);
     case "q5_1":
       return importance ? quantizeWeighted(values, type, importance) : quantizeFromLeast(values, type, 5);
+    case "mxfp4":
+      return quantizeMxfp4(values);
     case "q2_k":
     case "q3_k":
     case "q4_k":
@@ -63,6 +66,32 @@ function quantizeQ8(values: Float32Array): Uint8Array {
     }
   }
   return withScales(out, scales, { bytes, at: 0 });
+}
+
+/** The largest |x| is scaled to lie from 4 to 8; each value gets the first of the nearest codes. */
+function quantizeMxfp4(values: Float32Array): Uint8Array {
+  const { block, bytes } = TENSOR_FORMATS.mxfp4;
+  const out = new Uint8Array(values.length / block * bytes), codes = new Uint8Array(block);
+  for (let b = 0; b < values.length / block; b++) {
+    let largest = 0;
+    for (let i = b * block; i < (b + 1) * block; i++) largest = Math.max(largest, Math.abs(values[i] as number));
+    // The logarithm is rounded to f32 as ggml's is: values just below a power of two count as that power.
+    const exponent = largest > 0 ? Math.max(0, Math.floor(fround(Math.log2(largest))) + 125) : 0;
+    const d = mxfp4Scale(exponent);
+    for (let i = 0; i < block; i++) {
+      const x = values[b * block + i] as number;
+      let least = Infinity;
+      for (const [code, value] of MXFP4_VALUES.entries()) {
+        const error = Math.abs(fround(d * value - x));
+        if (error >= least) continue;
+        least = error;
+        codes[i] = code;
+      }
+    }
+    out[b * bytes] = exponent;
+    packCodes(out, b * bytes + 1, codes, 4);
+  }
+  return out;
 }
 
 /** d = x / −2^(bits−1) for the x of largest |x| (the first of equals), q = trunc(x / d + 2^(bits−1) + ½). */

@@ -65,6 +65,7 @@ export const TENSOR_FORMATS = {
   q5_k: { id: 13, block: 256, bytes: 176 },
   q6_k: { id: 14, block: 256, bytes: 210 },
   bf16: { id: 30, block: 1, bytes: 2 },
+  mxfp4: { id: 39, block: 32, bytes: 17 },
 } as const satisfies Record<string, TensorFormat>;
 
 /** A tensor type that is read. */
@@ -90,7 +91,6 @@ const OTHER_TENSOR_TYPES: Readonly<Record<number, string>> = {
   29: "iq1_m",
   34: "tq1_0",
   35: "tq2_0",
-  39: "mxfp4",
   40: "nvfp4",
 };
 

@@ -217,6 +217,7 @@ const LIMITS: Readonly<Record<GgufTensorType, number>> = {
   q4_k: F16_LIMIT * 32,
   q5_k: F16_LIMIT * 32,
   q6_k: F16_LIMIT * 2048,
+  mxfp4: Infinity,
 };
 
 const RANGES: Readonly<

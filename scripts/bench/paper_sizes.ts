@@ -20,6 +20,7 @@ one after the other, and measures how fast it reads and writes with 4-bit weight
   --parameters N   size of the dense model (default: 6.7e9, the shape of LLaMA-7B)
   --keep LIST      sizes of the cut ones (default: 5.4e9,5.0e9,4.5e9)
   --measure        measures too: about 10 GB of memory for 6.7e9
+  --layers N       measures models of the first N layers only; two such runs give the cost of a layer by their difference
   --only N         measures only the model of this place, 0 for the dense one
   --prompt N       tokens of a prompt (default: 32)
   --tokens N       tokens written after it (default: 8)
@@ -91,6 +92,7 @@ export async function main(args: readonly string[]): Promise<void> {
       parameters: { type: "string", default: "6.7e9" },
       keep: { type: "string", default: "5.4e9,5.0e9,4.5e9" },
       measure: { type: "boolean", default: false },
+      layers: { type: "string" },
       only: { type: "string" },
       prompt: { type: "string", default: "32" },
       tokens: { type: "string", default: "8" },
@@ -116,7 +118,10 @@ export async function main(args: readonly string[]): Promise<void> {
   try {
     await Deno.mkdir(folder, { recursive: true });
     for (const [index, spec] of specs.entries()) {
-      if (values.only === undefined || Number(values.only) === index) console.log(await measure(spec, sizes));
+      const measured = values.layers === undefined
+        ? spec
+        : { ...spec, layers: spec.layers.slice(0, Number(values.layers)) };
+      if (values.only === undefined || Number(values.only) === index) console.log(await measure(measured, sizes));
     }
   } finally {
     if (values.folder === undefined) await Deno.remove(folder, { recursive: true });

@@ -1,4 +1,4 @@
-"""A LLaMA decoder in torch with masks of FFN columns and LoRA: base weights in bfloat16, residual stream in float32.
+"""A LLaMA decoder in torch with masks of FFN columns and LoRA: base weights in bfloat16 or another type, residual stream in float32.
 
 Owns forward passes and losses; refuses schedules and choices. Masks are one tensor for each layer, [ffn], or
 [blocks, ffn] where each block of consecutive tokens of a batch has masks (and so gradients) of its own.
@@ -21,7 +21,8 @@ NAMES = {
 
 
 class Decoder:
-    def __init__(self, path):
+    def __init__(self, path, dtype=torch.bfloat16):
+        self.dtype = dtype
         folder, name = os.path.split(os.path.abspath(path))
         where = {"pretrained_model_name_or_path": path}
         if path.endswith(".gguf"):
@@ -32,13 +33,13 @@ class Decoder:
         self.heads, self.groups = config.num_attention_heads, config.num_key_value_heads
         self.head_dim, self.epsilon = config.head_dim, config.rms_norm_eps
         self.embedding = weights["model.embed_tokens.weight"]
-        self.head = weights["lm_head.weight"].bfloat16()
+        self.head = weights["lm_head.weight"].to(dtype)
         self.final_norm = weights["model.norm.weight"]
         self.norms, self.weights = [], []
         for layer in range(self.layers):
             start = f"model.layers.{layer}."
             self.norms.append([weights[f"{start}{norm}.weight"] for norm in ("input_layernorm", "post_attention_layernorm")])
-            self.weights.append({key: weights[f"{start}{name}.weight"].bfloat16() for key, name in NAMES.items()})
+            self.weights.append({key: weights[f"{start}{name}.weight"].to(dtype) for key, name in NAMES.items()})
         base = config.rope_parameters["rope_theta"]
         rates = base ** (-torch.arange(0, self.head_dim, 2).float() / self.head_dim)
         angles = torch.outer(torch.arange(1024).float(), rates).repeat(1, 2)
@@ -73,23 +74,27 @@ class Decoder:
         return y
 
     def _norm(self, x, weight):
-        return (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.epsilon) * weight).bfloat16()
+        return (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.epsilon) * weight).to(self.dtype)
 
-    def _rotate(self, x):
+    def _rotate(self, x, positions):
         half, length = self.head_dim // 2, x.shape[-2]
         turned = torch.cat([-x[..., half:], x[..., :half]], -1)
-        return x * self.cos[:length].to(x.dtype) + turned * self.sin[:length].to(x.dtype)
+        cos, sin = (
+            table[:length] if positions is None else table[positions][:, None] for table in (self.cos, self.sin)
+        )
+        return x * cos.to(x.dtype) + turned * sin.to(x.dtype)
 
-    def _layer(self, h, layer, mask, lora):
+    def _layer(self, h, layer, mask, lora, positions=None, sees=None):
         batch, length, _ = h.shape
         x = self._norm(h, self.norms[layer][0])
         q, k, v = (
             self._linear(x, layer, key, lora).view(batch, length, count, self.head_dim).transpose(1, 2)
             for key, count in (("q", self.heads), ("k", self.groups), ("v", self.groups))
         )
-        q, k = self._rotate(q), self._rotate(k)
+        q, k = self._rotate(q, positions), self._rotate(k, positions)
         k, v = (t.repeat_interleave(self.heads // self.groups, 1) for t in (k, v))
-        attended = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(batch, length, -1)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=sees, is_causal=sees is None)
+        attended = attended.transpose(1, 2).reshape(batch, length, -1)
         h = h + self._linear(attended, layer, "o", lora).float()
         x = self._norm(h, self.norms[layer][1])
         columns = F.silu(self._linear(x, layer, "gate", lora)) * self._linear(x, layer, "up", lora)
@@ -98,11 +103,15 @@ class Decoder:
             columns = (columns.reshape(len(blocks), -1, self.ffn) * blocks).view(batch, length, self.ffn)
         return h + self._linear(columns, layer, "down", lora).float()
 
-    def body(self, ids, masks=None, lora=True, states=None):
-        """Final hidden states of ids [batch, length]; the residual stream after each layer goes into `states`."""
+    def body(self, ids, masks=None, lora=True, states=None, positions=None, sees=None):
+        """Final hidden states of ids [batch, length]; the residual stream after each layer goes into `states`.
+
+        `positions` [batch, length] take the place of 0, 1, …; `sees` [batch, 1, length, length] says which tokens a
+        token sees, in place of those before it.
+        """
         h = F.embedding(ids, self.embedding)
         for layer in range(self.layers):
-            h = self._layer(h, layer, None if masks is None else masks[layer], lora)
+            h = self._layer(h, layer, None if masks is None else masks[layer], lora, positions, sees)
             if states is not None:
                 states.append(h)
         return self._norm(h, self.final_norm)

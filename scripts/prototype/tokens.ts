@@ -41,7 +41,7 @@ const { tokenizer } = await openModelFiles(path);
 if (!tokenizer) throw new Error(`${path} has no tokenizer`);
 const { rows } = await readRows(data);
 const prompt = options["no-prompt"] ? null : COLLABORATIVE_PROMPT;
-const { examples } = encodeRows(rows, { tokenizer, seq: Number(options.seq), prompt });
+const { examples } = encodeRows(rows, { tokenizer, seq: Number(options.seq), prompt, packing: false });
 const ids = tokenizer.encode((await Deno.readTextFile(text)).slice(0, Number(options["limit-chars"])));
 await Deno.mkdir(out, { recursive: true });
 await Deno.writeTextFile(

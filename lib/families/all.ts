@@ -10,6 +10,7 @@ import { EXAONE4 } from "./exaone4.ts";
 import type { Family } from "./family.ts";
 import { fits } from "./fit.ts";
 import { GEMMA, GEMMA2, GEMMA3 } from "./gemma.ts";
+import { GEMMA4 } from "./gemma4.ts";
 import type { GgufArch } from "./gguf_arch.ts";
 import { GLM } from "./glm.ts";
 import { GLM4 } from "./glm4.ts";
@@ -51,6 +52,7 @@ export const FAMILIES: readonly Family[] = [
   GEMMA,
   GEMMA2,
   GEMMA3,
+  GEMMA4,
   SEED_OSS,
   SMOLLM3,
   GRANITE,

@@ -77,6 +77,9 @@ export type Parts =
         | "embeddingWidth"
         | "qkNorm"
         | "qkNormAfter"
+        | "valueNorm"
+        | "layerScale"
+        | "localHeadDim"
         | "plainNorms"
         | "scales"
         | "softCaps"
@@ -117,6 +120,8 @@ export interface RopeRules {
   readonly hasAlpha?: true;
   /** Queries grow with the position: `llama_4_scaling_beta` with YaRN is "needed" or "possible". Other families ignore it. */
   readonly queryGrowth?: "needed" | "possible";
+  /** "proportional": the share of the frequencies that the configuration says is as it is, and the other dims do not turn. */
+  readonly isProportional?: true;
   /** LongRoPE is the only scaling; the original context where the configuration says none. */
   readonly longRope?: { readonly originalMaxPosition: number };
 }
@@ -167,6 +172,8 @@ export interface TensorRules {
   readonly neighbours?: true | "halves";
   /** Norms have no weights, and the embedding is normalised; see `plainNorms` of the spec. */
   readonly plainNorms?: true;
+  /** Whether a layer without v takes its keys, before their norm, for values; they are read as a v of its own. */
+  readonly valuesAreKeys?: (config: Json, layer: LayerSpec) => boolean;
   /** Name of the norm of a head, where each has a tensor. */
   readonly headNorm?: (place: { readonly layer: number; readonly of: "q" | "k"; readonly head: number }) => string;
 }
@@ -203,6 +210,8 @@ export interface Family {
   readonly wrappers?: readonly string[];
   /** Its names for LLaMA's keys. */
   readonly names?: Readonly<Record<string, string>>;
+  /** A configuration in the form that the other fields are about, where files say it in several. */
+  readonly inOneForm?: (json: Json) => Json;
   /** Values of keys that a configuration leaves out, under LLaMA's names, where they are not LLaMA's. */
   readonly defaults?: Json;
   /** FFN columns per hidden dim, where the configuration says none. */

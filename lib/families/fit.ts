@@ -115,6 +115,13 @@ const FEATURES = {
       layer: "a LayerNorm of each head of q and k",
     },
   },
+  valueNorm: { usual: "none", of: ({ valueNorm }) => given(valueNorm), words: part("norms of each head of v") },
+  localHeads: {
+    usual: "none",
+    of: ({ localHeadDim }) => given(localHeadDim),
+    words: { none: "heads of one width", set: "heads of another width in layers with a RoPE of their own" },
+  },
+  layerScale: { usual: "none", of: ({ layerScale }) => given(layerScale), words: part("factor at the end of layers") },
   positions: {
     usual: "rope",
     of: (spec) => spec.positions ? String(spec.positions.offset) : "rope",
@@ -198,9 +205,12 @@ function windowPlaces(spec: DecoderSpec): string {
   return sliding.length === 0 ? "none" : windows.length > 1 ? "some" : "all";
 }
 
-/** Every value of every feature except the router and convolutions: layers have attention and a dense FFN. */
+/** Features that our own class lacks: layers have attention and a dense FFN there, and none of what only Gemma 4 has. */
+const LACKED: readonly Feature[] = ["router", "convolution", "valueNorm", "localHeads", "layerScale"];
+
+/** Every value of every feature that our own class has. */
 export const ANYTHING: Fit["holds"] = Object.fromEntries(
-  RULES.filter(([name]) => name !== "router" && name !== "convolution").map(([name]) => [name, true]),
+  RULES.filter(([name]) => !LACKED.includes(name)).map(([name]) => [name, true]),
 );
 
 /** At most one window, in all layers or in some. */
@@ -234,7 +244,7 @@ export function fits(spec: DecoderSpec, fit: Fit): boolean {
 /** All layers have the same counts, with a head and an FFN column at least. */
 export const alike: Limit = (spec) => {
   if (layersAlike(spec)) return null;
-  const { layers } = spec, other = unlikeLayer(layers);
+  const { layers } = spec, other = unlikeLayer(spec);
   const { heads, kvHeads, ffn } = layers[other] ?? { heads: 0, kvHeads: 0, ffn: 0 };
   return {
     rule: "needs the same heads, KV heads and FFN columns in all layers, and one of each at least",

@@ -13,7 +13,8 @@ const ACTIVATION = { hidden_act: "hidden_activation" };
 /** Of as many layers the last has no window. */
 const GEMMA2_PERIOD = 2, GEMMA3_PERIOD = 6;
 
-const OUTPUT_NORMS: Renames = [
+/** Names of the norms of a layer with norms of outputs. */
+export const OUTPUT_NORMS: Renames = [
   [/\.post_attention_layernorm\./, ".pre_feedforward_layernorm."],
   [/\.post_self_attn_layernorm\./, ".post_attention_layernorm."],
   [/\.post_mlp_layernorm\./, ".post_feedforward_layernorm."],
@@ -25,7 +26,7 @@ const BIDIRECTIONAL = { use_bidirectional_attention: z.literal(false).nullish() 
 const GEMMA_HOLDS = { activation: ["gelu_tanh"], embeddingScale: true } as const;
 
 /** The embedding has the factor √hidden. */
-const scaledEmbedding: Limit = ({ scales, hidden }) =>
+export const scaledEmbedding: Limit = ({ scales, hidden }) =>
   isSameFactor(scales?.embedding ?? 1, hidden ** 0.5)
     ? null
     : { rule: `needs the factor √${hidden} of the embedding`, value: String(scales?.embedding ?? 1) };
@@ -74,7 +75,8 @@ function scales({ hidden_size: hidden }: Config, headDim: number, scalar?: numbe
   return { embedding: Math.sqrt(hidden), ...scalar && scalar !== headDim ? { attention: scalar ** -0.5 } : {} };
 }
 
-function caps(attention?: number | null, logits?: number | null): DecoderSpec["softCaps"] {
+/** Soft caps; 0 and null for none. */
+export function caps(attention?: number | null, logits?: number | null): DecoderSpec["softCaps"] {
   if (!attention && !logits) return undefined;
   return { ...attention ? { attention } : {}, ...logits ? { logits } : {} };
 }

@@ -43,6 +43,8 @@ export interface GgufArch extends Fit {
   readonly isChosen?: (spec: DecoderSpec) => boolean;
   /** RoPE turns neighbours (2i, 2i + 1), so that q and k have their rows in another order than in a folder. */
   readonly neighbours?: true;
+  /** A layer without `attn_v` takes its keys, before their norm, for values. */
+  readonly valuesAreKeys?: true;
   /** RoPE frequencies are divided by `rope_freqs.weight`. */
   readonly divisors?: true;
   /** A part of each head rotates where the file says so. */
@@ -95,6 +97,8 @@ export interface GgufArch extends Fit {
     readonly period: number;
     readonly window: number;
     readonly hasLocalRope?: true;
+    /** The file lists the layers with the window. */
+    readonly isListed?: true;
     /**
      * A file without the window's key has no window. A file without the base of the local RoPE has the base of the
      * other layers.

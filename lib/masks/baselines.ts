@@ -6,6 +6,7 @@ import {
   convName,
   type DecoderSpec,
   ffnMatrices,
+  headDimOf,
   linearPerDim,
   mixerPerDim,
   presentProjections,
@@ -54,7 +55,7 @@ export async function magnitudeScores(source: WeightSource, table: UnitTable): P
     const sums = emptySums(layer);
     layers.push(sums);
     for (const projection of presentProjections(spec, layer)) {
-      const [units, width] = partsOf(projection, sums, spec);
+      const [units, width] = partsOf(projection, sums, headDimOf(spec, layer));
       if (units.length > 0) {
         addSquares(await source.read(projectionName(index, projection)), { projection, units, width, hidden });
       }
@@ -115,7 +116,7 @@ export function createTaylor(table: UnitTable): Taylor {
       total += labels;
       layers.forEach((sums, layer) =>
         terms[layer]?.forEach((own, projection) => {
-          const [units, width] = partsOf(projection, sums, spec);
+          const [units, width] = partsOf(projection, sums, headDimOf(spec, spec.layers[layer] ?? {}));
           own.units.forEach((term, at) => {
             const unit = Math.floor(at / width);
             units[unit] = (units[unit] ?? 0) + labels * term;
@@ -189,11 +190,11 @@ function addConvolution(
 function partsOf(
   projection: Projection | ConvMatrix,
   sums: LayerSums,
-  spec: DecoderSpec,
+  headDim: number,
 ): readonly [Float64Array, number] {
   if (projection === "in" || projection === "out") return [sums.conv, Infinity];
-  if (projection === "q" || projection === "o") return [sums.heads, spec.headDim];
-  if (projection === "k" || projection === "v") return [sums.kvHeads, spec.headDim];
+  if (projection === "q" || projection === "o") return [sums.heads, headDim];
+  if (projection === "k" || projection === "v") return [sums.kvHeads, headDim];
   return [sums.ffn, 1];
 }
 
@@ -242,6 +243,6 @@ function scoresOf(table: UnitTable, layers: readonly LayerSums[], hidden: Float6
       ? sum(sums.kvHeads.subarray(kvFirst, kvFirst + count / share))
       : (sums.kvHeads[kvFirst] ?? 0) * count / share;
     return (sum(sums.heads.subarray(first, first + count)) + kv) /
-      (2 * spec.headDim * spec.hidden * (count + count / share));
+      (2 * headDimOf(spec, layer) * spec.hidden * (count + count / share));
   });
 }

@@ -1,6 +1,6 @@
 // One-shot baselines from activation statistics: Wanda-sp and FLAP.
 import type { WeightSource } from "../spec/source.ts";
-import { convName, projectionName } from "../spec/decoder.ts";
+import { convName, headDimOf, projectionName } from "../spec/decoder.ts";
 import { rankBy } from "./baselines.ts";
 import type { UnitTable } from "../units/table.ts";
 
@@ -115,7 +115,8 @@ async function scoresBy(
       });
       whole.sum += sums.reduce((sum, value) => sum + value, 0);
       whole.count += weight.length;
-      const channels = shaped[projection](sums), width = projection === "o" ? spec.headDim : 1;
+      const channels = shaped[projection](sums),
+        width = projection === "o" ? headDimOf(spec, spec.layers[index] ?? {}) : 1;
       for (let unit = part.first; unit < part.first + part.count; unit++) {
         const first = ((table.slotFirst[unit] ?? 0) - (firstSlot ?? 0)) * width;
         const values = channels.subarray(first, first + (table.slotCount[unit] ?? 0) * width);

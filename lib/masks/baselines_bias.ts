@@ -3,7 +3,15 @@ import { refuse } from "../core/errors.ts";
 import type { RowRange, WeightSource } from "../spec/source.ts";
 import { elementCount, rowWindow } from "../spec/row_range.ts";
 import { type MaskValues, packMasks, slotLayout } from "../nn/mask_slots.ts";
-import { biasName, type DecoderSpec, hasBias, projectionName, tensorShapes, withBiases } from "../spec/decoder.ts";
+import {
+  biasName,
+  type DecoderSpec,
+  hasBias,
+  headDimOf,
+  projectionName,
+  tensorShapes,
+  withBiases,
+} from "../spec/decoder.ts";
 import type { ActivationStats } from "./baselines_activations.ts";
 
 /** A shape with biases of o_proj and down_proj in every layer. */
@@ -34,7 +42,8 @@ export function applyCompensation(
   return outputBiases(source, async (layer, projection) => {
     const slots = layout.layers[layer], means = stats.layers[layer]?.[projection]?.mean;
     if (!slots || !means) return null;
-    const [slot, width] = projection === "o" ? [slots.head, spec.headDim] : [slots.ffn, 1];
+    const headDim = headDimOf(spec, spec.layers[layer] ?? {});
+    const [slot, width] = projection === "o" ? [slots.head, headDim] : [slots.ffn, 1];
     const lost = Float64Array.from(means, (mean, j) => mean * (1 - (z[slot + Math.floor(j / width)] ?? 1)));
     if (lost.every((value) => value === 0)) return null;
     const weight = await source.read(projectionName(layer, projection)), bias = new Float64Array(spec.hidden);
@@ -89,7 +98,7 @@ function outputBiases(
 
 function checkStats({ spec }: WeightSource, { layers }: ActivationStats): void {
   const bad = spec.layers.findIndex((layer, index) =>
-    (layers[index]?.o?.mean.length ?? 0) !== (layer.conv ? spec.hidden : layer.heads * spec.headDim) ||
+    (layers[index]?.o?.mean.length ?? 0) !== (layer.conv ? spec.hidden : layer.heads * headDimOf(spec, layer)) ||
     (layers[index]?.down?.mean.length ?? 0) !== layer.ffn
   );
   if (bad < 0 && layers.length === spec.layers.length) return;

@@ -41,7 +41,7 @@ export interface ActivationOptions extends PassShape {
 }
 
 /** Buffers of a layer's forward pass. */
-const FORWARD = ["h1", "h2", "q0", "k0", "q", "k", "v", "o", "om", "y1", "x1", "gate", "up", "a", "y2"] as const;
+const FORWARD = ["h1", "h2", "q0", "k0", "v0", "q", "k", "v", "o", "om", "y1", "x1", "gate", "up", "a", "y2"] as const;
 /** Buffers of a convolution's forward pass. */
 const CONVOLUTION = ["bcx", "c", "cz", "cm"] as const;
 type Forward = typeof FORWARD[number];
@@ -52,7 +52,7 @@ type Backward = "dx" | "dh" | "dq" | "dk" | "dv" | "dom" | "da";
 /** Buffers of the forward pass of one layer. Layers share the buffers that backward does not need. */
 export interface LayerActivations {
   /**
-   * q0 and k0 hold q and k before their norm. Without `qkNorm` they are the same buffers as q and k. Without a gate,
+   * q0, k0 and v0 hold q, k and v before their norm. Without one they are the same buffers as q, k and v. Without a gate,
    * gate is the same buffer as up; where attention and FFN share their norm, h2 is the same as h1. h1 and h2 hold the
    * input of attention and of the FFN after its norm or, with norms of the residual stream, that stream before its norm.
    */
@@ -90,6 +90,8 @@ export interface Activations extends Disposable {
   readonly looked: DeviceBuffer | null;
   /** Embedding output before its mask. */
   readonly embedded: DeviceBuffer;
+  /** Output of a layer before its factor; null without `layerScale`. */
+  readonly unscaled: DeviceBuffer | null;
   /** Buffers of each layer. */
   readonly layers: readonly LayerActivations[];
   readonly backward: Readonly<Record<Backward, DeviceBuffer>> | null;
@@ -163,6 +165,7 @@ export function createActivations(device: Device, spec: DecoderSpec, shape: Acti
       x,
       looked: isProjected ? act("forward: looked", inner) : null,
       embedded: layers[0]?.forward.h1 ?? act("forward: embedded", hidden),
+      unscaled: spec.layerScale ? act("forward: unscaled", hidden) : null,
       layers,
       backward: shape.backward
         ? {
@@ -223,6 +226,7 @@ function createLayers(
     y2: hidden,
     q0: q,
     k0: kv,
+    v0: kv,
     q,
     k: kv,
     v: kv,
@@ -238,7 +242,8 @@ function createLayers(
   });
   const wide = widthsFor(widest(spec));
   const names = [...FORWARD, ...spec.convolution ? CONVOLUTION : []].filter((name) =>
-    (spec.qkNorm || (name !== "q0" && name !== "k0")) && (name !== "gate" || !spec.ungated) &&
+    (spec.qkNorm || (name !== "q0" && name !== "k0")) && (spec.valueNorm || name !== "v0") &&
+    (name !== "gate" || !spec.ungated) &&
     (name !== "h2" || spec.parallel !== "shared")
   );
   const sums = spec.normPlaces === "residual" ? ["h1", "h2"] : [], writes = keepsWrites ? ["y1", "y2"] : [];
@@ -269,6 +274,7 @@ function createLayers(
       forward: {
         ...own,
         ...spec.qkNorm ? {} : { q0: own.q, k0: own.k },
+        ...spec.valueNorm ? {} : { v0: own.v },
         ...spec.ungated ? { gate: own.up } : {},
         ...spec.parallel === "shared" ? { h2: own.h1 } : {},
       },

@@ -2,11 +2,11 @@
 import { ROW_BLOCK } from "../../kernels/mod.ts";
 import type { Device } from "../gpu/device.ts";
 import type { DeviceBuffer } from "../gpu/types.ts";
-import type { DecoderSpec } from "../spec/decoder.ts";
+import { type DecoderSpec, headDimOf } from "../spec/decoder.ts";
 import type { DecoderContext, ObservedInput } from "./context.ts";
 import { partialFloats, recordColumnStats, rowBlocks } from "./ops.ts";
 import { headStride, strideOf } from "./padding.ts";
-import { unpadHeads } from "./weights.ts";
+import { headWidths, unpadHeads } from "./weights.ts";
 
 /** Mean and Σ (x − mean)² of each channel of an input. */
 export interface InputMoments {
@@ -44,7 +44,7 @@ export function createInputStatistics(
   };
   const widths: Readonly<Record<ObservedInput["of"], readonly number[]>> = {
     attention: [spec.hidden],
-    o: spec.layers.map(({ heads, conv }) => conv ? spec.hidden : heads * headStride(spec.headDim)),
+    o: spec.layers.map((layer) => layer.conv ? spec.hidden : headWidths(spec, layer).q),
     ffn: [spec.hidden],
     down: spec.layers.map(({ ffn }) => ffn),
   };
@@ -84,9 +84,10 @@ export function createInputStatistics(
         const values = new Float32Array(parts[index] ?? new ArrayBuffer(8 * strideOf(width)));
         const part = (first: number): Float32Array => {
           const stored = values.subarray(first, first + width);
-          if (of !== "o" || spec.layers[layer]?.conv) return stored.slice();
-          const logical = (spec.layers[layer]?.heads ?? 0) * spec.headDim;
-          return unpadHeads(spec, stored, { shape: [1, width], logical: [1, logical] });
+          const own = spec.layers[layer];
+          if (of !== "o" || !own || own.conv) return stored.slice();
+          const headDim = headDimOf(spec, own), logical = own.heads * headDim;
+          return unpadHeads(headDim, stored, { shape: [1, width], logical: [1, logical] });
         };
         return { layer, of, mean: part(0), squares: part(strideOf(width)) };
       });

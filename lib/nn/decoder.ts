@@ -32,7 +32,14 @@ import {
   recordOutputNormBackward,
 } from "./norm.ts";
 import { layerTable, recordRope } from "./rope.ts";
-import { type ConvMatrix, type DecoderSpec, hasRope, type LayerSpec, type Projection } from "../spec/decoder.ts";
+import {
+  type ConvMatrix,
+  type DecoderSpec,
+  hasRope,
+  headDimOf,
+  type LayerSpec,
+  type Projection,
+} from "../spec/decoder.ts";
 import type { Matrix } from "./products/matrix.ts";
 import { headWidths, type LayerWeights } from "./weights.ts";
 
@@ -82,8 +89,9 @@ export function recordInputBackward(context: DecoderContext): void {
 
 /** x[index + 1] = layer(x[index]). */
 export function recordLayer(context: DecoderContext, index: number): void {
-  const { plan, weights, act } = context;
-  const { layer, x, forward } = partsOf(context, index), out = existing(act.x[index + 1], `output of layer ${index}`);
+  const { plan, weights, act } = context, { rows } = act, { hidden } = weights.spec;
+  const { layer, x, forward } = partsOf(context, index), end = existing(act.x[index + 1], `output of layer ${index}`);
+  const out = layer.scale === null ? end : existing(act.unscaled, "stream before the factor of its layer");
   let middle = x;
   if (layer.attention ?? layer.conv) {
     if (layer.conv) recordConvPart(context, index, { x, again: false });
@@ -97,9 +105,10 @@ export function recordLayer(context: DecoderContext, index: number): void {
     recordWrite(context, { x: middle, ...ffnWrite(context, index), out });
   }
   if (!layer.attention && !layer.conv && !layer.ffn) {
-    plan.copy(x, out, { bytes: act.rows * strideOf(weights.spec.hidden) * 4 });
+    plan.copy(x, out, { bytes: rows * strideOf(hidden) * 4 });
   }
-  context.observeStates?.(context, index, { of: "layer", before: x, after: out });
+  if (layer.scale !== null) recordMultiply(plan, { x: out, y: end }, { rows, width: hidden, factor: layer.scale });
+  context.observeStates?.(context, index, { of: "layer", before: x, after: end });
 }
 
 /** What attention or FFN adds to the residual stream, and the norm of that or of the stream after it. */
@@ -194,6 +203,12 @@ export function recordLayerBackward(context: DecoderContext, index: number): voi
   // The values of the last layer are still in the buffers of forward.
   const isLast = index === weights.layers.length - 1;
   if (act.shape.recompute !== false && !isLast) recordLayerAgain(context, index);
+  if (layer.scale !== null) {
+    const { dx, dh } = backwardOf(context), { rows } = act, { hidden } = weights.spec;
+    context.plan.section("elementwise");
+    recordMultiply(context.plan, { x: dx, y: dh }, { rows, width: hidden, factor: layer.scale });
+    context.plan.copy(dh, dx, { bytes: rows * strideOf(hidden) * 4 });
+  }
   // Before dx receives what the FFN adds: attention does not write what the FFN of a parallel layer reads.
   if (isParallel) recordWriteBackward(context, attentionWrite(context, index));
   if (layer.ffn) recordFfnBackward(context, index, ffnInput(context, index));
@@ -255,10 +270,10 @@ export function recordTurn(context: DecoderContext, index: number, turn: (part: 
   if (isAfter) recordHeadNorms(context, index);
 }
 
-/** Norms of the q and k heads of a layer, where the model has them. */
+/** Norms of the q, k and v heads of a layer, where the model has them. */
 function recordHeadNorms(context: DecoderContext, index: number): void {
   for (const { x, w, y, heads } of headNorms(context, index)) {
-    recordHeadNorm(context.plan, { x, w, y }, headShape(context, heads));
+    recordHeadNorm(context.plan, { x, w, y }, headShape(context, index, heads));
   }
 }
 
@@ -275,7 +290,7 @@ function recordAttentionPart(
   if (norm) recordNorm(plan, norm, { x, y: f.h1, r: rms[0] }, { rows, spec });
   const h = norm ? f.h1 : x, input = { buffer: h, operand: asOperand(context, h, spec.hidden), width: spec.hidden };
   if (!again) context.observe?.(context, index, { of: "attention", buffer: h, width: spec.hidden });
-  for (const [projection, output] of [["q", f.q0], ["k", f.k0], ["v", f.v]] as const) {
+  for (const [projection, output] of [["q", f.q0], ["k", f.k0], ["v", f.v0]] as const) {
     recordProjection(context, { layer: index, projection, input, output, again });
   }
   if (!spec.qkNormAfter) recordHeadNorms(context, index);
@@ -287,7 +302,7 @@ function recordAttentionPart(
   recordScale(plan, { x: f.o, z: headMask(context, index), y: f.om }, {
     rows,
     width,
-    groupWidth: headStride(spec.headDim),
+    groupWidth: headStride(headDimOf(spec, layer.spec)),
   });
   if (again) return;
   context.observe?.(context, index, { of: "o", buffer: f.om, width });
@@ -496,7 +511,7 @@ function recordAttentionPartBackward(context: DecoderContext, index: number, x: 
     v: f.om,
     partial: act.partial,
     grads: context.maskGrads.has("head") ? gradientSlices(context.masks, slots.head, layer.spec.heads) : null,
-  }, { rows, width: widths.q, groupWidth: headStride(spec.headDim), accumulate: false });
+  }, { rows, width: widths.q, groupWidth: headStride(headDimOf(spec, layer.spec)), accumulate: false });
   plan.section("attention");
   recordAttentionBackward(plan, attentionShape(context, layer), {
     q: f.q,
@@ -533,15 +548,15 @@ function recordAttentionPartBackward(context: DecoderContext, index: number, x: 
   recordNormBackward(plan, norm, { dy: b.dh, x, r: rms[0], dx: b.dx }, { rows, spec, accumulate: true });
 }
 
-/** dq and dk become the gradients of q and k before their norms, where the model has these. */
+/** dq, dk and dv become the gradients of q, k and v before their norms, where the model has these. */
 function recordHeadNormsBackward(context: DecoderContext, index: number): void {
   for (const { x, w, dy, heads } of headNorms(context, index)) {
-    if (dy) recordHeadNormBackward(context.plan, { x, w, dy }, headShape(context, heads));
+    if (dy) recordHeadNormBackward(context.plan, { x, w, dy }, headShape(context, index, heads));
   }
 }
 
 /**
- * Norms of the q and k heads of a layer: values before and after, weight, and the gradient buffer of a backward pass.
+ * Norms of the q, k and v heads of a layer: values before and after, weight, and the gradient buffer of a backward pass.
  * Empty without `qkNorm`.
  */
 function headNorms(context: DecoderContext, index: number): readonly {
@@ -552,13 +567,14 @@ function headNorms(context: DecoderContext, index: number): readonly {
   readonly heads: number;
 }[] {
   const { layer, forward: f } = partsOf(context, index),
-    weights = layer.attention?.headNorms,
+    { headNorms: weights = null, valueNorm = null } = layer.attention ?? {},
     { backward } = context.act;
   if (!weights) return [];
   const { heads, kvHeads } = layer.spec;
   return [
     { x: f.q0, w: weights.q, y: f.q, dy: backward?.dq, heads },
     { x: f.k0, w: weights.k, y: f.k, dy: backward?.dk, heads: kvHeads },
+    ...valueNorm ? [{ x: f.v0, w: valueNorm, y: f.v, dy: backward?.dv, heads: kvHeads }] : [],
   ];
 }
 
@@ -567,8 +583,9 @@ function ffnInputs({ ungated }: DecoderSpec): readonly ("gate" | "up")[] {
   return ungated ? ["up"] : ["gate", "up"];
 }
 
-function headShape({ act, weights: { spec } }: DecoderContext, heads: number): Heads {
-  return { rows: act.rows, heads, headDim: spec.headDim, eps: spec.normEps, norm: spec.qkNorm };
+function headShape({ act, weights: { spec } }: DecoderContext, index: number, heads: number): Heads {
+  const headDim = headDimOf(spec, spec.layers[index] ?? {});
+  return { rows: act.rows, heads, headDim, eps: spec.normEps, norm: spec.qkNorm };
 }
 
 /** unmasked := dy ∘ z_hidden, and dz_hidden += Σ dy · unmasked; dy is dx if not given. */
@@ -653,7 +670,8 @@ function asOperand({ plan, act, multiply }: DecoderContext, buffer: DeviceBuffer
 
 function attentionShape({ act, weights }: DecoderContext, { spec }: LayerWeights): AttentionShape {
   const { batch, seq } = act.shape;
-  const { heads, kvHeads, window } = spec, { headDim, scales, softCaps } = weights.spec;
+  const { heads, kvHeads, window } = spec, { scales, softCaps } = weights.spec;
+  const headDim = headDimOf(weights.spec, spec);
   return { batch, seq, heads, kvHeads, headDim, window, scale: scales?.attention, softCap: softCaps?.attention };
 }
 
@@ -670,7 +688,7 @@ function rotate(
     rows: act.rows,
     seq: act.shape.seq,
     heads,
-    headDim: weights.spec.headDim,
+    headDim: headDimOf(weights.spec, layer),
     dims: weights.spec.rope.dims,
     buffer,
     stride: strideOf(width),

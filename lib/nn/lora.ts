@@ -4,7 +4,7 @@ import { refuse } from "../core/errors.ts";
 import type { DeviceBuffer } from "../gpu/types.ts";
 import type { Device } from "../gpu/device.ts";
 import { normal } from "../core/random.ts";
-import { type DecoderSpec, type Projection } from "../spec/decoder.ts";
+import { type DecoderSpec, headDimOf, type Projection } from "../spec/decoder.ts";
 import { padHeads, storedShape, unpadHeads } from "./weights.ts";
 
 /** Offsets of A [rank, in] and B [out, rank] of one projection in the flat buffers, in f32 elements. */
@@ -97,8 +97,9 @@ export function packLora(
   for (const { layer, projection, aOffset, bOffset, shape, logical } of lora.entries) {
     const a = take(weights, `lora.${layer}.${projection}.A`, rank * logical[1]);
     const b = take(weights, `lora.${layer}.${projection}.B`, logical[0] * rank);
-    flat.set(padHeads(spec, a, { shape: [rank, shape[1]], logical: [rank, logical[1]] }), aOffset);
-    flat.set(padHeads(spec, b, { shape: [shape[0], rank], logical: [logical[0], rank] }), bOffset);
+    const headDim = headDimOf(spec, spec.layers[layer] ?? {});
+    flat.set(padHeads(headDim, a, { shape: [rank, shape[1]], logical: [rank, logical[1]] }), aOffset);
+    flat.set(padHeads(headDim, b, { shape: [shape[0], rank], logical: [logical[0], rank] }), bOffset);
   }
   return flat;
 }
@@ -110,9 +111,9 @@ export function unpackLora(spec: DecoderSpec, lora: Lora, flat: Float32Array): L
   for (const { layer, projection, aOffset, bOffset, shape, logical } of lora.entries) {
     const a = flat.subarray(aOffset, aOffset + rank * shape[1]);
     const b = flat.subarray(bOffset, bOffset + shape[0] * rank);
-    const name = `lora.${layer}.${projection}`;
-    weights.set(`${name}.A`, unpadHeads(spec, a, { shape: [rank, shape[1]], logical: [rank, logical[1]] }));
-    weights.set(`${name}.B`, unpadHeads(spec, b, { shape: [shape[0], rank], logical: [logical[0], rank] }));
+    const name = `lora.${layer}.${projection}`, headDim = headDimOf(spec, spec.layers[layer] ?? {});
+    weights.set(`${name}.A`, unpadHeads(headDim, a, { shape: [rank, shape[1]], logical: [rank, logical[1]] }));
+    weights.set(`${name}.B`, unpadHeads(headDim, b, { shape: [shape[0], rank], logical: [logical[0], rank] }));
   }
   return weights;
 }

@@ -21,9 +21,12 @@ import {
   hasSharedGate,
   HEAD,
   HEAD_BIAS,
+  headDimOf,
   headNormName,
   headNormWidths,
   layerNorms,
+  layerOf,
+  layerScaleName,
   type LayerSpec,
   normBiasName,
   normName,
@@ -82,6 +85,8 @@ export interface LayerWeights {
     readonly o: Matrix;
     /** Weights of the q and k norms, [headStride] or, but for "head", as wide as q and k; null without `qkNorm`. */
     readonly headNorms: { readonly q: DeviceBuffer; readonly k: DeviceBuffer } | null;
+    /** Ones [headStride], the weight of the norm of v; null without `valueNorm`. */
+    readonly valueNorm: DeviceBuffer | null;
   } | null;
   /** A short convolution: norm of its input, and its parts; see `CONV_PARTS`. */
   readonly conv: {
@@ -107,6 +112,8 @@ export interface LayerWeights {
   } | null;
   /** Biases [stride] of the projections that have one. */
   readonly biases: Readonly<Partial<Record<Projection, DeviceBuffer>>>;
+  /** Factor of the residual stream at the end of the layer; null without `layerScale`. */
+  readonly scale: number | null;
 }
 
 /** Experts of a layer. */
@@ -185,13 +192,14 @@ const CHUNK_ROWS = 64;
 
 /** Widths of the query heads and of the KV heads of a layer in memory. */
 export function headWidths(spec: DecoderSpec, layer: LayerSpec): { readonly q: number; readonly kv: number } {
-  const width = headStride(spec.headDim);
+  const width = headStride(headDimOf(spec, layer));
   return { q: layer.heads * width, kv: layer.kvHeads * width };
 }
 
 /** Shape [out, in] of a projection in memory, with every head padded to `headStride`. */
 export function storedShape(spec: DecoderSpec, layer: LayerSpec, projection: Projection): [number, number] {
-  return projectionShape({ ...spec, headDim: headStride(spec.headDim) }, layer, projection);
+  const { localHeadDim: _, ...plain } = spec;
+  return projectionShape({ ...plain, headDim: headStride(headDimOf(spec, layer)) }, layer, projection);
 }
 
 /**
@@ -251,12 +259,15 @@ export async function loadWeights(device: Device, source: WeightSource, options:
   /** An RMSNorm of each head has the width of a head, the others that of all heads, each padded. */
   const headNorm = async (index: number, of: "q" | "k"): Promise<DeviceBuffer> => {
     const name = headNormName(index, of), layer = spec.layers[index];
-    if (spec.qkNorm === "head" || !layer) return await vector(name, headStride(spec.headDim));
+    if (!layer) throw new Error(`no layer ${index}`);
+    if (spec.qkNorm === "head") return await vector(name, headStride(headDimOf(spec, layer)));
     const { q, k } = headNormWidths(spec, layer), widths = headWidths(spec, layer);
     const [count, width] = of === "q" ? [q, widths.q] : [k, widths.kv];
     if (device.isDry) return own(device.uploadBuffer(name, new Float32Array(width)));
     const data = finite(name, await source.read(name));
-    return own(device.uploadBuffer(name, padHeads(spec, data, { shape: [1, width], logical: [1, count] })));
+    return own(
+      device.uploadBuffer(name, padHeads(headDimOf(spec, layer), data, { shape: [1, width], logical: [1, count] })),
+    );
   };
   const norm = async (name: string): Promise<NormWeights> => ({
     weight: await vector(name),
@@ -332,6 +343,9 @@ export async function loadWeights(device: Device, source: WeightSource, options:
               k: await headNorm(index, "k"),
             }
             : null,
+          valueNorm: spec.valueNorm
+            ? own(device.uploadBuffer("ones", new Float32Array(headStride(headDimOf(spec, layer))).fill(1)))
+            : null,
         },
         conv: layer.conv
           ? {
@@ -352,6 +366,7 @@ export async function loadWeights(device: Device, source: WeightSource, options:
           experts: layer.experts ? await experts(index, layer.experts) : null,
         },
         biases: await loadBiases(device, source, { index, own }),
+        scale: spec.layerScale ? await loadLayerScale(device, source, index) : null,
       });
       progress();
     }
@@ -367,6 +382,13 @@ export async function loadWeights(device: Device, source: WeightSource, options:
     dispose();
     throw error;
   }
+}
+
+/** The factor at the end of a layer. It is a parameter of dispatches: 1 on a dry device. */
+async function loadLayerScale(device: Device, source: WeightSource, layer: number): Promise<number> {
+  if (device.isDry) return 1;
+  const name = layerScaleName(layer);
+  return finite(name, await source.read(name))[0] ?? NaN;
 }
 
 /** Uploads the curve of a layer. */
@@ -440,7 +462,8 @@ async function loadMatrix(device: Device, source: WeightSource, { name, shape, l
   const target = own(createMatrix(device, name, { rows, cols, dtype: baseDtype === "file" ? "f16" : dtype }));
   if (device.isDry) return { matrix: target, lost };
   if (isPadded) {
-    writeRows(device, target, 0, padHeads(source.spec, await source.read(name), { shape, logical }));
+    const { spec } = source, headDim = headDimOf(spec, spec.layers[layerOf(name)] ?? {});
+    writeRows(device, target, 0, padHeads(headDim, await source.read(name), { shape, logical }));
     await device.settleWrites();
     return { matrix: target, lost };
   }
@@ -588,7 +611,8 @@ async function readBias(
   const name = biasName(index, projection), data = finite(name, await source.read(name));
   const [width] = storedShape(spec, layer, projection);
   const padded = new Float32Array(strideOf(width));
-  padded.set(width === data.length ? data : padHeads(spec, data, { shape: [1, width], logical: [1, data.length] }));
+  const shapes = { shape: [1, width], logical: [1, data.length] } as const;
+  padded.set(width === data.length ? data : padHeads(headDimOf(spec, layer), data, shapes));
   return padded;
 }
 
@@ -609,15 +633,15 @@ export function projectionMatrix(layer: LayerWeights, projection: Projection): M
 
 /** Pads heads of headDim rows or columns to their width in memory. */
 export function padHeads(
-  spec: DecoderSpec,
+  headDim: number,
   data: Float32Array,
   { shape, logical }: { readonly shape: readonly [number, number]; readonly logical: readonly [number, number] },
 ): Float32Array<ArrayBuffer> {
   const padded = new Float32Array(shape[0] * shape[1]);
   for (let row = 0; row < logical[0]; row++) {
-    const targetRow = shape[0] === logical[0] ? row : paddedIndex(spec, row);
+    const targetRow = shape[0] === logical[0] ? row : paddedIndex(headDim, row);
     for (let col = 0; col < logical[1]; col++) {
-      const targetCol = shape[1] === logical[1] ? col : paddedIndex(spec, col);
+      const targetCol = shape[1] === logical[1] ? col : paddedIndex(headDim, col);
       padded[targetRow * shape[1] + targetCol] = data[row * logical[1] + col] ?? 0;
     }
   }
@@ -626,24 +650,24 @@ export function padHeads(
 
 /** The inverse of {@link padHeads}. */
 export function unpadHeads(
-  spec: DecoderSpec,
+  headDim: number,
   padded: Float32Array,
   { shape, logical }: { readonly shape: readonly [number, number]; readonly logical: readonly [number, number] },
 ): Float32Array<ArrayBuffer> {
   const data = new Float32Array(logical[0] * logical[1]);
   for (let row = 0; row < logical[0]; row++) {
-    const sourceRow = shape[0] === logical[0] ? row : paddedIndex(spec, row);
+    const sourceRow = shape[0] === logical[0] ? row : paddedIndex(headDim, row);
     for (let col = 0; col < logical[1]; col++) {
-      const sourceCol = shape[1] === logical[1] ? col : paddedIndex(spec, col);
+      const sourceCol = shape[1] === logical[1] ? col : paddedIndex(headDim, col);
       data[row * logical[1] + col] = padded[sourceRow * shape[1] + sourceCol] ?? 0;
     }
   }
   return data;
 }
 
-function paddedIndex(spec: DecoderSpec, index: number): number {
-  const head = Math.floor(index / spec.headDim);
-  return head * headStride(spec.headDim) + index - head * spec.headDim;
+function paddedIndex(headDim: number, index: number): number {
+  const head = Math.floor(index / headDim);
+  return head * headStride(headDim) + index - head * headDim;
 }
 
 /** Rows as quantised blocks of the file, if it has them and the matrix can store them without requantising. */

@@ -57,6 +57,7 @@ export function layerSparsity(
       // Keys and values live while a head of their group does.
       kvHeads: groups.filter((group) => group.some((value) => value !== 0)).length,
       ffn: layers[index]?.ffn ?? 0,
+      ...layer.rope ? { rope: layer.rope } : {},
     };
     return {
       before: linearPerDim(before, layer) * before.hidden,

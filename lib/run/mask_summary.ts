@@ -25,6 +25,8 @@ export interface ModelBefore {
   readonly hidden: number;
   /** Width of a head. */
   readonly headDim: number;
+  /** Width of a head in layers with a RoPE of their own, where it is another. */
+  readonly localHeadDim?: number;
   /** Whether its FFNs have no gate; absent if they have one. */
   readonly ungated?: true;
   /** Bytes of its tensors as they are stored. */
@@ -91,7 +93,7 @@ function keptShares(z: Float32Array | undefined, count: number, shareOf: (z: num
 
 /** Shape of a model and bytes of its tensors. */
 export function modelBefore(source: WeightSource): ModelBefore {
-  const { layers, hidden, headDim, ungated } = source.spec;
+  const { layers, hidden, headDim, localHeadDim, ungated } = source.spec;
   let bytes = 0;
   for (const [name, shape] of tensorShapes(source.spec)) {
     const type = source.storedDtype(name),
@@ -99,7 +101,8 @@ export function modelBefore(source: WeightSource): ModelBefore {
     const values = shape.reduce((product, size) => product * size, 1);
     bytes += values * (format ? format.bytes / format.block : 4);
   }
-  return { layers, hidden, headDim, ...ungated ? { ungated } : {}, bytes };
+  const local = localHeadDim === undefined ? {} : { localHeadDim };
+  return { layers, hidden, headDim, ...local, ...ungated ? { ungated } : {}, bytes };
 }
 
 /** Sizes of files and of the weights in folders. */

@@ -170,6 +170,7 @@ const FIELDS = {
     layers: z.array(layer),
     hidden: count,
     headDim: count,
+    localHeadDim: count.exactOptional(),
     ungated: z.literal(true).exactOptional(),
     bytes: z.number(),
   }),

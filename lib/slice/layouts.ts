@@ -13,6 +13,7 @@ import {
   ffnMatrices,
   hasMixer,
   hasNorm,
+  headDimOf,
   headNormName,
   layersAlike,
   type LayerSpec,
@@ -85,7 +86,7 @@ export function shapeWritten(sliced: DecoderSpec, layout: Layout): DecoderSpec {
 
 /** Shape and tensors of {@link padded}. */
 export function paddedPlan(spec: DecoderSpec): SlicePlan {
-  const { headDim } = spec, fixed = fixedHeads(spec);
+  const fixed = fixedHeads(spec), hasKinds = spec.localHeadDim !== undefined;
   const whole = spec.layers.find(({ conv }) => !conv)?.heads ?? fixed;
   if (layersAlike(spec) && (fixed ?? whole) === whole) return { spec, made: new Map() };
   const groups = wholeGroups(spec),
@@ -98,8 +99,11 @@ export function paddedPlan(spec: DecoderSpec): SlicePlan {
   const ffn = Math.max(1, ...spec.layers.map((layer) => layer.ffn));
   const made = new Map<string, Remap | Constant>();
   spec.layers.forEach((layer, index) => {
-    const plan = planHeads(groups[index] ?? [], { size, kvHeads });
-    const q = headRows(plan.heads, headDim), kv = headRows(plan.kvHeads, headDim);
+    // No run cuts heads where they are of two kinds.
+    const plan = hasKinds
+      ? { heads: indices(layer.heads), kvHeads: indices(layer.kvHeads) }
+      : planHeads(groups[index] ?? [], { size, kvHeads });
+    const own = headDimOf(spec, layer), q = headRows(plan.heads, own), kv = headRows(plan.kvHeads, own);
     const columns = Int32Array.from({ length: ffn }, (_, column) => column < layer.ffn ? column : -1);
     const maps: Record<Projection, Omit<Remap, "from">> = {
       q: { rows: q },
@@ -133,9 +137,18 @@ export function paddedPlan(spec: DecoderSpec): SlicePlan {
     }
   });
   const layers = spec.layers.map((layer) =>
-    withCounts(layer, layer.conv ? { heads: 0, kvHeads: 0, ffn } : { heads: kvHeads * size, kvHeads, ffn })
+    withCounts(
+      layer,
+      layer.conv || hasKinds
+        ? { heads: layer.heads, kvHeads: layer.kvHeads, ffn }
+        : { heads: kvHeads * size, kvHeads, ffn },
+    )
   );
   return { spec: { ...spec, layers }, made };
+}
+
+function indices(count: number): Int32Array {
+  return Int32Array.from({ length: count }, (_, index) => index);
 }
 
 /** Input of {@link uniformMasks} in addition to the scores. */
@@ -163,6 +176,12 @@ export function uniformMasks(
 ): Required<MaskValues> {
   checkNames(input, NAMES, { whose: "uniformMasks" });
   const { masks, target } = input;
+  if (spec.localHeadDim !== undefined) {
+    refuse("usage", "cannot cut every layer to the same counts", {
+      rule: "all layers have heads of one width",
+      value: "this model has heads of two widths",
+    });
+  }
   const layout = slotLayout(spec), z = packMasks(spec, layout, masks), ranks = packMasks(spec, layout, scores);
   const layers = spec.layers.map((layer, index) => {
     const { head = 0, ffn = 0 } = layout.layers[index] ?? {};

@@ -15,6 +15,7 @@ import {
   hasBias,
   hasMixer,
   HEAD,
+  headDimOf,
   headNormName,
   type LayerSpec,
   mixerMasks,
@@ -206,6 +207,7 @@ export function planSlice(spec: DecoderSpec, masks: MaskValues): SlicePlan {
         hidden,
         hiddenScale,
         headScale: spec.qkNorm && hidden ? Math.sqrt(ratio) : 1,
+        valueScale: spec.valueNorm && hidden ? Math.sqrt(ratio) : 1,
         ungated: spec.ungated === true,
       });
       remaps.set(from, { from, ...picked });
@@ -254,26 +256,28 @@ function refuseSomeHeads(spec: DecoderSpec, z: Float32Array): void {
 function pick(
   plan: LayerPlan,
   projection: Projection,
-  { hidden, hiddenScale, headScale, ungated }: {
+  { hidden, hiddenScale, headScale, valueScale, ungated }: {
     readonly hidden: Int32Array | undefined;
     readonly hiddenScale: Float64Array | undefined;
     /** Factor of q and k, which their norms cancel. */
     readonly headScale: number;
+    /** Factor of v, likewise. */
+    readonly valueScale: number;
     /** Whether the FFN has no gate. */
     readonly ungated: boolean;
   },
 ): Omit<Remap, "from"> {
-  const scaled = (rows: Int32Array): Omit<Remap, "from"> =>
-    headScale === 1
+  const scaled = (rows: Int32Array, factor: number): Omit<Remap, "from"> =>
+    factor === 1
       ? { rows, cols: hidden }
-      : { rows, cols: hidden, rowScale: new Float64Array(rows.length).fill(headScale) };
+      : { rows, cols: hidden, rowScale: new Float64Array(rows.length).fill(factor) };
   switch (projection) {
     case "q":
-      return scaled(plan.q);
+      return scaled(plan.q, headScale);
     case "k":
-      return scaled(plan.kv);
+      return scaled(plan.kv, headScale);
     case "v":
-      return { rows: plan.kv, cols: hidden };
+      return scaled(plan.kv, valueScale);
     case "o":
       return { rows: hidden, cols: plan.q, rowScale: hiddenScale, colScale: plan.qScale };
     case "gate":
@@ -348,7 +352,7 @@ function planLayer(
     readonly isFirst: boolean;
   },
 ): LayerPlan {
-  const { headDim } = spec;
+  const headDim = headDimOf(spec, layer);
   const share = layer.kvHeads > 0 ? layer.heads / layer.kvHeads : 0;
   const groups: HeadGroup[] = Array.from({ length: layer.kvHeads }, (_, kv) => ({
     kv,

@@ -127,6 +127,8 @@ export interface DecoderSpec {
   readonly embeddingWidth?: number;
   /** Width of one attention head. */
   readonly headDim: number;
+  /** Width of one attention head in layers with `rope: "local"`, where it is not `headDim` (Gemma 4). */
+  readonly localHeadDim?: number;
   /** Decoder layers in order. */
   readonly layers: readonly LayerSpec[];
   /** ε of every norm. */
@@ -166,6 +168,10 @@ export interface DecoderSpec {
   readonly qkNorm?: "head" | "whole" | "layer";
   /** The norms of q and k follow RoPE; only with `qkNorm` "head". */
   readonly qkNormAfter?: true;
+  /** The heads of v have an RMSNorm without weight; only with `qkNorm` "head". */
+  readonly valueNorm?: true;
+  /** Each layer ends with a factor of the residual stream, a tensor of one value that is not trained (Gemma 4). */
+  readonly layerScale?: true;
   /** Activation of the FFN's gate, or of its up without a gate; absent for silu. */
   readonly activation?: "gelu" | "gelu_tanh" | "relu" | "relu2" | "xielu";
   /**
@@ -366,6 +372,19 @@ export function expertsShape(
   return matrix === "down" ? [count * hidden, ffn] : [count * ffn, hidden];
 }
 
+/** Width of one attention head of a layer. */
+export function headDimOf(
+  { headDim, localHeadDim }: Pick<DecoderSpec, "headDim" | "localHeadDim">,
+  { rope }: { readonly rope?: LayerSpec["rope"] | undefined },
+): number {
+  return rope === "local" ? localHeadDim ?? headDim : headDim;
+}
+
+/** Canonical name of the factor at the end of a layer, shape [1]; only with `layerScale`. */
+export function layerScaleName(layer: number): string {
+  return `model.layers.${layer}.layer_scalar`;
+}
+
 /** Number of dims of each head that RoPE rotates, in pairs (i, i + dims / 2). */
 export function ropeDims({ headDim, rope }: Pick<DecoderSpec, "headDim" | "rope">): number {
   return rope.dims ?? headDim;
@@ -492,19 +511,19 @@ export function ffnMatrices({ ungated }: Pick<DecoderSpec, "ungated">): number {
 
 /** Weights of a layer's matrices per hidden dim. */
 export function linearPerDim(
-  spec: Pick<DecoderSpec, "headDim" | "hidden" | "ungated">,
-  { heads, kvHeads, ffn, conv, experts = { count: 0, ffn: 0 } }: Pick<LayerSpec, LayerCount | "experts" | "conv">,
+  spec: Pick<DecoderSpec, "headDim" | "localHeadDim" | "hidden" | "ungated">,
+  { ffn, experts = { count: 0, ffn: 0 }, ...mixer }: Pick<LayerSpec, LayerCount | "experts" | "conv" | "rope">,
 ): number {
   const ofExperts = experts.count * (1 + EXPERT_MATRICES.length * experts.ffn);
-  return mixerPerDim(spec, { heads, kvHeads, conv }) + ffnMatrices(spec) * ffn + ofExperts;
+  return mixerPerDim(spec, mixer) + ffnMatrices(spec) * ffn + ofExperts;
 }
 
 /** Weights of the matrices of a layer's attention or convolution per hidden dim. */
 export function mixerPerDim(
-  { headDim, hidden }: Pick<DecoderSpec, "headDim" | "hidden">,
-  { heads, kvHeads, conv }: Pick<LayerSpec, "heads" | "kvHeads"> & { readonly conv?: true | undefined },
+  spec: Pick<DecoderSpec, "headDim" | "localHeadDim" | "hidden">,
+  { heads, kvHeads, conv, rope }: Pick<LayerSpec, "heads" | "kvHeads" | "conv" | "rope">,
 ): number {
-  return 2 * headDim * (heads + kvHeads) + (conv ? 4 * hidden : 0);
+  return 2 * headDimOf(spec, { rope }) * (heads + kvHeads) + (conv ? 4 * spec.hidden : 0);
 }
 
 /** Vectors [hidden] of a norm: weight and, with LayerNorm, bias. */
@@ -529,10 +548,11 @@ export function headNormName(layer: number, of: "q" | "k"): string {
 
 /** Widths of the norms of q and k in a layer; 0 without them. */
 export function headNormWidths(
-  { qkNorm, headDim }: Pick<DecoderSpec, "qkNorm" | "headDim">,
-  { heads, kvHeads }: LayerSpec,
+  { qkNorm, ...spec }: Pick<DecoderSpec, "qkNorm" | "headDim" | "localHeadDim">,
+  { heads, kvHeads, rope }: LayerSpec,
 ): Readonly<Record<typeof QK[number], number>> {
   if (!qkNorm || heads === 0) return { q: 0, k: 0 };
+  const headDim = headDimOf(spec, { rope });
   return qkNorm === "head" ? { q: headDim, k: headDim } : { q: heads * headDim, k: kvHeads * headDim };
 }
 
@@ -544,7 +564,7 @@ export function headNormParameters(spec: DecoderSpec, layer: LayerSpec): number 
 
 /** Shape [out, in] of a projection in a layer. */
 export function projectionShape(spec: DecoderSpec, layer: LayerSpec, projection: Projection): [number, number] {
-  const { hidden, headDim } = spec;
+  const { hidden } = spec, headDim = headDimOf(spec, layer);
   switch (projection) {
     case "q":
       return [layer.heads * headDim, hidden];
@@ -587,6 +607,7 @@ export function tensorShapes(spec: DecoderSpec): Map<string, number[]> {
     for (const part of curveParts(spec, layer)) {
       shapes.set(curveName(index, part), part.startsWith("alpha") ? [1] : []);
     }
+    if (spec.layerScale) shapes.set(layerScaleName(index), [1]);
     const { experts } = layer;
     if (!experts) return;
     if (hasSharedGate(spec, layer)) shapes.set(sharedGateName(index), [1, hidden]);
@@ -636,16 +657,22 @@ export function windowsOf({ layers }: DecoderSpec): (number | undefined)[] {
  * Whether all layers have the same counts, with at least one head and one FFN column; layers with a convolution have no heads. Formats without
  * per-layer counts require this.
  */
-export function layersAlike({ layers }: Pick<DecoderSpec, "layers">): boolean {
-  return layers.length > 0 && unlikeLayer(layers) < 0;
+export function layersAlike(spec: Pick<DecoderSpec, "layers" | "localHeadDim">): boolean {
+  return spec.layers.length > 0 && unlikeLayer(spec) < 0;
 }
 
-/** The first layer that is not like the first with attention, or the first at all; see {@link layersAlike}. −1 if there is none. */
-export function unlikeLayer(layers: readonly LayerSpec[]): number {
+/**
+ * The first layer that is not like the first with attention, or the first at all; see {@link layersAlike}. −1 if there is none. With `localHeadDim`,
+ * layers with a RoPE of their own have as many KV heads as the first of these.
+ */
+export function unlikeLayer({ layers, localHeadDim }: Pick<DecoderSpec, "layers" | "localHeadDim">): number {
   const first = layers.find(({ conv }) => !conv) ?? layers[0];
+  const kvHeadsOf = (local: boolean): number | undefined =>
+    (localHeadDim === undefined ? first : layers.find(({ rope }) => (rope === "local") === local))?.kvHeads;
   return layers.findIndex((layer) => {
-    const { heads, kvHeads, ffn, experts, conv } = layer;
-    return !hasMixer(layer) || !hasFfn(layer) || (!conv && (heads !== first?.heads || kvHeads !== first.kvHeads)) ||
+    const { heads, kvHeads, ffn, experts, conv, rope } = layer;
+    return !hasMixer(layer) || !hasFfn(layer) ||
+      (!conv && (heads !== first?.heads || kvHeads !== kvHeadsOf(rope === "local"))) ||
       ffn !== first?.ffn || experts?.count !== first.experts?.count || experts?.ffn !== first.experts?.ffn;
   });
 }

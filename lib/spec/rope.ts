@@ -47,6 +47,27 @@ export function ropeFrequencies(
   });
 }
 
+/** Divisor of frequencies that do not turn, as llama.cpp's files have it, and the least that is taken for one. */
+const STILL = Math.fround(1e30), LEAST_STILL = 1e29;
+
+/** Scaling of heads of which the first `turned` pairs turn as without it, and the others do not ("proportional" in transformers). */
+export function proportionalScaling(headDim: number, turned: number): RopeScaling {
+  const half = headDim / 2;
+  return turned === half
+    ? { kind: "none" }
+    : { kind: "factors", factors: Array.from({ length: half }, (_, i) => i < turned ? 1 : STILL) };
+}
+
+/** The pairs that turn with {@link proportionalScaling}, all without a scaling; null with another one. */
+export function proportionalPairs(
+  { headDim, rope: { scaling } }: Pick<DecoderSpec, "headDim" | "rope">,
+): number | null {
+  if (scaling.kind === "none") return headDim / 2;
+  if (scaling.kind !== "factors") return null;
+  const first = scaling.factors.findIndex((factor) => factor !== 1), turned = first < 0 ? headDim / 2 : first;
+  return scaling.factors.slice(turned).every((factor) => factor >= LEAST_STILL) ? turned : null;
+}
+
 /** The factor of cos and sin. */
 export function ropeAttention({ scaling }: DecoderSpec["rope"]): number {
   return scaling.kind === "longrope" || scaling.kind === "yarn" ? scaling.attention : 1;
@@ -84,10 +105,13 @@ function divisors(scaling: RopeScaling, positions: number): readonly number[] | 
 
 /** RoPE of the layers with `rope: "local"` in the place of the model's; undefined without `localBase`. */
 export function localRope(
-  { headDim, rope: { localBase, scaling: _, ...rope } }: Pick<DecoderSpec, "headDim" | "rope">,
+  { headDim, localHeadDim, rope: { localBase, scaling: _, ...rope } }: Pick<
+    DecoderSpec,
+    "headDim" | "localHeadDim" | "rope"
+  >,
 ): Pick<DecoderSpec, "headDim" | "rope"> | undefined {
   if (localBase === undefined) return undefined;
-  return { headDim, rope: { ...rope, base: localBase, scaling: { kind: "none" } } };
+  return { headDim: localHeadDim ?? headDim, rope: { ...rope, base: localBase, scaling: { kind: "none" } } };
 }
 
 /**

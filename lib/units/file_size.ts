@@ -55,6 +55,7 @@ export function byteMeasure(spec: DecoderSpec, kind: FileKind): Measure {
   return {
     layer(layer, hidden): number {
       let total = layerNorms(spec, layer).length * normVectors(spec) * vector(hidden);
+      if (spec.layerScale) total += vector(1);
       for (const width of Object.values(headNormWidths(spec, layer))) if (width > 0) total += vector(width);
       // A GGUF says curves in its header.
       if (kind.format === "hf") total += curveParts(spec, layer).length * vector(1);

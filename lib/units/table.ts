@@ -3,7 +3,7 @@ import { refuseExperts } from "../nn/experts.ts";
 import { type CompressoError, refusal, refuse } from "../core/errors.ts";
 import { existing } from "../core/guards.ts";
 import { type MaskValues, type SlotLayout, slotLayout, unpackMasks } from "../nn/mask_slots.ts";
-import { type DecoderSpec, ffnMatrices, type LayerSpec, mixerPerDim } from "../spec/decoder.ts";
+import { type DecoderSpec, ffnMatrices, headDimOf, type LayerSpec, mixerPerDim } from "../spec/decoder.ts";
 import { checkKinds, placeOfKind, recordOf, type UnitKind } from "./kinds/all.ts";
 import { checkAnyUnits } from "./kinds/checks.ts";
 import { cannotCut, type KindRecord, type Place, PLACES } from "./kinds/kind.ts";
@@ -325,7 +325,7 @@ function attentionPart(layer: LayerSpec, { index, rows, groups, kind, spec, slot
   readonly resolved: ResolvedRules;
 }): LayerPart {
   const { heads, kvHeads } = layer,
-    { headDim } = spec,
+    headDim = headDimOf(spec, layer),
     share = kvHeads > 0 ? heads / kvHeads : 0,
     width = kind?.headsOf?.(layer) ?? 1;
   const first = rows.length, firstGroup = groups.length, total = mixerPerDim(spec, layer);

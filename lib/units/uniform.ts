@@ -1,6 +1,6 @@
 // The uniform layout: all layers are cut to the same counts.
 import { type CompressoError, option, refusal } from "../core/errors.ts";
-import { type DecoderSpec, ffnMatrices } from "../spec/decoder.ts";
+import { type DecoderSpec, ffnMatrices, headDimOf } from "../spec/decoder.ts";
 import { checkFitting } from "./fitting_kinds.ts";
 import type { Layout } from "./layout.ts";
 import { type Block, byScore, type Queue, sorted } from "./blocks.ts";
@@ -132,10 +132,12 @@ export function uniformGoals(
   table: UnitTable,
   options: { readonly target: number } | { readonly counts: UniformCounts },
 ): UniformGoals {
-  const counts = "counts" in options ? options.counts : uniformCounts(table, options), { headDim } = table.spec;
+  const counts = "counts" in options ? options.counts : uniformCounts(table, options), { spec } = table;
   const sparsity = hardSparsity(table, uniformSelection(table, new Uint8Array(table.count), counts));
-  const final = table.layers.map(({ attention, ffn }) => ({
-    attention: attention.count > 0 ? 1 - 2 * headDim * (counts.heads + counts.kvHeads) / attention.total : null,
+  const final = table.layers.map(({ attention, ffn }, index) => ({
+    attention: attention.count > 0
+      ? 1 - 2 * headDimOf(spec, spec.layers[index] ?? {}) * (counts.heads + counts.kvHeads) / attention.total
+      : null,
     ffn: ffn.count > 0 ? 1 - ffnMatrices(table.spec) * counts.ffn / ffn.total : null,
   }));
   let beyond: { readonly now: number; readonly goals: UniformGoals } | null = null;

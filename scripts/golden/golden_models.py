@@ -15,6 +15,7 @@ The loss is the mean over all labelled predictions of the batch, labels shifted 
 """
 
 import argparse
+import copy
 import json
 import os
 import shutil
@@ -306,6 +307,19 @@ MODELS |= {
             num_hidden_layers=2, vocab_size=73, tie_word_embeddings=False, max_position_embeddings=128, rms_norm_eps=1e-3,
             rope_parameters={"rope_theta": 500.0, **LLAMA3, "original_max_position_embeddings": 16}, **COMMON),
     },
+    # Heads of two widths and numbers, values that are keys, norms of q, k and v, a factor of each layer, RoPE of some pairs.
+    "gemma4": {
+        "dtype": torch.float32, "old": None, "shard": None, "seed": 1067,
+        "config": lambda: AutoConfig.for_model(
+            "gemma4_text", hidden_size=42, num_attention_heads=6, num_key_value_heads=3, num_global_key_value_heads=2,
+            head_dim=6, global_head_dim=10, attention_k_eq_v=True, intermediate_size=61, num_hidden_layers=4,
+            vocab_size=73, tie_word_embeddings=True, max_position_embeddings=128, rms_norm_eps=1e-3, sliding_window=7,
+            hidden_size_per_layer_input=0, final_logit_softcapping=9.0,
+            layer_types=["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
+            rope_parameters={"full_attention": {"rope_type": "proportional", "rope_theta": 500.0,
+                                                "partial_rotary_factor": 0.4},
+                             "sliding_attention": {"rope_type": "default", "rope_theta": 100.0}}, **COMMON),
+    },
     # ReLU² without gate, norms without weights, of the embedding too, RoPE the other way round, a soft cap of the logits.
     "nanochat": {
         "dtype": torch.float32, "old": None, "shard": None, "seed": 1066,
@@ -420,12 +434,16 @@ def write_model(folder, recipe, generator):
                 weight.copy_(normal(generator, *weight.shape, std=0.4))
             elif weight.dim() == 1:
                 # Gemma and Nemotron store the weight of a norm without 1.
-                least = -0.5 if model.config.model_type.startswith(("gemma", "nemotron")) else 0.5
+                is_without = model.config.model_type in ("gemma", "gemma2", "gemma3_text", "nemotron")
+                least = -0.5 if is_without else 0.5
                 weight.copy_(torch.rand(weight.shape, generator=generator, dtype=torch.float64) + least)
             elif any(part in name for part in ("embed_", "lm_head", "wte", "wpe")):
                 weight.copy_(normal(generator, *weight.shape, std=0.4))
             else:
                 weight.copy_(normal(generator, *weight.shape, std=1.3 / weight.shape[1] ** 0.5))
+        for name, factor in model.named_buffers():
+            if name.endswith(".layer_scalar"):
+                factor.copy_(torch.rand(factor.shape, generator=generator, dtype=torch.float64) + 0.5)
     model.to(recipe["dtype"]).save_pretrained(folder, max_shard_size=recipe["shard"] or "1GB")
     generation = os.path.join(folder, "generation_config.json")
     if os.path.exists(generation):
@@ -451,6 +469,9 @@ def to_float64(model):
                 x, x.shape[-1:], eps=m.variance_epsilon)
         if type(module).__name__ == "NanoChatRMSNorm":  # without weights
             module.forward = lambda x, m=module: x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + m.eps)
+        elif type(module).__name__ == "Gemma4RMSNorm":
+            module.forward = lambda x, m=module: (m.weight if m.with_scale else 1) * (
+                x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + m.eps))
         elif type(module).__name__.endswith("RMSNorm"):
             plus, eps = (1, module.eps) if hasattr(module, "eps") else (0, module.variance_epsilon)
             module.forward = lambda x, m=module, plus=plus, eps=eps: (plus + m.weight) * (
@@ -479,6 +500,25 @@ def to_float64(model):
 
 def head_dim_of(config):
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
+def head_dim_in(layer, config):
+    """The width of a head in a layer."""
+    return getattr(getattr(layer, "self_attn", None), "head_dim", None) or head_dim_of(config)
+
+
+def with_values(model):
+    """Gives layers whose values are their keys a v with the weights of k, as our reader does: the same function."""
+    lacking = [layer.self_attn for layer in layers_of(model) if getattr(layer, "self_attn", None) is not None
+               and getattr(layer.self_attn, "v_proj", 0) is None]
+    if not lacking:
+        return model
+    tokens = torch.arange(3, 20)[None]
+    before = model(input_ids=tokens, use_cache=False).logits
+    for block in lacking:
+        block.v_proj = copy.deepcopy(block.k_proj)
+    assert torch.equal(before, model(input_ids=tokens, use_cache=False).logits), "a v of its own changes the model"
+    return model
 
 
 def decoder_of(model):
@@ -606,7 +646,6 @@ def attach(model, lora, masks):
     """Hooks LoRA and masks into a model; returns the handles. The order of hooks matters: LoRA first, then z_hidden."""
     handles = []
     z_hidden = masks["mask.hidden"]
-    head_dim = head_dim_of(model.config)
 
     def before(module, scale):
         handles.append(module.register_forward_pre_hook(lambda _, args: (args[0] * scale,)))
@@ -629,7 +668,7 @@ def attach(model, lora, masks):
             after(embedding)
     for index, layer in enumerate(layers_of(model)):
         output, down = projection(layer, "o")[0], projection(layer, "down")[0]
-        before(output, masks["mask.head"][index].repeat_interleave(head_dim))
+        before(output, masks["mask.head"][index].repeat_interleave(head_dim_in(layer, model.config)))
         before(down, masks["mask.ffn"][index])
         for target in targets_of(layer) if lora else ():
             adapt(*projection(layer, target), lora[f"lora.{index}.{target}.A"], lora[f"lora.{index}.{target}.B"])
@@ -655,7 +694,7 @@ def gradients(model, batch, lora, masks):
 
 def folded_loss(folder, batch, lora, masks):
     """The loss of stock transformers in f32 with LoRA and masks folded into the weights: a check of the hooks."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
+    model = with_values(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64))
     with torch.no_grad():
         head = model.get_output_embeddings()
         head.weight = torch.nn.Parameter(head.weight.clone())  # a tied head is not masked
@@ -670,7 +709,7 @@ def folded_loss(folder, batch, lora, masks):
             for target in targets_of(layer):
                 module, rows = projection(layer, target)
                 weight_of(module)[rows] += ALPHA / RANK * lora[f"lora.{index}.{target}.B"] @ lora[f"lora.{index}.{target}.A"]
-            weight_of(projection(layer, "o")[0]).mul_(masks["mask.head"][index].repeat_interleave(head_dim_of(model.config)))
+            weight_of(projection(layer, "o")[0]).mul_(masks["mask.head"][index].repeat_interleave(head_dim_in(layer, model.config)))
             weight_of(projection(layer, "down")[0]).mul_(masks["mask.ffn"][index])
             for target in ("o", "down"):
                 module, _ = projection(layer, target)
@@ -730,8 +769,8 @@ def make(name, recipe, root, seed):
     os.makedirs(folder)
     write_model(folder, recipe, generator)
 
-    stock = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64).eval()
+    stock = with_values(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval())
+    model = with_values(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64).eval())
     fresh = AutoModelForCausalLM.from_config(recipe["config"]())
     for key, table in decoder_of(fresh).rotary_emb.named_buffers() if has_rope(model) else ():
         assert torch.equal(getattr(decoder_of(model).rotary_emb, key), table), f"{name}: RoPE not read back"

@@ -8,7 +8,15 @@ import { rowWindow } from "../../lib/spec/row_range.ts";
 import type { WeightSource } from "../../lib/spec/source.ts";
 import type { Matrix } from "../../lib/nn/products/matrix.ts";
 import { readRows } from "../../lib/nn/products/matrix.ts";
-import { EMBEDDING, HEAD, projectionName, PROJECTIONS, projectionShape, tensorShapes } from "../../lib/spec/decoder.ts";
+import {
+  EMBEDDING,
+  HEAD,
+  headDimOf,
+  projectionName,
+  PROJECTIONS,
+  projectionShape,
+  tensorShapes,
+} from "../../lib/spec/decoder.ts";
 import { loadWeights, projectionMatrix, storedShape, unpadHeads, type Weights } from "../../lib/nn/weights.ts";
 import { loadModelFrom } from "../../lib/model/model.ts";
 import { rejects } from "../refuses.ts";
@@ -38,7 +46,10 @@ async function readBack(
       const matrix = projectionMatrix(layer, projection);
       if (!matrix) continue;
       const shape = storedShape(spec, layer.spec, projection), logical = projectionShape(spec, layer.spec, projection);
-      found.set(projectionName(index, projection), unpadHeads(spec, await read(matrix), { shape, logical }));
+      found.set(
+        projectionName(index, projection),
+        unpadHeads(headDimOf(spec, layer.spec), await read(matrix), { shape, logical }),
+      );
     }
   }
   return found;

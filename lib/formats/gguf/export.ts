@@ -228,7 +228,12 @@ function modelMetadata(
   if (windows && (!windows.isOptional || isLocal)) {
     metadata.set(`${arch}.${WINDOW_KEY}`, window ?? spec.maxPosition);
     const period = slidingPeriod(spec.layers, windows.period);
-    if (period !== null && period !== windows.period) metadata.set(`${arch}.${WINDOW_PATTERN_KEY}`, period);
+    if (windows.isListed) {
+      metadata.set(
+        `${arch}.${WINDOW_PATTERN_KEY}`,
+        spec.layers.map(({ rope }) => rope === "local"),
+      );
+    } else if (period !== null && period !== windows.period) metadata.set(`${arch}.${WINDOW_PATTERN_KEY}`, period);
     // llama.cpp takes the local RoPE for layers with a window.
     const { rope: { localBase } } = spec;
     if (localBase !== undefined) metadata.set(`${arch}.${LOCAL_BASE_KEY}`, float(localBase));

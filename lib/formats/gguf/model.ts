@@ -178,7 +178,8 @@ function checkTensors(
     const { name, shape } = whole
       ? { name: fusedGgufName(whole), shape: whole.shape }
       : { name: place.name, shape: ggufShape(spec, canonical, own) };
-    const tensor = file.tensors.get(name);
+    const keys = arch.valuesAreKeys && projection === "v" ? name.replace(".attn_v.", ".attn_k.") : name;
+    const tensor = file.tensors.get(name) ?? file.tensors.get(keys);
     const wanted = `[${shape.join(", ")}]`;
     if (!tensor) {
       throw ggufError(file.path, { rule: `it holds the tensor ${name}, ${wanted}`, value: "no such tensor" });

@@ -13,6 +13,7 @@ import {
   headNormName,
   isOfExperts,
   layerOf,
+  layerScaleName,
   normBiasName,
   normName,
   type NormPlace,
@@ -72,6 +73,7 @@ export function ggufNames(layers: number, own: GgufArch["tensorNames"] = {}): Ma
       names.set(name, { name: `blk.${layer}.${own[norm] ?? norm}.weight` });
       names.set(normBiasName(name), { name: `blk.${layer}.${own[norm] ?? norm}.bias` });
     }
+    names.set(layerScaleName(layer), { name: `blk.${layer}.layer_output_scale.weight` });
     for (const of of QK) names.set(headNormName(layer, of), { name: `blk.${layer}.attn_${of}_norm.weight` });
     names.set(convName(layer, "in"), { name: `blk.${layer}.shortconv.in_proj.weight` });
     names.set(convName(layer, "taps"), { name: `blk.${layer}.shortconv.conv.weight` });

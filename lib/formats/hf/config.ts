@@ -45,7 +45,7 @@ export function parseHfConfig(whole: unknown, files: HfConfigFiles): DecoderSpec
   }
   const { family, json } = textConfig(whole, path),
     { defaults = {} } = family,
-    given = withoutIdleWindow({ ...defaults, ...underLlamaKeys(family, json) });
+    given = withoutIdleWindow({ ...defaults, ...underLlamaKeys(family, family.inOneForm?.(json) ?? json) });
   checkOwnNames(family, json, path);
   const check = <T>(schema: z.ZodType<T>, value: unknown, where = path): T =>
     validated(schema, value, { path: where, family });

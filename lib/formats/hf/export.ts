@@ -268,7 +268,7 @@ function llamaConfig(family: Family, spec: DecoderSpec): Json {
     max_position_embeddings: spec.maxPosition,
     num_attention_heads: heads,
     num_hidden_layers: spec.layers.length,
-    num_key_value_heads: kvHeads,
+    num_key_value_heads: own?.["num_key_value_heads"] ?? kvHeads,
     rms_norm_eps: spec.normEps,
     ...family.stock.ropeKeys?.(ropeConfig(spec)) ?? ropeConfig(spec, family.rope),
   };

@@ -12,6 +12,7 @@ import { withHeadNorms } from "./head_norms.ts";
 import { packedTensors, type TensorFile, unpacked } from "./packed.ts";
 import { withTaps } from "./taps.ts";
 import { withPlainNorms } from "./plain_norms.ts";
+import { withValues } from "./values.ts";
 import { IDLE_TENSORS, storedName, storedPlus, withPrefix } from "./stored.ts";
 import { shownJson } from "../../core/text.ts";
 import { textConfig } from "./text_config.ts";
@@ -42,13 +43,16 @@ const SINGLE = "model.safetensors";
  */
 export async function openHfFolder(files: FileSystem, folder: string): Promise<HfSource> {
   const { config, generation, spec } = await readHfConfig(files, `${folder}/config.json`);
-  const { text_config: text } = config, { family } = textConfig(config, folder);
+  const { text_config: text } = config, { family, json } = textConfig(config, folder);
   const shards = await openShards(files, folder), nameOf = (name: string): string => storedName(family, name);
   const all = isObject(text) ? textTensors(shards) : new Map([...shards].map(([name, file]) => [name, { file, name }]));
   const { isIdle = () => false } = family.tensors ?? {},
     own = new Map([...all].filter(([name]) => !isIdle(name, spec)));
   const context = { family, spec, folder };
-  const named = withTaps(withExperts(withPrefix(family, own), context), context);
+  const named = withTaps(
+    withExperts(withValues(withPrefix(family, own), { ...context, config: json }), context),
+    context,
+  );
   const parts = withHeadNorms(unpacked(packedTensors(family, spec), named, context), context);
   const stored = withPlainNorms(parts, context);
   // By canonical name, or by the stored name if there is no canonical one.
@@ -117,7 +121,7 @@ async function read({ file, name, plus }: Found, rows?: RowRange): Promise<Float
 
 /** Where the text part of a wrapper has its tensors, and where the rest has its own. */
 const TEXT_PART = /^(?:language_model\.(?=model\.|lm_head\.)|(model\.)language_model\.)/;
-const OTHER_PARTS = /^(?:model\.)?(?:vision_tower|multi_modal_projector)\./;
+const OTHER_PARTS = /^(?:model\.)?(?:vision_tower|audio_tower|embed_vision|embed_audio|multi_modal_projector)\./;
 
 /** The tensors of a wrapper's text part, by the names that they have without the wrapper. */
 function textTensors(files: ReadonlyMap<string, SafetensorsFile>): Map<string, Pick<Found, "file" | "name">> {

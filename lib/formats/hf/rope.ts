@@ -1,12 +1,13 @@
 // RoPE settings of a config.json: rope_theta with rope_scaling (before transformers 5), or rope_parameters.
 import { z } from "../../core/packages.ts";
 import type { DecoderSpec, RopeScaling } from "../../spec/decoder.ts";
+import { proportionalScaling } from "../../spec/rope.ts";
 import { isObject, type Json } from "../../core/guards.ts";
 import { shownJson } from "../../core/text.ts";
 import type { RopeRules } from "../../families/family.ts";
 import { keyError, valueAt } from "./key_error.ts";
 
-const KINDS = ["default", "linear", "llama3", "longrope", "su", "yarn"] as const;
+const KINDS = ["default", "linear", "llama3", "longrope", "su", "yarn", "proportional"] as const;
 
 const share = z.number().positive().max(1), factors = z.array(z.number().positive());
 
@@ -107,8 +108,13 @@ function oneRope(json: Json, { maxPosition, headDim, path, rules = {} }: RopeCon
     throw keyError(path, { key: `${chosen}.${key}`, rule: `${kind} RoPE needs it`, value: shownJson(value) });
   };
   const kind = rope.rope_type ?? rope.type ?? "default";
-  const share = rope.partial_rotary_factor ?? outer.partial_rotary_factor ?? 1, dims = Math.floor(headDim * share);
-  if (share !== 1 && !rules.isPartial) {
+  const share = rope.partial_rotary_factor ?? outer.partial_rotary_factor ?? 1, turned = Math.floor(headDim * share);
+  const isProportional = kind === "proportional", dims = isProportional ? headDim : turned;
+  if (isProportional && !rules.isProportional) {
+    const rule = "only default, linear, llama3, longrope and yarn RoPE are supported in this family";
+    throw keyError(path, { key: `${chosen}.rope_type`, rule, value: shownJson(kind) });
+  }
+  if (share !== 1 && !rules.isPartial && !isProportional) {
     const rule = "the whole of each head rotates in this family";
     throw keyError(path, { key: "partial_rotary_factor", rule, value: String(share) });
   }
@@ -128,6 +134,7 @@ function oneRope(json: Json, { maxPosition, headDim, path, rules = {} }: RopeCon
       throw keyError(path, { key: `${chosen}.rope_type`, rule: "RoPE of this family is yarn", value: shownJson(kind) });
     }
     if (kind === "default") return { kind: "none" };
+    if (isProportional) return proportionalScaling(headDim, Math.floor(turned / 2));
     if (kind === "longrope" || kind === "su") return longRope();
     if (kind === "yarn") return yarn();
     if (kind === "linear") return { kind: "linear", factor: need("factor") };

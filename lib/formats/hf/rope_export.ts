@@ -2,7 +2,7 @@
 import { refuse } from "../../core/errors.ts";
 import type { RopeRules } from "../../families/family.ts";
 import { longRopeAttention } from "./rope.ts";
-import { ropeFrequencies } from "../../spec/rope.ts";
+import { proportionalPairs, ropeFrequencies } from "../../spec/rope.ts";
 import type { DecoderSpec, RopeScaling } from "../../spec/decoder.ts";
 import type { Json } from "../../core/guards.ts";
 
@@ -28,8 +28,10 @@ const TOLERANCE = 1e-4;
  */
 export function ropeConfig(
   spec: Pick<DecoderSpec, "headDim" | "rope" | "maxPosition">,
-  rules: Pick<RopeRules, "localBase"> = {},
+  rules: Pick<RopeRules, "localBase" | "isProportional"> = {},
 ): Json {
+  const pairs = rules.isProportional ? proportionalPairs(spec) : null;
+  if (pairs !== null) return proportionalConfig(spec, pairs);
   const { base, dims, localBase = base } = spec.rope, scaling = named(spec), own = scalingKeys(scaling, spec);
   const partial = dims === undefined ? {} : { partial_rotary_factor: partialFactor(dims, spec.headDim) };
   const parameters = { ...own, rope_theta: base, ...partial }, isLayered = rules.localBase !== undefined;
@@ -42,6 +44,19 @@ export function ropeConfig(
     // Phi-3's class reads it here.
     ...scaling.kind === "longrope" ? { original_max_position_embeddings: scaling.originalMaxPosition } : {},
     ...isLayered ? { rope_local_base_freq: localBase } : {},
+  };
+}
+
+function proportionalConfig(
+  { rope: { base, localBase = base }, headDim }: Pick<DecoderSpec, "headDim" | "rope">,
+  pairs: number,
+): Json {
+  const share = partialFactor(2 * pairs, headDim);
+  return {
+    rope_parameters: {
+      full_attention: { rope_type: "proportional", rope_theta: base, partial_rotary_factor: share },
+      sliding_attention: { rope_type: "default", rope_theta: localBase },
+    },
   };
 }
 

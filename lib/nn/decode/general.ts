@@ -13,6 +13,7 @@ import type { DecoderContext } from "../context.ts";
 import { recordFinalNorm, recordLogits } from "../head.ts";
 import { recordTurn } from "../decoder.ts";
 import { strideOf } from "../padding.ts";
+import { headDimOf } from "../../spec/decoder.ts";
 import type { Lora } from "../lora.ts";
 import { recordStoredProducts } from "../products/matvec.ts";
 import { createMatvecScratch } from "../products/matvec_batch.ts";
@@ -84,7 +85,7 @@ function recordCachedAttention(
   const { caches, capacity, position } = state;
   const cache = caches.layers[index], layer = layers[index], own = act.layers[index];
   if (cache?.placement !== "buffer" || !layer || !own) return;
-  const { headDim, rope: { dims }, scales: { attention: scale } = {}, softCaps } = spec;
+  const { rope: { dims }, scales: { attention: scale } = {}, softCaps } = spec, headDim = headDimOf(spec, layer.spec);
   const { heads, kvHeads, window } = layer.spec, { q, k, v, o } = own.forward, { rows } = act;
   recordTurn(context, index, ({ of, width, ...part }) => {
     const cosSin = layerTable(rope, layer.spec, of), stride = strideOf(width);

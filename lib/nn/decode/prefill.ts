@@ -15,7 +15,7 @@ import type { Lora } from "../lora.ts";
 import type { MaskKind, MaskSlots } from "../mask_slots.ts";
 import { recordForward } from "../pass.ts";
 import { layerTable, recordRope, type RopeTables } from "../rope.ts";
-import type { DecoderSpec } from "../../spec/decoder.ts";
+import { type DecoderSpec, headDimOf } from "../../spec/decoder.ts";
 import type { Weights } from "../weights.ts";
 import { WINDOW_PART } from "./windows.ts";
 
@@ -129,7 +129,8 @@ function recordLaterAttention(
   const cache = existing(caches.layers[index], `cache of layer ${index}`);
   const layer = existing(weights.layers[index], `layer ${index}`);
   const { q, k, v, o } = existing(act.layers[index], `buffers of layer ${index}`).forward;
-  const { spec } = weights, { headDim, rope: { dims } } = spec, { heads, kvHeads, window } = layer.spec;
+  const { spec } = weights, { rope: { dims } } = spec, { heads, kvHeads, window } = layer.spec;
+  const headDim = headDimOf(spec, layer.spec);
   const { rows } = act;
   recordTurn(context, index, ({ of, width, ...part }) => {
     const cosSin = layerTable(rope, layer.spec, of), stride = strideOf(width);

@@ -102,6 +102,8 @@ function isFusable(spec: DecoderSpec): boolean {
       softCaps,
       spec.headBias,
       spec.embeddingWidth,
+      spec.localHeadDim,
+      spec.layerScale,
     ].every((
       part,
     ) => part === undefined);
@@ -181,7 +183,7 @@ function recordAttention(
   const pages = pagesFor(context, layer.window);
   const { heads, kvHeads, window } = layer, rope = layerTable(context.rope, layer, "k");
   const cache = existing(layers[index], `cache of layer ${index}`), { spec } = weights, { headDim } = spec;
-  const widths = headWidths(spec, { heads, kvHeads, ffn: 0 });
+  const widths = headWidths(spec, layer);
   const input = streamOf(context, existing(part.norm, `norm of layer ${index}`).weight);
   const output = vectorsOf(context, { buffer: o, name: "heads", width: widths.q });
   const z = slotSlice(masks.z, existing(masks.layout.layers[index], `masks of layer ${index}`).head, heads);

@@ -2,7 +2,14 @@
 import { strideOf } from "../../nn/padding.ts";
 import { slotSlice } from "../../nn/mask_slots.ts";
 import type { DecoderContext, Pass } from "../../nn/context.ts";
-import { CONV_MATRICES, type ConvMatrix, type DecoderSpec, type Projection, PROJECTIONS } from "../../spec/decoder.ts";
+import {
+  CONV_MATRICES,
+  type ConvMatrix,
+  type DecoderSpec,
+  headDimOf,
+  type Projection,
+  PROJECTIONS,
+} from "../../spec/decoder.ts";
 import { recordWeightTerms, weightTermFloats } from "../../nn/train/weight_terms.ts";
 import { projectionMatrix, unpadHeads } from "../../nn/weights.ts";
 import type { LayerTerms, WeightTerms } from "../../masks/baselines.ts";
@@ -72,11 +79,11 @@ function termsOf(values: Float32Array, { rows, cols, byRow, byColumn }: Place, {
   readonly layer: number;
   readonly projection: Projection | ConvMatrix;
 }): WeightTerms {
-  const { heads = 0, kvHeads = 0 } = spec.layers[layer] ?? {};
+  const own = spec.layers[layer], { heads = 0, kvHeads = 0 } = own ?? {};
   const row = values.subarray(byRow, byRow + rows), column = values.subarray(byColumn, byColumn + cols);
   const withoutPadding = (padded: Float32Array, count: number): Float32Array => {
-    const logical = count * spec.headDim;
-    return unpadHeads(spec, padded, { shape: [1, padded.length], logical: [1, logical] });
+    const headDim = headDimOf(spec, own ?? {});
+    return unpadHeads(headDim, padded, { shape: [1, padded.length], logical: [1, count * headDim] });
   };
   switch (projection) {
     case "q":

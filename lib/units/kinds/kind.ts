@@ -89,7 +89,7 @@ export function noHeadsToCut(unit: string): KindRecord["nothing"] {
  * that of all: it has another ratio in each row, which no weight of a smaller norm gives.
  */
 export const NORMS_OVER_HEADS: Misfit = {
-  isFor: ({ qkNorm }) => qkNorm === "whole",
+  isFor: ({ qkNorm, localHeadDim }) => qkNorm === "whole" || localHeadDim !== undefined,
   rule: "the norms of q and k are those of each head: a norm over the kept heads is not a scaled norm over all",
   value: "this model has norms over the whole width of q and k",
   fix: "take heads and kv out of the units: ffn, hidden and layers can be cut",

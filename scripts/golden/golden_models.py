@@ -827,6 +827,7 @@ def make(name, recipe, root, seed):
     print(f"{name}: {sorted(os.listdir(folder))}, {size / 1024:.0f} KiB with golden values")
     for key, value in stats.items():
         print(f"  {key:16} {LEGEND.get(key.split('.')[1], LEGEND['run'])}: {', '.join(f'{number:.4g}' for number in value)}")
+    model.config.allow_global_per_layer_attribute_access = True  # layers may differ
     return {"dtype": str(recipe["dtype"]).removeprefix("torch."), "heads": model.config.num_attention_heads,
             "kv_heads": getattr(model.config, "num_key_value_heads", model.config.num_attention_heads), "head_dim": head_dim_of(model.config)}
 

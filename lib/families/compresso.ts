@@ -13,6 +13,9 @@ const KEYS = {
   mlp_bias: flag,
   qk_norm: z.enum(["head", "whole", "layer"]).nullish(),
   qk_norm_after: z.literal(true).nullish(),
+  value_norm: z.literal(true).nullish(),
+  local_head_dim: width.nullish(),
+  layer_scale: z.literal(true).nullish(),
   fused: flag,
   norm: z.enum(["layer", "layer_no_bias"]).nullish(),
   norm_places: z.enum(["both", "after", "residual"]).nullish(),
@@ -46,6 +49,12 @@ function check(config: Own, { fail }: ReadContext): void {
   if (isResidual && !norm) fail("norm_places", "the residual stream is normalised by LayerNorm alone");
   if (norm && places && !isResidual) fail("norm_places", "outputs are normalised by RMSNorm alone");
   if (config.qk_norm_after && config.qk_norm !== "head") fail("qk_norm_after", "each head of q and k has a norm");
+  if (config.value_norm && (config.qk_norm !== "head" || config.qk_norm_after)) {
+    fail("value_norm", "each head of q and k has a norm before RoPE");
+  }
+  if (config.local_head_dim && (!config.local_rope_theta || config.local_head_dim % 2 !== 0)) {
+    fail("local_head_dim", "it is even, and there is local_rope_theta");
+  }
   if (places && parallel) fail("parallel", "attention and FFN have a norm of their input alone");
   for (const key of ["embedding_scale", "residual_multiplier", "logits_scaling"] as const) {
     if ((isResidual || config.embedding_width) && config[key]) {
@@ -93,6 +102,9 @@ function keysOf(spec: DecoderSpec): Json {
     ...present({
       qk_norm: spec.qkNorm,
       qk_norm_after: spec.qkNormAfter,
+      value_norm: spec.valueNorm,
+      local_head_dim: spec.localHeadDim,
+      layer_scale: spec.layerScale,
       norm_places: spec.normPlaces,
       embedding_width: spec.embeddingWidth,
       embedding_scale: scales?.embedding,
@@ -128,7 +140,7 @@ export const COMPRESSO = family({
   label: "Compresso",
   architecture: "CompressoForCausalLM",
   activations: { silu: "silu", ...UNGATED_ACTIVATIONS, relu2: "relu2", xielu: "xielu" },
-  rope: { isPartial: true, queryGrowth: "possible" },
+  rope: { isPartial: true, queryGrowth: "possible", isProportional: true },
   keys: KEYS,
   read(config, context): FamilyParts {
     check(config, context);
@@ -144,6 +156,9 @@ export const COMPRESSO = family({
       embeddingWidth: config.embedding_width ?? undefined,
       qkNorm: config.qk_norm ?? undefined,
       qkNormAfter: config.qk_norm_after ?? undefined,
+      valueNorm: config.value_norm ?? undefined,
+      localHeadDim: config.local_head_dim ?? undefined,
+      layerScale: config.layer_scale ?? undefined,
       fused: config.fused ? true : undefined,
       scales: present({
         embedding: config.embedding_scale,

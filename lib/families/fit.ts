@@ -205,12 +205,9 @@ function windowPlaces(spec: DecoderSpec): string {
   return sliding.length === 0 ? "none" : windows.length > 1 ? "some" : "all";
 }
 
-/** Features that our own class lacks: layers have attention and a dense FFN there, and none of what only Gemma 4 has. */
-const LACKED: readonly Feature[] = ["router", "convolution", "valueNorm", "localHeads", "layerScale"];
-
-/** Every value of every feature that our own class has. */
+/** Every value of every feature except the router and convolutions: layers have attention and a dense FFN. */
 export const ANYTHING: Fit["holds"] = Object.fromEntries(
-  RULES.filter(([name]) => !LACKED.includes(name)).map(([name]) => [name, true]),
+  RULES.filter(([name]) => name !== "router" && name !== "convolution").map(([name]) => [name, true]),
 );
 
 /** At most one window, in all layers or in some. */

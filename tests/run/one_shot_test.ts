@@ -45,7 +45,7 @@ import { adapterOf } from "../../lib/run/memory/plan.ts";
 const TOLERANCE = 2e-5;
 
 const STATISTICS: readonly GoldenName[] = [
-  ...["gqa_llama3", "gqa_f16", "qwen2", "qwen3", "gemma3", "opt"] as const,
+  ...["gqa_llama3", "gqa_f16", "qwen2", "qwen3", "gemma3", "gemma4", "opt"] as const,
   ...["phi3", "smollm3", "granite", "olmo2"] as const,
   ...["gpt2", "gpt_neox", "stablelm", "stablelm_parallel", "phi", "cohere2"] as const,
 ];

@@ -30,9 +30,10 @@ export function ropeConfig(
   spec: Pick<DecoderSpec, "headDim" | "rope" | "maxPosition">,
   rules: Pick<RopeRules, "localBase" | "isProportional"> = {},
 ): Json {
-  const pairs = rules.isProportional ? proportionalPairs(spec) : null;
-  if (pairs !== null) return proportionalConfig(spec, pairs);
-  const { base, dims, localBase = base } = spec.rope, scaling = named(spec), own = scalingKeys(scaling, spec);
+  const { base, dims, localBase = base } = spec.rope;
+  const pairs = rules.isProportional && spec.rope.scaling.kind === "factors" ? proportionalPairs(spec) : null;
+  const scaling = pairs === null ? named(spec) : { kind: "none" as const };
+  const own = pairs === null ? scalingKeys(scaling, spec) : proportionalKeys(pairs, spec.headDim);
   const partial = dims === undefined ? {} : { partial_rotary_factor: partialFactor(dims, spec.headDim) };
   const parameters = { ...own, rope_theta: base, ...partial }, isLayered = rules.localBase !== undefined;
   const local = { rope_type: "default", rope_theta: localBase };
@@ -47,17 +48,8 @@ export function ropeConfig(
   };
 }
 
-function proportionalConfig(
-  { rope: { base, localBase = base }, headDim }: Pick<DecoderSpec, "headDim" | "rope">,
-  pairs: number,
-): Json {
-  const share = partialFactor(2 * pairs, headDim);
-  return {
-    rope_parameters: {
-      full_attention: { rope_type: "proportional", rope_theta: base, partial_rotary_factor: share },
-      sliding_attention: { rope_type: "default", rope_theta: localBase },
-    },
-  };
+function proportionalKeys(pairs: number, headDim: number): Json {
+  return { rope_type: "proportional", partial_rotary_factor: partialFactor(2 * pairs, headDim) };
 }
 
 /** The share of a head that rotates: transformers rounds headDim · share down to the dims. */

@@ -14,5 +14,12 @@ export const attention = {
   isOnePerLayer: true,
   headsOf: ({ heads }) => heads,
   nothing: noHeadsToCut("attention sub-layer"),
-  misfit: { ...layers.misfit, fix: "take attention out of the units: heads, kv and ffn can be cut" },
+  misfit: {
+    ...layers.misfit,
+    isFor: ({ normPlaces, localHeadDim }) => normPlaces === "residual" || localHeadDim !== undefined,
+    rule:
+      "the model has no norm after the residual sum, which changes the stream without attention too, and heads have one width",
+    value: "this model has norms of the residual stream, or heads of two widths",
+    fix: "take attention out of the units: ffn can be cut",
+  },
 } as const satisfies KindRecord;

@@ -90,7 +90,8 @@ export function noHeadsToCut(unit: string): KindRecord["nothing"] {
  */
 export const NORMS_OVER_HEADS: Misfit = {
   isFor: ({ qkNorm, localHeadDim }) => qkNorm === "whole" || localHeadDim !== undefined,
-  rule: "the norms of q and k are those of each head: a norm over the kept heads is not a scaled norm over all",
-  value: "this model has norms over the whole width of q and k",
-  fix: "take heads and kv out of the units: ffn, hidden and layers can be cut",
+  rule:
+    "norms of q and k are those of each head, as a norm over the kept heads is not a scaled norm over all, and heads have one width",
+  value: "this model has norms over the whole width of q and k, or heads of two widths",
+  fix: "take heads and kv out of the units: ffn and hidden can be cut",
 };

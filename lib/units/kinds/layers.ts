@@ -17,9 +17,10 @@ export const layers = {
     value: `${livingLayers(spec)} layers, ${protect.size} protected, at least ${Math.max(1, minimum.layers)}`,
   }),
   misfit: {
-    isFor: ({ normPlaces }) => normPlaces === "residual",
-    rule: "the model has no norm after the residual sum, since such a norm changes the stream even without its layer",
-    value: "this model has norms of the residual stream",
+    isFor: ({ normPlaces, layerScale }) => normPlaces === "residual" || layerScale === true,
+    rule:
+      "the model has no norm or factor after the residual sum, since these change the stream even without their layer",
+    value: "this model has such norms or factors",
     fix: "take layers out of the units: heads, kv and ffn can be cut",
   },
 } as const satisfies KindRecord;

@@ -11,7 +11,9 @@ import {
   hasRope,
   HEAD,
   HEAD_BIAS,
+  headDimOf,
   headNormName,
+  layerScaleName,
   type LayerSpec,
   normBiasName,
   normName,
@@ -46,7 +48,7 @@ export async function decoderOf(source: WeightSource): Promise<Decoder> {
   const { spec } = source, weights = new Map<string, Float32Array>();
   for (const name of tensorShapes(spec).keys()) weights.set(name, await source.read(name));
   const at = (name: string): Float32Array => weights.get(name) ?? new Float32Array();
-  const { headDim, hidden } = spec, half = ropeDims(spec) / 2, scale = spec.scales?.attention ?? 1 / Math.sqrt(headDim);
+  const { hidden } = spec;
 
   const product = (x: Rows, name: string): Float64Array[] => {
     const w = at(name), bias = name === HEAD ? undefined : weights.get(name.replace(/weight$/, "bias"));
@@ -74,9 +76,9 @@ export async function decoderOf(source: WeightSource): Promise<Decoder> {
       return row.map((value, i) => value / rms * (at(name)[i] ?? NaN));
     });
   /** RMSNorm of each head, or of all heads together, where the model has it. */
-  const headNorm = (x: Rows, name: string): Rows => {
+  const headNorm = (x: Rows, headDim: number, weight: ArrayLike<number>): Rows => {
     if (!spec.qkNorm) return x;
-    const w = at(name);
+    const w = weight;
     if (spec.qkNorm === "layer") {
       return x.map((row) =>
         row.map((value, i) => {
@@ -100,6 +102,7 @@ export async function decoderOf(source: WeightSource): Promise<Decoder> {
   const rotate = (x: Rows, layer: LayerSpec, of: "q" | "k"): Rows => {
     if (!hasRope(spec, layer)) return x;
     const turn = (layer.rope === "local" && localRope(spec)) || spec, size = ropeAttention(turn.rope);
+    const headDim = headDimOf(spec, layer), half = ropeDims(turn) / 2;
     const frequencies = ropeFrequencies(turn, x.length);
     return x.map((row, position) =>
       row.map((value, i) => {
@@ -111,8 +114,10 @@ export async function decoderOf(source: WeightSource): Promise<Decoder> {
       })
     );
   };
-  const attention = (q: Rows, k: Rows, v: Rows, { heads, kvHeads, window = Infinity }: LayerSpec): Float64Array[] =>
-    q.map((query, t) => {
+  const attention = (q: Rows, k: Rows, v: Rows, layer: LayerSpec): Float64Array[] => {
+    const { heads, kvHeads, window = Infinity } = layer, headDim = headDimOf(spec, layer);
+    const scale = spec.scales?.attention ?? 1 / Math.sqrt(headDim);
+    return q.map((query, t) => {
       const share = heads / kvHeads, earliest = Math.max(0, t + 1 - window);
       const out = new Float64Array(query.length);
       for (let head = 0; head < query.length / headDim; head++) {
@@ -131,6 +136,7 @@ export async function decoderOf(source: WeightSource): Promise<Decoder> {
       }
       return out;
     });
+  };
 
   const activated = (x: number): number => {
     if (spec.activation === "relu") return Math.max(0, x);
@@ -170,12 +176,15 @@ export async function decoderOf(source: WeightSource): Promise<Decoder> {
       const input = (place: "attention" | "ffn"): Rows =>
         spec.normPlaces === "after" || isResidual ? x : norm(x, normName(index, place));
       const h = input("attention"), beside = spec.parallel === "shared" ? h : spec.parallel ? input("ffn") : null;
+      const headDim = headDimOf(spec, layer);
       const turned = (of: "q" | "k"): Rows => {
-        const x = product(h, block(of)), normed = (x: Rows): Rows => headNorm(x, headNormName(index, of));
+        const x = product(h, block(of)), normed = (x: Rows): Rows => headNorm(x, headDim, at(headNormName(index, of)));
         return spec.qkNormAfter ? normed(rotate(x, layer, of)) : rotate(normed(x), layer, of);
       };
       const [q, k] = [turned("q"), turned("k")];
-      const o = attention(q, k, product(h, block("v")), layer)
+      const values = product(h, block("v"));
+      const v = spec.valueNorm ? headNorm(values, headDim, new Float64Array(headDim).fill(1)) : values;
+      const o = attention(q, k, v, layer)
         .map((row) => row.map((value, i) => value * (masks.head?.[heads + Math.floor(i / headDim)] ?? 1)));
       const between = x = added(x, product(o, block("o")), index, "attention");
       const g = beside ?? input("ffn"), up = product(g, block("up"));
@@ -184,6 +193,8 @@ export async function decoderOf(source: WeightSource): Promise<Decoder> {
         row.map((open, i) => open * (spec.ungated ? 1 : up[t]?.[i] ?? NaN) * (masks.ffn?.[columns + i] ?? 1))
       );
       x = added(x, product(down, block("down")), index, "ffn");
+      const [factor = 1] = at(layerScaleName(index));
+      x = x.map((row) => row.map((value) => value * factor));
       states.push([before, between, x]);
       heads += layer.heads;
       columns += layer.ffn;

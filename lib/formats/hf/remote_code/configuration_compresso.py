@@ -8,7 +8,8 @@ class CompressoConfig(MistralConfig):
 
     With qk_norm = "head" queries and keys of each head are normed, as Qwen3's are, with "whole" those of all heads together,
     as OLMo 2's are, with "layer" each head has a LayerNorm without bias, as StableLM 2 12B's. With qk_norm_after the norms of
-    each head follow RoPE, as HunYuan's do. With fused, layers are Phi-3's: q, k and v are one matrix, gate
+    each head follow RoPE, as HunYuan's do. With value_norm the heads of v have a norm without weight, with layer_scale each layer
+    ends with a factor, and local_head_dim is the width of heads in layers whose layer_ropes is "local", all as in Gemma 4. With fused, layers are Phi-3's: q, k and v are one matrix, gate
     and up are one, and a part of each head may rotate.
     A count of 0 means that the layer has no attention or no MLP. The counts outside the list are those of the widest layer.
     layer_windows, where there is one, holds the tokens that a query of each layer sees, itself included; None for all. The
@@ -40,6 +41,9 @@ class CompressoConfig(MistralConfig):
         mlp_bias=False,
         qk_norm=None,
         qk_norm_after=None,
+        value_norm=None,
+        local_head_dim=None,
+        layer_scale=None,
         norm=None,
         norm_places=None,
         embedding_width=None,
@@ -62,6 +66,9 @@ class CompressoConfig(MistralConfig):
         self.mlp_bias = mlp_bias
         self.qk_norm = qk_norm
         self.qk_norm_after = qk_norm_after
+        self.value_norm = value_norm
+        self.local_head_dim = local_head_dim
+        self.layer_scale = layer_scale
         self.norm = norm
         self.norm_places = norm_places
         self.embedding_width = embedding_width

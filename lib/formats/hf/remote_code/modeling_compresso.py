@@ -142,6 +142,19 @@ class PartialAttention(Phi3Attention):
         return torch.cat([self.q_norm(self.q_proj(x)), self.k_norm(self.k_proj(x)), self.v_proj(x)], dim=-1)
 
 
+class NormedValues(nn.Linear):
+    """A projection whose heads have an RMSNorm without weight."""
+
+    def __init__(self, linear, dim, eps):
+        super().__init__(linear.in_features, linear.out_features, bias=linear.bias is not None)
+        self.dim, self.eps = dim, eps
+
+    def forward(self, x):
+        heads = super().forward(x).unflatten(-1, (-1, self.dim))
+        wide = heads.float()
+        return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)).type_as(heads).flatten(-2)
+
+
 def norm_after_attention(config, layer_idx):
     """Attention whose norms of q and k heads follow RoPE. Older versions of transformers do not have its class."""
     from transformers.models.hunyuan_v1_dense.modeling_hunyuan_v1_dense import HunYuanDenseV1Attention
@@ -176,9 +189,11 @@ def growing_attention(config, layer_idx):
 
 
 def is_partial(config):
-    """Whether a part of each head rotates."""
-    return ((getattr(config, "rope_parameters", None) or {}).get("partial_rotary_factor") or getattr(
-        config, "partial_rotary_factor", None) or 1) < 1
+    """Whether a part of each head rotates. Of "proportional" RoPE the other pairs turn by an angle of 0."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "proportional":
+        return False
+    return (rope.get("partial_rotary_factor") or getattr(config, "partial_rotary_factor", None) or 1) < 1
 
 
 def with_bias(block, names):
@@ -222,6 +237,7 @@ class CompressoRotaryEmbeddings(nn.Module):
         # transformers 5 reads the first, 4 the second.
         local.rope_parameters = {"rope_type": "default", "rope_theta": config.local_rope_theta}
         local.rope_scaling = local.rope_parameters
+        local.head_dim = config.local_head_dim or config.head_dim
         self.model = LlamaRotaryEmbedding(config=config)
         self.local = LlamaRotaryEmbedding(config=local)
 
@@ -251,6 +267,8 @@ class CompressoDecoderLayer(LlamaDecoderLayer):
         has_output_norms = config.norm_places in ("both", "after")
         has_input_norms = config.norm_places != "after"
         own = LayerConfig(config, **counts)
+        if rope == "local" and config.local_head_dim is not None:
+            own.head_dim = config.local_head_dim
         self.self_attn = self.mlp = None
         if counts["num_attention_heads"] > 0 or config.parallel == "shared":
             self.input_layernorm = norm_of(config) if has_input_norms else nn.Identity()
@@ -278,6 +296,8 @@ class CompressoDecoderLayer(LlamaDecoderLayer):
                 own.layer_types = ["full_attention"] * (cache_index + 1)
                 self.self_attn = Qwen3Attention(own, cache_index)
                 self.self_attn.sliding_window = window
+                if config.value_norm:
+                    self.self_attn.v_proj = NormedValues(self.self_attn.v_proj, own.head_dim, config.rms_norm_eps)
             elif config.qk_norm == "whole":
                 self.self_attn = Olmo2Attention(own, cache_index)
             else:
@@ -292,6 +312,8 @@ class CompressoDecoderLayer(LlamaDecoderLayer):
             if config.fused and config.mlp_bias:
                 with_bias(self.mlp, ["gate_up_proj", "down_proj"])
             self.post_mlp_layernorm = norm_of(config) if has_output_norms else nn.Identity()
+        if config.layer_scale:
+            self.register_buffer("layer_scalar", torch.ones(1))
 
     def forward(self, hidden_states, window_masks=None, position_embeddings=None, **kwargs):
         several = isinstance(position_embeddings, dict)
@@ -319,7 +341,7 @@ class CompressoDecoderLayer(LlamaDecoderLayer):
             hidden_states = hidden_states + self.residual_multiplier * self.post_mlp_layernorm(output)
             if self.norms_stream:
                 hidden_states = self.post_attention_layernorm(hidden_states)
-        return hidden_states
+        return hidden_states * self.layer_scalar if hasattr(self, "layer_scalar") else hidden_states
 
 
 class CompressoPreTrainedModel(LlamaPreTrainedModel):

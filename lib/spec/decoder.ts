@@ -677,11 +677,13 @@ export function unlikeLayer({ layers, localHeadDim }: Pick<DecoderSpec, "layers"
   });
 }
 
-/** Number of parameters of a whole model. A tied head counts once. A tensor without dimensions is a setting, and does not count. */
+/** Number of parameters of a whole model. A tied head counts once. A tensor without dimensions is a setting, as is the factor of a layer: they do not count. */
 export function parameterCount(spec: DecoderSpec): number {
   let total = 0;
-  for (const shape of tensorShapes(spec).values()) {
-    if (shape.length > 0) total += shape.reduce((product, size) => product * size, 1);
+  for (const [name, shape] of tensorShapes(spec)) {
+    if (shape.length > 0 && !name.endsWith(".layer_scalar")) {
+      total += shape.reduce((product, size) => product * size, 1);
+    }
   }
   return total;
 }

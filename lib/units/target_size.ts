@@ -26,7 +26,7 @@ export function parameterMeasure(spec: DecoderSpec): Measure {
   return {
     layer(layer, hidden): number {
       const norms = layerNorms(spec, layer).length * normVectors(spec) * hidden;
-      let total = norms + headNormParameters(spec, layer) + curveParameters(spec, layer) + (spec.layerScale ? 1 : 0);
+      let total = norms + headNormParameters(spec, layer) + curveParameters(spec, layer);
       for (const projection of PROJECTIONS) {
         if (!hasProjection(spec, projection)) continue;
         const [rows, cols] = projectionShape({ ...spec, hidden }, layer, projection);

@@ -118,6 +118,17 @@ MODELS = {
         head_dim=128, intermediate_size=6144, moe_intermediate_size=768, num_experts=128, num_experts_per_tok=8,
         norm_topk_prob=True, decoder_sparse_step=1, mlp_only_layers=[], vocab_size=151936, max_position_embeddings=40960,
         rms_norm_eps=1e-6, rope_theta=1000000.0, hidden_act="silu", bos_token_id=151643, eos_token_id=151645),
+    "google/gemma-4-31B": dict(
+        model_type="gemma4_text", hidden_size=5376, num_hidden_layers=60, num_attention_heads=32, num_key_value_heads=16,
+        num_global_key_value_heads=4, head_dim=256, global_head_dim=512, attention_k_eq_v=True, attention_bias=False,
+        intermediate_size=21504, vocab_size=262144, vocab_size_per_layer_input=262144, hidden_size_per_layer_input=0,
+        max_position_embeddings=262144, rms_norm_eps=1e-6, sliding_window=1024, final_logit_softcapping=30.0,
+        hidden_activation="gelu_pytorch_tanh", num_kv_shared_layers=0, enable_moe_block=False, use_double_wide_mlp=False,
+        layer_types=(["sliding_attention"] * 5 + ["full_attention"]) * 10, tie_word_embeddings=True,
+        rope_parameters=dict(
+            full_attention=dict(rope_type="proportional", partial_rotary_factor=0.25, rope_theta=1000000.0),
+            sliding_attention=dict(rope_type="default", rope_theta=10000.0)),
+        bos_token_id=2, eos_token_id=1, pad_token_id=0),
     "mistralai/Mixtral-8x7B-v0.1": dict(
         model_type="mixtral", hidden_size=4096, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8,
         intermediate_size=14336, num_local_experts=8, num_experts_per_tok=2, vocab_size=32000,
@@ -144,7 +155,10 @@ def parameters(config):
     model_type = own.pop("model_type")
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **own))
-    return sum(weight.numel() for weight in model.parameters())
+    # A layer whose values are its keys is read with a v of its own.
+    shared = [layer.self_attn.k_proj.weight.numel() for layer in getattr(model.base_model, "layers", [])
+              if getattr(getattr(layer, "self_attn", None), "v_proj", 0) is None]
+    return sum(weight.numel() for weight in model.parameters()) + sum(shared)
 
 
 def main():

@@ -57,6 +57,17 @@ const FACTS: readonly (readonly [string, (spec: DecoderSpec) => unknown, unknown
     { heads: 32, kvHeads: 4, ffn: 0, experts: { count: 128, ffn: 768 } },
     { topK: 8, renormalised: true },
   ]],
+  [
+    "google/gemma-4-31B",
+    ({ headDim, localHeadDim, layers, softCaps, rope: { base, localBase, scaling } }) => [
+      ...[headDim, localHeadDim, layers[4], layers[5], softCaps, base, localBase],
+      scaling.kind === "factors" ? scaling.factors.filter((factor) => factor === 1).length : null,
+    ],
+    [
+      ...[512, 256, { heads: 32, kvHeads: 16, ffn: 21504, window: 1024, rope: "local" }],
+      ...[{ heads: 32, kvHeads: 4, ffn: 21504 }, { logits: 30 }, 1e6, 1e4, 64],
+    ],
+  ],
   ["mistralai/Mixtral-8x7B-v0.1", ({ layers, router }) => [layers[31], router], [
     { heads: 32, kvHeads: 8, ffn: 0, experts: { count: 8, ffn: 14336 } },
     { topK: 2, renormalised: true },

@@ -60,6 +60,7 @@ for (
     "gemma",
     "gemma2",
     "gemma3",
+    "gemma4",
     "opt",
     "opt_residual",
     "gpt2",

@@ -8,6 +8,7 @@ import { demoData, openModelFiles } from "../../lib/local/open_model.ts";
 import { loadModelFrom } from "../../lib/model/model.ts";
 import { readPeftAdapter } from "../../lib/model/mod.ts";
 import { type DecoderSpec, PROJECTIONS, withBiases } from "../../lib/spec/decoder.ts";
+import { proportionalScaling } from "../../lib/spec/rope.ts";
 import { openGguf, openHfFolder } from "../disk.ts";
 import { inTemporaryFolder } from "../formats/files.ts";
 import { sharedDevice } from "../device.ts";
@@ -74,6 +75,25 @@ const MODELS: readonly { spec: DecoderSpec; units: ("kv" | "ffn" | "hidden")[]; 
     units: ["kv", "ffn", "hidden"],
     form: "apertus",
     arch: "apertus",
+  },
+  {
+    spec: {
+      ...DEMO,
+      layers: [{ ...LAYER, ffn: 160, window: 16, rope: "local" }, ...layers(1)],
+      localHeadDim: DEMO.headDim / 2,
+      tied: true,
+      activation: "gelu_tanh",
+      normPlaces: "both",
+      qkNorm: "head",
+      valueNorm: true,
+      layerScale: true,
+      scales: { embedding: Math.sqrt(DEMO.hidden), attention: 1 },
+      softCaps: { logits: 9 },
+      rope: { base: 1000, localBase: 500, scaling: proportionalScaling(DEMO.headDim, half) },
+    },
+    units: ["ffn", "hidden"],
+    form: "gemma4_text",
+    arch: "gemma4",
   },
   {
     spec: {

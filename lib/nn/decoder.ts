@@ -91,7 +91,7 @@ export function recordInputBackward(context: DecoderContext): void {
 export function recordLayer(context: DecoderContext, index: number): void {
   const { plan, weights, act } = context, { rows } = act, { hidden } = weights.spec;
   const { layer, x, forward } = partsOf(context, index), end = existing(act.x[index + 1], `output of layer ${index}`);
-  const out = layer.scale === null ? end : existing(act.unscaled, "stream before the factor of its layer");
+  const out = layer.scale ? existing(act.unscaled, "stream before the factor of its layer") : end;
   let middle = x;
   if (layer.attention ?? layer.conv) {
     if (layer.conv) recordConvPart(context, index, { x, again: false });
@@ -107,7 +107,7 @@ export function recordLayer(context: DecoderContext, index: number): void {
   if (!layer.attention && !layer.conv && !layer.ffn) {
     plan.copy(x, out, { bytes: rows * strideOf(hidden) * 4 });
   }
-  if (layer.scale !== null) recordMultiply(plan, { x: out, y: end }, { rows, width: hidden, factor: layer.scale });
+  if (layer.scale) recordScale(plan, { x: out, z: layer.scale, y: end }, { rows, ...wholeOf(hidden) });
   context.observeStates?.(context, index, { of: "layer", before: x, after: end });
 }
 
@@ -203,10 +203,10 @@ export function recordLayerBackward(context: DecoderContext, index: number): voi
   // The values of the last layer are still in the buffers of forward.
   const isLast = index === weights.layers.length - 1;
   if (act.shape.recompute !== false && !isLast) recordLayerAgain(context, index);
-  if (layer.scale !== null) {
+  if (layer.scale) {
     const { dx, dh } = backwardOf(context), { rows } = act, { hidden } = weights.spec;
     context.plan.section("elementwise");
-    recordMultiply(context.plan, { x: dx, y: dh }, { rows, width: hidden, factor: layer.scale });
+    recordScale(context.plan, { x: dx, z: layer.scale, y: dh }, { rows, ...wholeOf(hidden) });
     context.plan.copy(dh, dx, { bytes: rows * strideOf(hidden) * 4 });
   }
   // Before dx receives what the FFN adds: attention does not write what the FFN of a parallel layer reads.

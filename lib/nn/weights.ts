@@ -112,8 +112,8 @@ export interface LayerWeights {
   } | null;
   /** Biases [stride] of the projections that have one. */
   readonly biases: Readonly<Partial<Record<Projection, DeviceBuffer>>>;
-  /** Factor of the residual stream at the end of the layer; null without `layerScale`. */
-  readonly scale: number | null;
+  /** Factor of the residual stream at the end of the layer, [1]; null without `layerScale`. */
+  readonly scale: DeviceBuffer | null;
 }
 
 /** Experts of a layer. */
@@ -366,7 +366,7 @@ export async function loadWeights(device: Device, source: WeightSource, options:
           experts: layer.experts ? await experts(index, layer.experts) : null,
         },
         biases: await loadBiases(device, source, { index, own }),
-        scale: spec.layerScale ? await loadLayerScale(device, source, index) : null,
+        scale: spec.layerScale ? await vector(layerScaleName(index), 1) : null,
       });
       progress();
     }
@@ -382,13 +382,6 @@ export async function loadWeights(device: Device, source: WeightSource, options:
     dispose();
     throw error;
   }
-}
-
-/** The factor at the end of a layer. It is a parameter of dispatches: 1 on a dry device. */
-async function loadLayerScale(device: Device, source: WeightSource, layer: number): Promise<number> {
-  if (device.isDry) return 1;
-  const name = layerScaleName(layer);
-  return finite(name, await source.read(name))[0] ?? NaN;
 }
 
 /** Uploads the curve of a layer. */

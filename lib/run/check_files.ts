@@ -2,6 +2,7 @@
 import { option, refuse } from "../core/errors.ts";
 import { ggufArch, refuseUnlike } from "../formats/gguf/architecture.ts";
 import { ggufTokenizerMetadata } from "../formats/gguf/tokenizer_export.ts";
+import { familyFor } from "../families/all.ts";
 import { ropeConfig } from "../formats/hf/rope_export.ts";
 import { refusePacked } from "../formats/peft/packed.ts";
 import type { Model } from "../model/model.ts";
@@ -39,7 +40,7 @@ export function checkFiles(
   checkExportSize(size, files);
   const { formats = FORMATS, saveAdapter } = files, isAlone = formats.length === 1;
   const isSized = size && "file" in size && size.file.format === "hf";
-  if (saveAdapter || isSized || (isAlone && formats.includes("hf"))) ropeConfig(spec);
+  if (saveAdapter || isSized || (isAlone && formats.includes("hf"))) ropeConfig(spec, familyFor(spec).rope);
   // Layers that differ have classes of their own, with a module for each projection.
   if (saveAdapter && shape.layout !== "compact") refusePacked(spec);
   refuseUnlikeConvolutions(spec, shape);

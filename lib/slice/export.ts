@@ -9,7 +9,7 @@ import { blockOf, type GgufWriteType } from "../formats/gguf/mixes.ts";
 import type { ModelfileInput } from "../formats/gguf/modelfile.ts";
 import { ggufTokenizerMetadata } from "../formats/gguf/tokenizer_export.ts";
 import { stageHf, writtenBiases } from "../formats/hf/export.ts";
-import { fixedHeads } from "../families/all.ts";
+import { familyFor, fixedHeads } from "../families/all.ts";
 import { keptGeneration } from "../formats/hf/model.ts";
 import { ropeConfig } from "../formats/hf/rope_export.ts";
 import type { Provenance } from "../spec/provenance.ts";
@@ -224,7 +224,7 @@ function possibleFormats(
       return null;
     }
   };
-  const hf = possible("hf", () => ropeConfig(spec));
+  const hf = possible("hf", () => ropeConfig(spec, familyFor(spec).rope));
   const metadata = possible("gguf", () => {
     ggufArch(spec);
     slidingWindows(spec);

@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { parseHfConfig } from "../../lib/formats/hf/config.ts";
 import type { DecoderSpec } from "../../lib/spec/decoder.ts";
+import { uniformMasks } from "../../lib/slice/layouts.ts";
 import { whyWhole } from "../../lib/units/fitting_kinds.ts";
 import { unitTable } from "../../lib/units/table.ts";
 import { exportGguf, exportHf, openGguf, openGgufFile, openHfFolder, writeGguf } from "../disk.ts";
@@ -114,6 +115,7 @@ Deno.test("heads of two widths and layers with a factor stay whole, columns and 
     assert.ok(whyWhole(kind, spec, "compact"), kind);
     refuses(() => unitTable(spec, [kind]), "usage");
   }
+  refuses(() => uniformMasks(spec, {}, { masks: {} }), "usage", { value: "two widths" });
   const table = unitTable(spec, ["ffn", "hidden"]);
   assert.equal(table.count, 4 * 61 + 42);
 });

@@ -12,7 +12,7 @@ import { type Distance, distance, type GoldenName, openGolden } from "../golden/
 
 /**
  * The random models: grouped, one KV head, all KV heads; tied and untied; every kind of RoPE; without biases, with all, with those of Qwen2, and with norms of heads;
- * with windows; with heads of two widths; with fused matrices, RoPE of a part of each head and LongRoPE.
+ * with windows; with fused matrices, RoPE of a part of each head and LongRoPE.
  */
 export const NAMES: readonly GoldenName[] = [
   "gqa_llama3",
@@ -25,7 +25,6 @@ export const NAMES: readonly GoldenName[] = [
   "gemma",
   "gemma2",
   "gemma3",
-  "gemma4",
   "ministral_window",
   "phi3",
   "smollm3",

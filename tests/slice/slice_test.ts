@@ -10,7 +10,7 @@ import { assertClose } from "../golden/helpers/golden.ts";
 import { LOGIT_TOLERANCE, logitDistance, NAMES, openSource, randomLora, randomMasks, randomSource } from "./helpers.ts";
 import { sharedDevice } from "../device.ts";
 
-for (const name of NAMES) {
+for (const name of [...NAMES, "gemma4"]) {
   for (const soft of [false, true]) {
     Deno.test(`${name} sliced with ${soft ? "soft" : "hard"} masks of all kinds and LoRA equals the masked model`, async () => {
       const device = await sharedDevice();

@@ -322,6 +322,13 @@ const CONFIGS: readonly (readonly [string, Readonly<Record<string, unknown>>, Pa
   ["nanochat", { tie_word_embeddings: true }, null],
   ["apertus", { qk_norm: false }, null],
   ["compresso", { hidden_act: "xielu" }, null],
+  ["compresso", { value_norm: true }, null],
+  ["compresso", { local_head_dim: 8 }, null],
+  ["compresso", { qk_norm: "head", value_norm: true, local_rope_theta: 9, layer_scale: true, local_head_dim: 8 }, {
+    valueNorm: true,
+    layerScale: true,
+    localHeadDim: 8,
+  }],
   ["compresso", { hidden_act: "xielu", ungated_mlp: true }, { activation: "xielu", ungated: true }],
   ["hunyuan_v1_dense", { rope_scaling: { type: "dynamic", alpha: 16 }, rope_theta: 20, head_dim: 10 }, {
     qkNorm: "head",

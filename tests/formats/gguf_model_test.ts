@@ -35,6 +35,7 @@ Deno.test("ggufNames() gives every canonical tensor its own name", () => {
         convolution: { length: 3 },
         router: { topK: 1, sharedGate: true, choiceBias: true },
         qkNorm: "head",
+        layerScale: true,
         normPlaces: "both",
         norm: "layer",
         positions: { offset: 0 },

@@ -3,10 +3,10 @@ import { z } from "../core/packages.ts";
 import { isObject, type Json } from "../core/guards.ts";
 import { type DecoderSpec, type LayerSpec } from "../spec/decoder.ts";
 import { proportionalPairs } from "../spec/rope.ts";
-import { type Config, family, type ReadContext, width } from "./family.ts";
+import { type Config, family, type FamilyParts, type ReadContext, width } from "./family.ts";
 import { alike, type Limit, ONE_WINDOW } from "./fit.ts";
 import { caps, localWindows, OUTPUT_NORMS, scaledEmbedding } from "./gemma.ts";
-import { f32, type GgufArch, type GgufKeys, ZERO_KEYS } from "./gguf_arch.ts";
+import { f32, type GgufArch, type GgufKeys, type GgufParts, ZERO_KEYS } from "./gguf_arch.ts";
 import { flag, GELU_TANH, isSameFactor, MOST_CAP, softCap, windowOf } from "./shared.ts";
 
 /** Of as many layers the last has no window, where the configuration does not list them. */
@@ -138,7 +138,7 @@ const ARCH: GgufArch = {
   uneven: (layers) => layers.map((layer) => ({ ...layer, ffn: Math.max(1, layer.ffn) })),
   holds: { ...HOLDS, layerScale: true },
   limits: [scaledEmbedding, localWindows],
-  read(keys, { hidden }) {
+  read(keys, { hidden }): GgufParts {
     const logits = keys.decimal(CAP_KEY, 0);
     if (logits > MOST_CAP) keys.fail(`${CAP_KEY} is at most ${MOST_CAP}`, String(logits));
     return {
@@ -209,7 +209,7 @@ export const GEMMA4 = family({
   activations: GELU_TANH,
   rope: { base: 1e6, localBase: 1e4, isProportional: true },
   keys: KEYS,
-  read(config, context) {
+  read(config, context): FamilyParts {
     checkSize(config, context);
     return {
       ...PARTS,

@@ -5,7 +5,7 @@ import type { DeviceBuffer } from "../gpu/types.ts";
 import { type DecoderSpec, headDimOf } from "../spec/decoder.ts";
 import type { DecoderContext, ObservedInput } from "./context.ts";
 import { partialFloats, recordColumnStats, rowBlocks } from "./ops.ts";
-import { headStride, strideOf } from "./padding.ts";
+import { strideOf } from "./padding.ts";
 import { headWidths, unpadHeads } from "./weights.ts";
 
 /** Mean and Σ (x − mean)² of each channel of an input. */

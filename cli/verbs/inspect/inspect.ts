@@ -207,9 +207,9 @@ function show(
   print(`model       ${model} (${FORMAT_NAMES[format]}, ${formatBytes(bytes)})`);
   print(`parameters  ${formatCount(parameters)}, ${formatCount(prunable)} of them in the layers' linear weights`);
   if (format !== "config") print(`stored as   ${types.join(", ")}`);
-  print(
-    `shape       ${layers.length} layers, hidden ${spec.hidden}, head_dim ${spec.headDim}, vocabulary ${spec.vocab}`,
-  );
+  const { headDim, localHeadDim: local = headDim } = spec;
+  const widths = local === headDim ? `${headDim}` : `${headDim} (${local} in layers with a window)`;
+  print(`shape       ${layers.length} layers, hidden ${spec.hidden}, head_dim ${widths}, vocabulary ${spec.vocab}`);
   print(`context     ${spec.maxPosition} tokens, ${positionsLine(spec)}`);
   const experts = expertsLine(spec);
   if (experts) print(`experts     ${experts}`);

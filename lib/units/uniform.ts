@@ -195,7 +195,10 @@ function queuesOf(table: UnitTable, scores: ArrayLike<number>): RowQueue[] {
   // Layers with a convolution have no heads.
   const attending = [...spec.layers.entries()].filter(([, { conv }]) => !conv), [[first = 0] = []] = attending;
   const shares = new Set(attending.map(([, { heads, kvHeads }]) => kvHeads > 0 ? heads / kvHeads : 0));
-  if (shares.size > 1) throw impossible("all layers have as many heads to a KV head", [...shares].join(", "));
+  // With two kinds of attention, each has KV heads of its own, and none is cut.
+  if (shares.size > 1 && spec.localHeadDim === undefined) {
+    throw impossible("all layers have as many heads to a KV head", [...shares].join(", "));
+  }
   const heads = attending.map(([layer]) => headGroups(table, scores, layer));
   const isCut = cutsAt("attention", kinds);
   checkAlike(attending.map(([, layer]) => layer.heads), { name: "heads", isCut, units: heads });
